@@ -1,0 +1,351 @@
+//! What redb writes through: a disk of ours, so that every fault has a name and opening can be tried without harm.
+//!
+//! Invariants:
+//! 1. Until an opened file is accepted nothing is written to it: what redb writes while it checks and repairs is
+//!    staged in memory, so a file that is refused stays as it was (P10).
+//! 2. The first fault is remembered, with the call it came from: a failed sync is told apart from a full disk (P10).
+
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use parking_lot::{Mutex, RwLock};
+use redb::StorageBackend;
+
+/// The error type of redb's backend calls: `redb::BackendError` under its `experimental-api-5`.
+type BackendError = io::Error;
+
+/// What staged writes are kept by.
+const PAGE_BYTES: usize = 4096;
+
+/// A file, as the engine sees it.
+pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
+    fn len(&self) -> io::Result<u64>;
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()>;
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()>;
+    fn set_len(&self, len: u64) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
+
+    /// Fails where the name no longer leads to the file that is written: what is acknowledged would be lost.
+    fn check_name(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A fault of the disk, and whether the sync itself failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Fault {
+    pub(crate) during_sync: bool,
+    pub(crate) kind: io::ErrorKind,
+}
+
+impl Fault {
+    /// Whether it means that there is no room: something that ends when somebody makes room.
+    pub(crate) fn is_full(self) -> bool {
+        use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+        !self.during_sync && matches!(self.kind, StorageFull | QuotaExceeded | FileTooLarge)
+    }
+}
+
+/// The disk under one open redb database: handed to redb as its backend, kept by the engine to accept and to ask.
+#[derive(Debug, Clone)]
+pub(crate) struct Backend(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    disk: Arc<dyn Disk>,
+    /// Whether `staged` holds something: asked on every call, so that no call waits for another once it is open.
+    opening: AtomicBool,
+    staged: Mutex<Option<Staged>>,
+    fault: Mutex<Option<Fault>>,
+}
+
+impl Backend {
+    /// A backend that writes nothing until it is accepted.
+    pub(crate) fn staged(disk: Arc<dyn Disk>) -> io::Result<Self> {
+        let staged = Staged { len: disk.len()?, pages: BTreeMap::new(), calls: Vec::new() };
+        Ok(Self::new(disk, Some(staged)))
+    }
+
+    /// A backend that writes at once.
+    pub(crate) fn direct(disk: Arc<dyn Disk>) -> Self {
+        Self::new(disk, None)
+    }
+
+    fn new(disk: Arc<dyn Disk>, staged: Option<Staged>) -> Self {
+        let opening = AtomicBool::new(staged.is_some());
+        Self(Arc::new(Inner { disk, opening, staged: Mutex::new(staged), fault: Mutex::new(None) }))
+    }
+
+    /// Writes what was staged, in its order and with its syncs, and from now on writes at once.
+    pub(crate) fn accept(&self) -> io::Result<()> {
+        let mut staged = self.0.staged.lock();
+        for call in staged.iter().flat_map(|staged| &staged.calls) {
+            match call {
+                Call::Write(offset, data) => self.0.disk.write(*offset, data),
+                Call::SetLen(len) => self.0.disk.set_len(*len),
+                Call::Sync => self.0.disk.sync(),
+            }?;
+        }
+        *staged = None;
+        self.0.opening.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// The first fault since this backend was made.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        *self.0.fault.lock()
+    }
+
+    /// Does a call on what is staged while the file is being opened, else on the disk, and remembers its fault.
+    fn call<T>(
+        &self,
+        during_sync: bool,
+        while_opening: impl FnOnce(&mut Staged, &dyn Disk) -> io::Result<T>,
+        else_on: impl FnOnce(&dyn Disk) -> io::Result<T>,
+    ) -> Result<T, BackendError> {
+        let inner = &*self.0;
+        let result = if inner.opening.load(Ordering::Acquire) {
+            match &mut *inner.staged.lock() {
+                Some(staged) => while_opening(staged, &*inner.disk),
+                None => else_on(&*inner.disk),
+            }
+        } else {
+            else_on(&*inner.disk)
+        };
+        if let Err(error) = &result {
+            inner.fault.lock().get_or_insert(Fault { during_sync, kind: error.kind() });
+        }
+        // The conversion is one under redb's `experimental-api-5`.
+        #[expect(clippy::needless_question_mark, reason = "see above")]
+        Ok(result?)
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, BackendError> {
+        self.call(false, |staged, _| Ok(staged.len), |disk| disk.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendError> {
+        // Both closures fill the one buffer, of which only one runs.
+        let out = std::cell::RefCell::new(out);
+        self.call(
+            false,
+            |staged, disk| staged.read(disk, offset, &mut out.borrow_mut()),
+            |disk| disk.read(offset, &mut out.borrow_mut()),
+        )
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), BackendError> {
+        self.call(false, |staged, disk| staged.set_len(disk, len), |disk| disk.set_len(len))
+    }
+
+    fn sync_data(&self) -> Result<(), BackendError> {
+        self.call(true, |staged, _| staged.sync(), |disk| disk.sync())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+        self.call(false, |staged, disk| staged.write(disk, offset, data), |disk| disk.write(offset, data))
+    }
+}
+
+/// What redb wrote while a file was being opened: the pages as they would be, and the calls that make them so.
+#[derive(Debug)]
+struct Staged {
+    len: u64,
+    pages: BTreeMap<u64, Box<[u8]>>,
+    calls: Vec<Call>,
+}
+
+#[derive(Debug)]
+enum Call {
+    Write(u64, Box<[u8]>),
+    SetLen(u64),
+    Sync,
+}
+
+impl Staged {
+    fn read(&self, disk: &dyn Disk, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        if end(offset, out.len())? > self.len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        for (page, within, part) in split(offset, out.len()) {
+            let out = out.get_mut(part).unwrap_or_default();
+            match self.pages.get(&page).and_then(|bytes| bytes.get(within.clone())) {
+                Some(bytes) => out.copy_from_slice(bytes),
+                None => read_or_zero(disk, page_offset(page) + within.start as u64, out)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, disk: &dyn Disk, offset: u64, data: &[u8]) -> io::Result<()> {
+        for (page, within, part) in split(offset, data.len()) {
+            let bytes = self.page(disk, page)?;
+            if let (Some(to), Some(from)) = (bytes.get_mut(within), data.get(part)) {
+                to.copy_from_slice(from);
+            }
+        }
+        self.len = self.len.max(end(offset, data.len())?);
+        self.calls.push(Call::Write(offset, data.into()));
+        Ok(())
+    }
+
+    fn set_len(&mut self, disk: &dyn Disk, len: u64) -> io::Result<()> {
+        // What lies behind a cut is zero when the file grows again.
+        if len < self.len {
+            self.zero_tail_of_page(disk, len)?;
+            let first_cut = len.div_ceil(PAGE_BYTES as u64);
+            self.pages.retain(|page, _| *page < first_cut);
+            let behind = self.len.div_ceil(PAGE_BYTES as u64);
+            self.pages.extend((first_cut..behind).map(|page| (page, vec![0; PAGE_BYTES].into_boxed_slice())));
+        }
+        self.len = len;
+        self.calls.push(Call::SetLen(len));
+        Ok(())
+    }
+
+    /// Clears the part of the page at `len` that a cut there takes away.
+    fn zero_tail_of_page(&mut self, disk: &dyn Disk, len: u64) -> io::Result<()> {
+        let within = usize::try_from(len % PAGE_BYTES as u64).unwrap_or_default();
+        if within > 0 {
+            self.page(disk, len / PAGE_BYTES as u64)?.get_mut(within..).unwrap_or_default().fill(0);
+        }
+        Ok(())
+    }
+
+    /// The staged page of this number, taken from the disk where it is not staged yet.
+    fn page(&mut self, disk: &dyn Disk, page: u64) -> io::Result<&mut [u8]> {
+        match self.pages.entry(page) {
+            Entry::Occupied(entry) => Ok(entry.into_mut()),
+            Entry::Vacant(entry) => {
+                let mut bytes = vec![0; PAGE_BYTES].into_boxed_slice();
+                read_or_zero(disk, page_offset(page), &mut bytes)?;
+                Ok(entry.insert(bytes))
+            }
+        }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.calls.push(Call::Sync);
+        Ok(())
+    }
+}
+
+/// A range of bytes as pages: the page's number, the range within it, and the range of the caller's buffer.
+fn split(offset: u64, len: usize) -> impl Iterator<Item = (u64, Range<usize>, Range<usize>)> {
+    let mut done = 0;
+    std::iter::from_fn(move || {
+        let at = offset + done as u64;
+        let within = usize::try_from(at % PAGE_BYTES as u64).unwrap_or_default();
+        let part = (PAGE_BYTES - within).min(len - done);
+        let item = (at / PAGE_BYTES as u64, within..within + part, done..done + part);
+        done += part;
+        (part > 0).then_some(item)
+    })
+}
+
+fn page_offset(page: u64) -> u64 {
+    page.saturating_mul(PAGE_BYTES as u64)
+}
+
+fn end(offset: u64, len: usize) -> io::Result<u64> {
+    offset.checked_add(len as u64).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
+/// Reads what is there; what lies behind the end is zero.
+fn read_or_zero(disk: &dyn Disk, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let there = usize::try_from(disk.len()?.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+    let (present, absent) = out.split_at_mut(there);
+    absent.fill(0);
+    if present.is_empty() { Ok(()) } else { disk.read(offset, present) }
+}
+
+/// A disk in memory, for a store that is not meant to outlive its process.
+#[derive(Debug, Default)]
+pub(crate) struct Memory(RwLock<Vec<u8>>);
+
+#[cfg(any(test, feature = "testing"))]
+impl Memory {
+    pub(crate) fn image(&self) -> Vec<u8> {
+        self.0.read().clone()
+    }
+}
+
+impl Disk for Memory {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.read().len() as u64)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        copy_out(&self.0.read(), offset, out)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        copy_in(&mut self.0.write(), offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.write().resize(usize::try_from(len).map_err(io::Error::other)?, 0);
+        Ok(())
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Reads from an image of a file.
+pub(crate) fn copy_out(image: &[u8], offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let start = usize::try_from(offset).map_err(io::Error::other)?;
+    let end = start.checked_add(out.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    out.copy_from_slice(image.get(start..end).ok_or(io::ErrorKind::UnexpectedEof)?);
+    Ok(())
+}
+
+/// Writes into an image of a file, which grows as a file does.
+pub(crate) fn copy_in(image: &mut Vec<u8>, offset: u64, data: &[u8]) -> io::Result<()> {
+    let start = usize::try_from(offset).map_err(io::Error::other)?;
+    let end = start.checked_add(data.len()).ok_or(io::ErrorKind::InvalidInput)?;
+    if image.len() < end {
+        image.resize(end, 0);
+    }
+    image.get_mut(start..end).ok_or(io::ErrorKind::InvalidInput)?.copy_from_slice(data);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The same calls on a staged backend and on plain memory must read alike, and leave alike when accepted.
+    #[test]
+    fn p10_staged_calls_read_back_and_reach_the_disk_only_when_accepted() {
+        let disk = Arc::new(Memory::default());
+        disk.write(0, &[7; 10_000]).unwrap();
+        let before = disk.0.read().clone();
+        let plain = Memory(RwLock::new(before.clone()));
+        let backend = Backend::staged(Arc::<Memory>::clone(&disk)).unwrap();
+        backend.write(4_090, &[1; 20]).unwrap();
+        plain.write(4_090, &[1; 20]).unwrap();
+        backend.set_len(5_000).unwrap();
+        plain.set_len(5_000).unwrap();
+        backend.set_len(20_000).unwrap();
+        plain.set_len(20_000).unwrap();
+        backend.write(19_990, &[9; 10]).unwrap();
+        plain.write(19_990, &[9; 10]).unwrap();
+        let (mut staged, mut expected) = (vec![0; 20_000], vec![0; 20_000]);
+        backend.read(0, &mut staged).unwrap();
+        plain.read(0, &mut expected).unwrap();
+        assert!(staged == expected);
+        assert!(backend.read(19_999, &mut [0; 2]).is_err());
+        assert!(*disk.0.read() == before, "nothing was written before it was accepted");
+        backend.accept().unwrap();
+        assert!(*disk.0.read() == expected);
+    }
+}

@@ -1,0 +1,233 @@
+//! The real file: created so that no crash leaves half of one, opened so that nothing else is taken for a store.
+//!
+//! Invariants:
+//! 1. A file appears under its name only when it is a whole store, synced, and its folder is synced after (P2).
+//! 2. A file is readable and writable by its owner only, from its first moment.
+//! 3. The file is locked before a byte of it is read, and stays locked while it is open (P1).
+//! 4. No link is followed, nothing is written where the file is refused (P10).
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use super::disk::Disk;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How every redb file starts (redb's design document, "Database header").
+const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
+
+/// Behind the name of a store that is being created.
+const CREATING_SUFFIX: &str = ".creating";
+
+/// Locked, open, and at `path`.
+#[derive(Debug)]
+pub(crate) struct RealFile {
+    file: File,
+    path: PathBuf,
+}
+
+impl Disk for RealFile {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::read_exact_at(&self.file, out, offset)
+    }
+
+    #[cfg(unix)]
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        std::os::unix::fs::FileExt::write_all_at(&self.file, data, offset)
+    }
+
+    #[cfg(windows)]
+    fn read(&self, offset: u64, mut out: &mut [u8]) -> io::Result<()> {
+        let mut at = offset;
+        while !out.is_empty() {
+            match std::os::windows::fs::FileExt::seek_read(&self.file, out, at)? {
+                0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+                n => {
+                    out = out.split_at_mut(n).1;
+                    at += n as u64;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    #[cfg(windows)]
+    fn write(&self, offset: u64, mut data: &[u8]) -> io::Result<()> {
+        let mut at = offset;
+        while !data.is_empty() {
+            let n = std::os::windows::fs::FileExt::seek_write(&self.file, data, at)?;
+            data = data.split_at(n).1;
+            at += n as u64;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(len)
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn check_name(&self) -> io::Result<()> {
+        if is_same(&self.file, &self.path)? { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+    }
+}
+
+/// The store's file at `path`, made by `initialise` where there is none yet.
+///
+/// # Errors
+///
+/// With the path in the message: `InUse`, `NotAStore` or `Io`; and those of `initialise`.
+pub(crate) fn open(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Result<RealFile> {
+    let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
+    loop {
+        match fs::symlink_metadata(&absolute) {
+            Ok(_) => return open_existing(&absolute),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(io_error("cannot look at", path, error)),
+        }
+        create(&absolute, &initialise)?;
+    }
+}
+
+fn open_existing(path: &Path) -> Result<RealFile> {
+    let found = fs::symlink_metadata(path).map_err(|e| io_error("cannot look at", path, e))?;
+    if found.is_symlink() {
+        return Err(not_a_store(path, "is a symbolic link; open the file it leads to"));
+    }
+    if found.is_dir() {
+        return Err(not_a_store(path, "is a folder; name a file in it"));
+    }
+    if !found.is_file() {
+        return Err(not_a_store(path, "is no regular file"));
+    }
+    let options = OpenOptions::new().read(true).write(true).to_owned();
+    let file = options.open(path).map_err(|e| io_error("cannot open for writing", path, e))?;
+    lock(&file, path)?;
+    if !is_same(&file, path).map_err(|e| io_error("cannot look at", path, e))? {
+        return Err(Error::new(ErrorKind::InUse, format!("{} was replaced while it was opened", path.display())));
+    }
+    let mut start = [0; MAGIC.len()];
+    match (&file).read_exact(&mut start) {
+        Ok(()) if start == MAGIC => Ok(RealFile { file, path: path.to_owned() }),
+        Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(io_error("cannot read", path, error)),
+        Err(_) if found.len() == 0 => {
+            Err(not_a_store(path, "is empty, which no store ever is: restore a copy, or remove it to start anew"))
+        }
+        _ => Err(not_a_store(path, "holds something else than a store")),
+    }
+}
+
+/// Makes the file under another name, and gives it its own only when it is whole.
+///
+/// Whoever holds the lock of the other name's file may finish or replace it; a file left there by a crash is locked by
+/// nobody and taken over.
+fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Result<()> {
+    let Some(name) = path.file_name() else {
+        return Err(not_a_store(path, "names no file"));
+    };
+    let mut creating = name.to_owned();
+    creating.push(CREATING_SUFFIX);
+    let creating = path.with_file_name(creating);
+    let failed = |error| io_error("cannot create", path, error);
+    if fs::symlink_metadata(&creating).is_ok_and(|found| !found.is_file()) {
+        return Err(not_a_store(&creating, "is in the way of creating the store; remove it"));
+    }
+    let file = new_file().open(&creating).map_err(failed)?;
+    lock(&file, path)?;
+    if !is_same(&file, &creating).unwrap_or(false) {
+        // Its maker finished between our opening and our locking it.
+        return Ok(());
+    }
+    // A maker that died after giving the file its name left both names: then this file is the store.
+    if fs::symlink_metadata(path).is_err() {
+        file.set_len(0).map_err(failed)?;
+        let file = Arc::new(RealFile { file, path: creating.clone() });
+        initialise(Arc::<RealFile>::clone(&file))?;
+        file.file.sync_all().map_err(failed)?;
+        give_name(&creating, path).map_err(failed)?;
+        sync_folder(path).map_err(failed)?;
+        return remove_name(&creating, path).map_err(failed);
+    }
+    remove_name(&creating, path).map_err(failed)
+}
+
+/// Gives the file a second name, which never replaces a file that has it already.
+fn give_name(creating: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(creating, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        // Not every file system has hard links.
+        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+            fs::rename(creating, path)
+        }
+        result => result,
+    }
+}
+
+fn remove_name(creating: &Path, path: &Path) -> io::Result<()> {
+    match fs::remove_file(creating) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => sync_folder(path),
+    }
+}
+
+fn new_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options
+}
+
+fn lock(file: &File, path: &Path) -> Result<()> {
+    match file.try_lock() {
+        Ok(()) => Ok(()),
+        Err(TryLockError::WouldBlock) => {
+            let message = format!("{} is open in another process, or already open in this one", path.display());
+            Err(Error::new(ErrorKind::InUse, message))
+        }
+        Err(TryLockError::Error(error)) => Err(io_error("cannot lock", path, error)),
+    }
+}
+
+/// Makes a new name durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    if cfg!(unix) {
+        File::open(path.parent().unwrap_or_else(|| Path::new("/")))?.sync_all()?;
+    }
+    Ok(())
+}
+
+/// Whether `path` is the name of the open `file`.
+#[cfg(unix)]
+fn is_same(file: &File, path: &Path) -> io::Result<bool> {
+    use std::os::unix::fs::MetadataExt;
+    let (open, named) = (file.metadata()?, fs::symlink_metadata(path)?);
+    Ok((open.dev(), open.ino()) == (named.dev(), named.ino()))
+}
+
+/// Whether `path` is the name of the open `file`; here, where an open file cannot be replaced, whether it exists.
+#[cfg(not(unix))]
+fn is_same(_: &File, path: &Path) -> io::Result<bool> {
+    fs::symlink_metadata(path).map(|_| true)
+}
+
+fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
+    let kind = match source.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        _ => ErrorKind::Io,
+    };
+    Error::because(kind, format!("{what} {}", path.display()), source)
+}
+
+fn not_a_store(path: &Path, why: &str) -> Error {
+    Error::new(ErrorKind::NotAStore, format!("{} {why}", path.display()))
+}

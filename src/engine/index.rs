@@ -1,0 +1,310 @@
+//! What is known without reading: where each key's record stands, who owns what, who waits for whom, and what is
+//! unfinished.
+//!
+//! Invariants:
+//! 1. What stands here is durable: the writer publishes a change after its commit, never before (P2).
+//! 2. Only the writer seats an owner; anybody may unseat the owner whose token it holds (P1, P7).
+//! 3. A slot is a hint: whoever follows it compares scope and key in full (P9). Hashes are keyed at random at each
+//!    open, since the keys are the attacker's.
+//! 4. A slot takes 12 bytes and one of control; a table is at least 7/16 full after it grew, so a kept operation takes
+//!    30 bytes at most.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use hashbrown::HashTable;
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Claimed;
+use super::log::Place;
+use crate::clock::Timestamp;
+use crate::key::{Fingerprint, Key};
+use crate::pending::Promise;
+
+/// Enough that callers seldom meet on one, and that growing one copies little.
+const SHARDS: usize = 256;
+
+/// What marks a slot's number as one of the tombstones' table. Numbers end before it.
+const TOMBSTONE_BIT: u64 = 1 << 63;
+
+/// The greatest number a row can have.
+pub(crate) const NUMBER_MAX: u64 = TOMBSTONE_BIT - 1;
+
+#[derive(Debug)]
+pub(crate) struct Index {
+    hasher: RandomState,
+    shards: Box<[Mutex<Shard>]>,
+    /// Every unfinished operation by the number it was born under: oldest first.
+    unfinished: Mutex<BTreeMap<u64, Place>>,
+    operations: AtomicU64,
+}
+
+/// One part of the index; all of one key is in the same part.
+#[derive(Debug, Default)]
+pub(crate) struct Shard {
+    slots: HashTable<Slot>,
+    seats: HashMap<Key, Seat>,
+}
+
+/// Where a record stands: 32 bits of its key's hash, and its number in two halves so that a slot takes 12 bytes.
+#[derive(Debug, Clone, Copy)]
+struct Slot {
+    tag: u32,
+    number: [u32; 2],
+}
+
+/// The keyed hash of a key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyHash(u64);
+
+/// Who owns an operation, and who waits for it.
+#[derive(Debug, Default)]
+pub(crate) struct Seat {
+    pub(crate) owner: Option<Owner>,
+    pub(crate) waiters: VecDeque<Waiter>,
+}
+
+/// A live run, as the store knows it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Owner {
+    pub(crate) token: u64,
+    pub(crate) attempt: u32,
+    pub(crate) since: Timestamp,
+}
+
+/// A claim that waits for the run at work to end.
+#[derive(Debug)]
+pub(crate) struct Waiter {
+    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) promise: Promise<Claimed>,
+}
+
+impl Index {
+    pub(crate) fn new() -> Self {
+        Self {
+            hasher: RandomState::new(),
+            shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
+            unfinished: Mutex::default(),
+            operations: AtomicU64::new(0),
+        }
+    }
+
+    pub(crate) fn hash(&self, key: &Key) -> KeyHash {
+        KeyHash(self.hasher.hash_one(key))
+    }
+
+    /// The part of the index that this hash belongs to.
+    #[expect(clippy::indexing_slicing, reason = "the index is a remainder of the length")]
+    pub(crate) fn shard(&self, hash: KeyHash) -> MutexGuard<'_, Shard> {
+        self.shards[usize::from(hash.shard()) % self.shards.len()].lock()
+    }
+
+    pub(crate) fn shards(&self) -> impl Iterator<Item = MutexGuard<'_, Shard>> {
+        self.shards.iter().map(Mutex::lock)
+    }
+
+    /// Moves a key's slot from one place to another; without the first it is new, without the second it goes.
+    pub(crate) fn replace(&self, hash: KeyHash, old: Option<Place>, new: Option<Place>) {
+        let mut shard = self.shard(hash);
+        match (old, new) {
+            (None, None) => {}
+            (None, Some(new)) => {
+                shard.slots.insert_unique(spread(hash.tag()), Slot::new(hash, new), Slot::spread);
+                self.operations.fetch_add(1, Ordering::Relaxed);
+            }
+            (Some(old), new) => {
+                let same = |slot: &Slot| slot.tag == hash.tag() && slot.place() == old;
+                let Ok(mut found) = shard.slots.find_entry(spread(hash.tag()), same) else { return };
+                match new {
+                    Some(new) => *found.get_mut() = Slot::new(hash, new),
+                    None => {
+                        drop(found.remove());
+                        self.operations.fetch_sub(1, Ordering::Relaxed);
+                    }
+                }
+            }
+        }
+    }
+
+    /// How many operations are kept, tombstones included.
+    pub(crate) fn operations(&self) -> u64 {
+        self.operations.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, Place>> {
+        self.unfinished.lock()
+    }
+
+    /// Bytes that the slots take.
+    pub(crate) fn bytes(&self) -> usize {
+        self.shards().map(|shard| shard.slots.allocation_size()).sum()
+    }
+}
+
+impl Shard {
+    pub(crate) fn places(&self, hash: KeyHash) -> impl Iterator<Item = Place> {
+        let same = move |slot: &&Slot| slot.tag == hash.tag();
+        self.slots.iter_hash(spread(hash.tag())).filter(same).map(|slot| slot.place())
+    }
+
+    pub(crate) fn owner(&self, key: &Key) -> Option<Owner> {
+        self.seats.get(key).and_then(|seat| seat.owner)
+    }
+
+    /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run.
+    pub(crate) fn seat(&mut self, key: &Key, owner: Owner) {
+        self.seats.entry(key.clone()).or_default().owner = Some(owner);
+    }
+
+    /// Ends the ownership that has this token, and gives the next in line, who may claim now. None where somebody
+    /// else owns it by now, or nobody waits.
+    pub(crate) fn unseat(&mut self, key: &Key, token: u64) -> Option<Waiter> {
+        let seat = self.seats.get_mut(key)?;
+        if seat.owner?.token != token {
+            return None;
+        }
+        seat.owner = None;
+        let next = next_in_line(&mut seat.waiters);
+        if seat.waiters.is_empty() {
+            self.seats.remove(key);
+        }
+        next
+    }
+
+    /// Ends the seat for good, and gives everybody who waited.
+    pub(crate) fn clear(&mut self, key: &Key) -> VecDeque<Waiter> {
+        self.seats.remove(key).map(|seat| seat.waiters).unwrap_or_default()
+    }
+
+    /// Lets a claim wait for the run that owns the operation, or gives it back where none does.
+    pub(crate) fn park(&mut self, key: &Key, waiter: Waiter) -> Result<(), Waiter> {
+        match self.seats.get_mut(key) {
+            Some(seat) if seat.owner.is_some() => {
+                // Those who gave up are removed whenever the line would have to grow for one more.
+                if seat.waiters.len() == seat.waiters.capacity() {
+                    seat.waiters.retain(|waiter| !waiter.promise.is_abandoned());
+                }
+                seat.waiters.push_back(waiter);
+                Ok(())
+            }
+            _ => Err(waiter),
+        }
+    }
+
+    /// The next in line of a key that nobody owns.
+    pub(crate) fn next_of_unowned(&mut self, key: &Key) -> Option<Waiter> {
+        let seat = self.seats.get_mut(key).filter(|seat| seat.owner.is_none())?;
+        let next = next_in_line(&mut seat.waiters);
+        if seat.waiters.is_empty() {
+            self.seats.remove(key);
+        }
+        next
+    }
+
+    pub(crate) fn seats(&self) -> impl Iterator<Item = (&Key, &Seat)> {
+        self.seats.iter()
+    }
+
+    /// Everybody who waits for anything.
+    pub(crate) fn take_waiters(&mut self) -> Vec<Waiter> {
+        self.seats.values_mut().flat_map(|seat| seat.waiters.drain(..)).collect()
+    }
+}
+
+fn next_in_line(waiters: &mut VecDeque<Waiter>) -> Option<Waiter> {
+    std::iter::from_fn(|| waiters.pop_front()).find(|waiter| !waiter.promise.is_abandoned())
+}
+
+impl KeyHash {
+    fn shard(self) -> u8 {
+        self.0.to_be_bytes()[0]
+    }
+
+    #[expect(clippy::cast_possible_truncation, reason = "the low half is what a slot keeps")]
+    fn tag(self) -> u32 {
+        self.0 as u32
+    }
+}
+
+impl Slot {
+    #[expect(clippy::cast_possible_truncation, reason = "both halves are kept")]
+    fn new(hash: KeyHash, place: Place) -> Self {
+        let number = match place {
+            Place::Log(number) => number,
+            Place::Tombstone(number) => number | TOMBSTONE_BIT,
+        };
+        Self { tag: hash.tag(), number: [(number >> 32) as u32, number as u32] }
+    }
+
+    fn place(&self) -> Place {
+        let [high, low] = self.number;
+        let number = u64::from(high) << 32 | u64::from(low);
+        match number & TOMBSTONE_BIT {
+            0 => Place::Log(number),
+            _ => Place::Tombstone(number & !TOMBSTONE_BIT),
+        }
+    }
+
+    fn spread(&self) -> u64 {
+        spread(self.tag)
+    }
+}
+
+/// The hash that a table sorts a tag by: its own bits, spread over the word (Fibonacci hashing).
+fn spread(tag: u32) -> u64 {
+    u64::from(tag).wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+// The bound that the crate's documentation states: a table is never less full than half of 7/8 after it grew.
+const _: () = assert!((size_of::<Slot>() + 1) * 16 / 7 <= 32);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(n: u64) -> Key {
+        Key::new("scope", n.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_kept_operation_takes_32_bytes_of_index_at_most() {
+        let index = Index::new();
+        for n in 0..300_000 {
+            index.replace(index.hash(&key(n)), None, Some(Place::Log(n)));
+            if n % 5_000 == 4_999 && n > 50_000 {
+                let bytes = index.bytes() as u64;
+                assert!(bytes <= 32 * (n + 1), "{bytes} bytes for {} operations", n + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn every_place_comes_back_and_goes_when_it_is_removed() {
+        let index = Index::new();
+        for n in 0..10_000 {
+            let place = if n % 2 == 0 { Place::Log(n) } else { Place::Tombstone(NUMBER_MAX - n) };
+            index.replace(index.hash(&key(n)), None, Some(place));
+        }
+        for n in 0..10_000 {
+            let hash = index.hash(&key(n));
+            let place = if n % 2 == 0 { Place::Log(n) } else { Place::Tombstone(NUMBER_MAX - n) };
+            assert!(index.shard(hash).places(hash).any(|found| found == place));
+            index.replace(hash, Some(place), None);
+            assert!(!index.shard(hash).places(hash).any(|found| found == place));
+        }
+        assert_eq!(index.operations(), 0);
+    }
+
+    #[test]
+    fn p9_two_keys_of_one_hash_keep_a_place_each() {
+        let index = Index::new();
+        let hash = index.hash(&key(1));
+        index.replace(hash, None, Some(Place::Log(1)));
+        index.replace(hash, None, Some(Place::Log(2)));
+        index.replace(hash, Some(Place::Log(1)), Some(Place::Log(3)));
+        let mut places: Vec<_> = index.shard(hash).places(hash).collect();
+        places.sort_unstable();
+        assert_eq!(places, [Place::Log(2), Place::Log(3)]);
+    }
+}

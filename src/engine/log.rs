@@ -1,0 +1,453 @@
+//! The redb tables: records under ascending sequence numbers, their tombstones, large bodies, and one meta row.
+//!
+//! Invariants:
+//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call: one held open would
+//!    make the file grow (redb reclaims nothing that a reader may still see).
+//! 2. A number is never used twice: before the newest row goes away, the next number is written to the meta row.
+//! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
+
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use parking_lot::RwLock;
+use redb::{
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    TableError, WriteTransaction,
+};
+use serde::{Deserialize, Serialize};
+
+use super::disk::{Backend, Disk, Fault};
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload::{read_fixed, write_fixed};
+use crate::record::{Body, Record, format};
+
+/// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
+pub(crate) const BODY_HERE_BYTES_MAX: usize = 1024;
+
+type Rows<'a> = TableDefinition<'a, u64, &'static [u8]>;
+
+const LOG: Rows<'_> = TableDefinition::new("reentry/log");
+const TOMBSTONES: Rows<'_> = TableDefinition::new("reentry/tombstones");
+const BODIES: Rows<'_> = TableDefinition::new("reentry/bodies");
+const META: Rows<'_> = TableDefinition::new("reentry/meta");
+
+/// Where the one meta row stands.
+const META_ROW: u64 = 0;
+
+/// The version of the file as a whole that this crate writes, and the newest it reads.
+const FILE_VERSION: u32 = 1;
+
+/// Where a record stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Place {
+    Log(u64),
+    Tombstone(u64),
+}
+
+/// What the store knows of itself.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub(crate) struct Meta {
+    version: u32,
+    store: [u8; 16],
+    /// No number below this one is free.
+    pub(crate) next: u64,
+    /// The highest time that anything was decided at.
+    pub(crate) highest_time: u64,
+}
+
+/// How thoroughly a store is checked when it opens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OpenCheck {
+    /// Every page's checksum: about a second for a gigabyte. Without it, damage to the file can hide a key, and a
+    /// hidden key is executed twice.
+    #[default]
+    Full,
+    /// Only what redb and this crate read anyway. For those who know why the file cannot have been damaged.
+    Quick,
+}
+
+/// An open file of records.
+#[derive(Debug)]
+pub(crate) struct Log {
+    disk: Arc<dyn Disk>,
+    cache_bytes: usize,
+    /// None only while the engine opens it anew after a fault.
+    open: RwLock<Option<Open>>,
+}
+
+#[derive(Debug)]
+struct Open {
+    database: Database,
+    backend: Backend,
+}
+
+impl Log {
+    /// Puts an empty store on an empty disk.
+    pub(crate) fn initialise(disk: Arc<dyn Disk>) -> Result<()> {
+        let mut builder = redb::Builder::new();
+        builder.set_cache_size(1024 * 1024);
+        let database = builder.create_with_backend(Backend::direct(disk)).map_err(engine)?;
+        let transaction = database.begin_write().map_err(engine)?;
+        for table in [LOG, TOMBSTONES, BODIES] {
+            transaction.open_table(table).map_err(engine)?;
+        }
+        let meta = Meta { version: FILE_VERSION, store: random_id(), next: 1, highest_time: 0 };
+        write_meta(&transaction, meta)?;
+        transaction.commit().map_err(engine)?;
+        database.close().map_err(engine)
+    }
+
+    /// Opens and checks what is on `disk`. Until `each` has seen every record nothing is written; an error refuses the
+    /// file and leaves it as it was.
+    pub(crate) fn open(
+        disk: Arc<dyn Disk>,
+        check: OpenCheck,
+        cache_bytes: usize,
+        each: impl FnMut(Place, Record) -> Result<()>,
+    ) -> Result<(Self, Meta)> {
+        // redb may panic on a damaged file where the check is off; that too is only an error.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let open = Open::staged(Arc::clone(&disk), check, cache_bytes)?;
+            let meta = open.meta()?;
+            open.scan(each)?;
+            open.backend.accept().map_err(|e| Error::because(ErrorKind::Io, "cannot write to the file", e))?;
+            Ok((open, meta))
+        }));
+        let (open, meta) = opened.unwrap_or_else(|panic| Err(damaged(&panic)))?;
+        Ok((Self { disk, cache_bytes, open: RwLock::new(Some(open)) }, meta))
+    }
+
+    /// Closes redb and opens it anew on the same disk, as redb asks for after a fault.
+    pub(crate) fn reopen(&self) -> Result<()> {
+        let mut slot = self.open.write();
+        drop(slot.take());
+        let backend = Backend::direct(Arc::clone(&self.disk));
+        let database = builder(self.cache_bytes).create_with_backend(backend.clone()).map_err(engine)?;
+        *slot = Some(Open { database, backend });
+        Ok(())
+    }
+
+    /// Closes redb for good and tells what it says.
+    pub(crate) fn close(&self) -> Result<()> {
+        match self.open.write().take() {
+            Some(open) => open.database.close().map_err(engine),
+            None => Ok(()),
+        }
+    }
+
+    /// The first fault of the disk since it was opened.
+    pub(crate) fn fault(&self) -> Option<Fault> {
+        self.open.read().as_ref().and_then(|open| open.backend.fault())
+    }
+
+    /// Fails where the file is no longer what its name leads to.
+    pub(crate) fn check_name(&self) -> Result<()> {
+        let gone = "the file was removed, renamed or replaced while the store was open";
+        self.disk.check_name().map_err(|e| Error::because(ErrorKind::Failed, gone, e))
+    }
+
+    /// Bytes the file takes.
+    pub(crate) fn disk_bytes(&self) -> Result<u64> {
+        self.disk.len().map_err(|e| Error::because(ErrorKind::Io, "cannot look at the file", e))
+    }
+
+    /// Begins the one write transaction.
+    pub(crate) fn begin(&self) -> Result<WriteTransaction> {
+        self.open.read().as_ref().ok_or_else(closed)?.database.begin_write().map_err(engine)
+    }
+
+    /// The record at `place`, with its bodies; none where it has moved.
+    pub(crate) fn read(&self, place: Place) -> Result<Option<Record>> {
+        let reader = self.reader()?;
+        let table = reader.open_table(place.table()).map_err(engine)?;
+        let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
+        let mut record = format::decode(row.value()).map_err(|e| at(place, e))?;
+        if record.rows_apart().next().is_some() {
+            let bodies = reader.open_table(BODIES).map_err(engine)?;
+            load_bodies(&mut record, &bodies).map_err(|e| at(place, e))?;
+        }
+        Ok(Some(record))
+    }
+
+    /// Gives up to `most` records from `place` on to `each`, without their bodies. Returns where to go on.
+    pub(crate) fn slice(
+        &self,
+        from: Place,
+        most: usize,
+        mut each: impl FnMut(Place, Record) -> Result<()>,
+    ) -> Result<Option<Place>> {
+        let reader = self.reader()?;
+        let table = reader.open_table(from.table()).map_err(engine)?;
+        let mut seen = 0;
+        for row in table.range(from.number()..).map_err(engine)? {
+            let (number, row) = row.map_err(engine)?;
+            let place = from.beside(number.value());
+            if seen == most {
+                return Ok(Some(place));
+            }
+            seen += 1;
+            each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
+        }
+        Ok(None)
+    }
+
+    /// Whether a row stands at `place`.
+    pub(crate) fn holds(&self, place: Place) -> Result<bool> {
+        let table = self.reader()?.open_table(place.table()).map_err(engine)?;
+        Ok(table.get(place.number()).map_err(engine)?.is_some())
+    }
+
+    /// How many bodies stand in rows of their own.
+    pub(crate) fn bodies(&self) -> Result<u64> {
+        self.reader()?.open_table(BODIES).map_err(engine)?.len().map_err(engine)
+    }
+
+    fn reader(&self) -> Result<ReadTransaction> {
+        self.open.read().as_ref().ok_or_else(closed)?.database.begin_read().map_err(engine)
+    }
+}
+
+impl Open {
+    /// Opens what is on the disk and writes nothing to it yet.
+    fn staged(disk: Arc<dyn Disk>, check: OpenCheck, cache_bytes: usize) -> Result<Self> {
+        let unreadable = |e| Error::because(ErrorKind::Io, "cannot read the file", e);
+        let backend = Backend::staged(disk).map_err(unreadable)?;
+        let mut builder = builder(cache_bytes);
+        builder.set_check_integrity_on_open(check == OpenCheck::Full);
+        let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
+        Ok(Self { database, backend })
+    }
+
+    fn meta(&self) -> Result<Meta> {
+        let reader = self.database.begin_read().map_err(engine)?;
+        let no_store = "holds a redb database that is no store of this crate";
+        let table = match reader.open_table(META) {
+            Err(TableError::Storage(error)) => return Err(engine(error)),
+            Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
+            Ok(table) => table,
+        };
+        let row = table.get(META_ROW).map_err(engine)?;
+        read_meta(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
+    }
+
+    fn scan(&self, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
+        let reader = self.database.begin_read().map_err(engine)?;
+        for start in [Place::Log(0), Place::Tombstone(0)] {
+            let table = reader.open_table(start.table()).map_err(engine)?;
+            for row in table.range(0..).map_err(engine)? {
+                let (number, row) = row.map_err(engine)?;
+                let place = start.beside(number.value());
+                each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Place {
+    pub(crate) fn number(self) -> u64 {
+        match self {
+            Self::Log(number) | Self::Tombstone(number) => number,
+        }
+    }
+
+    /// The place of this number in the same table.
+    pub(crate) fn beside(self, number: u64) -> Self {
+        match self {
+            Self::Log(_) => Self::Log(number),
+            Self::Tombstone(_) => Self::Tombstone(number),
+        }
+    }
+
+    fn table(self) -> Rows<'static> {
+        match self {
+            Self::Log(_) => LOG,
+            Self::Tombstone(_) => TOMBSTONES,
+        }
+    }
+}
+
+/// The tables inside the write transaction. All but the log are opened only where something touches them, since each
+/// costs the commit time and pages.
+pub(crate) struct Tables<'t> {
+    transaction: &'t WriteTransaction,
+    log: Table<'t, u64, &'static [u8]>,
+    tombstones: Option<Table<'t, u64, &'static [u8]>>,
+    bodies: Option<Table<'t, u64, &'static [u8]>>,
+    row: Vec<u8>,
+}
+
+impl<'t> Tables<'t> {
+    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+        let log = transaction.open_table(LOG).map_err(engine)?;
+        Ok(Self { transaction, log, tombstones: None, bodies: None, row: Vec::new() })
+    }
+
+    /// The record at `place`, without the bodies that stand apart.
+    pub(crate) fn read(&mut self, place: Place) -> Result<Option<Record>> {
+        let row = self.table(place)?.get(place.number()).map_err(engine)?;
+        row.map(|row| format::decode(row.value()).map_err(|e| at(place, e))).transpose()
+    }
+
+    /// Fills in the bodies that stand apart.
+    pub(crate) fn load_bodies(&mut self, record: &mut Record) -> Result<()> {
+        if record.rows_apart().next().is_none() {
+            return Ok(());
+        }
+        load_bodies(record, self.bodies()?)
+    }
+
+    /// Writes the row of `record` at `place`.
+    pub(crate) fn put(&mut self, place: Place, record: &Record) -> Result<()> {
+        let mut row = std::mem::take(&mut self.row);
+        row.clear();
+        format::encode(record, &mut row)?;
+        self.table(place)?.insert(place.number(), row.as_slice()).map_err(engine)?;
+        self.row = row;
+        Ok(())
+    }
+
+    pub(crate) fn remove(&mut self, place: Place) -> Result<()> {
+        self.table(place)?.remove(place.number()).map_err(engine)?;
+        Ok(())
+    }
+
+    pub(crate) fn put_body(&mut self, row: u64, bytes: &[u8]) -> Result<()> {
+        self.bodies()?.insert(row, bytes).map_err(engine)?;
+        Ok(())
+    }
+
+    pub(crate) fn remove_body(&mut self, row: u64) -> Result<()> {
+        self.bodies()?.remove(row).map_err(engine)?;
+        Ok(())
+    }
+
+    /// The first rows of the table that `head` is in, up to `most`, without bodies.
+    pub(crate) fn head(&mut self, head: Place, most: usize) -> Result<Vec<(Place, Record)>> {
+        let mut rows = Vec::new();
+        for row in self.table(head)?.range(head.number()..).map_err(engine)?.take(most) {
+            let (number, row) = row.map_err(engine)?;
+            let place = head.beside(number.value());
+            rows.push((place, format::decode(row.value()).map_err(|e| at(place, e))?));
+        }
+        Ok(rows)
+    }
+
+    pub(crate) fn put_meta(&mut self, meta: Meta) -> Result<()> {
+        write_meta(self.transaction, meta)
+    }
+
+    fn table(&mut self, place: Place) -> Result<&mut Table<'t, u64, &'static [u8]>> {
+        match place {
+            Place::Log(_) => Ok(&mut self.log),
+            Place::Tombstone(_) => opened(self.transaction, &mut self.tombstones, TOMBSTONES),
+        }
+    }
+
+    fn bodies(&mut self) -> Result<&mut Table<'t, u64, &'static [u8]>> {
+        opened(self.transaction, &mut self.bodies, BODIES)
+    }
+}
+
+fn opened<'a, 't>(
+    transaction: &'t WriteTransaction,
+    slot: &'a mut Option<Table<'t, u64, &'static [u8]>>,
+    definition: Rows<'_>,
+) -> Result<&'a mut Table<'t, u64, &'static [u8]>> {
+    match slot {
+        Some(table) => Ok(table),
+        None => Ok(slot.insert(transaction.open_table(definition).map_err(engine)?)),
+    }
+}
+
+fn load_bodies(record: &mut Record, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<()> {
+    for body in record.bodies_mut() {
+        let Body::Apart { row, len, crc } = *body else { continue };
+        let bytes = table.get(row).map_err(engine)?;
+        let bytes = bytes.as_ref().map(redb::AccessGuard::value).unwrap_or_default();
+        if bytes.len() as u64 != u64::from(len) || crc32fast::hash(bytes) != crc {
+            return Err(Error::new(ErrorKind::Corrupt, format!("the payload in row {row} does not match its record")));
+        }
+        *body = Body::Here(bytes.into());
+    }
+    Ok(())
+}
+
+fn builder(cache_bytes: usize) -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(cache_bytes);
+    builder
+}
+
+fn write_meta(transaction: &WriteTransaction, meta: Meta) -> Result<()> {
+    let mut row = Vec::new();
+    write_fixed(&meta, &mut row)?;
+    row.extend_from_slice(&crc32fast::hash(&row).to_le_bytes());
+    transaction.open_table(META).map_err(engine)?.insert(META_ROW, row.as_slice()).map_err(engine)?;
+    Ok(())
+}
+
+fn read_meta(row: &[u8]) -> Result<Meta> {
+    let damaged = || Error::new(ErrorKind::Corrupt, "the meta row is damaged");
+    let (body, checksum) = row.split_last_chunk::<4>().ok_or_else(damaged)?;
+    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
+        return Err(damaged());
+    }
+    // The version stands first in every format there will be.
+    let version = u32::from_le_bytes(*body.first_chunk::<4>().ok_or_else(damaged)?);
+    if version > FILE_VERSION {
+        let message = format!("the store has format {version}; this version of the crate reads up to {FILE_VERSION}");
+        return Err(Error::new(ErrorKind::NewerFormat, message));
+    }
+    match read_fixed(body)? {
+        (meta, used) if used == body.len() => Ok(meta),
+        _ => Err(damaged()),
+    }
+}
+
+/// 16 bytes that no other store has: std's hashers are seeded from the system's randomness.
+fn random_id() -> [u8; 16] {
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    (half() << 64 | half()).to_le_bytes()
+}
+
+/// Names the row in an error about it.
+fn at(place: Place, error: Error) -> Error {
+    let table = match place {
+        Place::Log(_) => "log",
+        Place::Tombstone(_) => "tombstones",
+    };
+    error.within(&format!("row {} of table reentry/{table}", place.number()))
+}
+
+fn closed() -> Error {
+    Error::new(ErrorKind::Closed, "the store is closed")
+}
+
+fn damaged(panic: &(dyn std::any::Any + Send)) -> Error {
+    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
+    let message = format!("the file is damaged: {}", text.unwrap_or("reading it panicked"));
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+/// An error of redb's as one of ours.
+pub(crate) fn engine(error: impl Into<redb::Error>) -> Error {
+    use std::io::ErrorKind as Io;
+    let error = error.into();
+    let (kind, message) = match &error {
+        redb::Error::Corrupted(_) => (ErrorKind::Corrupt, "the file is damaged"),
+        redb::Error::Io(e) => match e.kind() {
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (ErrorKind::Full, "the disk is full"),
+            Io::UnexpectedEof | Io::InvalidData => (ErrorKind::Corrupt, "the file is damaged or cut short"),
+            _ => (ErrorKind::Io, "the disk failed"),
+        },
+        redb::Error::ValueTooLarge(_) => (ErrorKind::PayloadTooLarge, "the payload is too large for the file"),
+        redb::Error::DatabaseAlreadyOpen => (ErrorKind::InUse, "the file is open elsewhere"),
+        redb::Error::UpgradeRequired(_) => (ErrorKind::NotAStore, "the file has a format of redb that is too old"),
+        redb::Error::PreviousIo => (ErrorKind::Failed, "the disk failed before; reopen the store"),
+        redb::Error::DatabaseClosed => (ErrorKind::Closed, "the store is closed"),
+        _ => (ErrorKind::Failed, "the engine failed; reopen the store"),
+    };
+    Error::because(kind, format!("{message}: {error}"), error)
+}

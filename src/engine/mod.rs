@@ -1,0 +1,594 @@
+//! The disk: one writer thread, one log in redb, one index in memory. The only folder that names redb.
+//!
+//! A call becomes a [`Request`] in the [`queue`]; the [`writer`] takes all that is queued as one [`batch`], decides
+//! each by the rules, commits once, publishes in the [`index`] and answers. What only reads goes past the writer: the
+//! index, then one short read of the [`log`], on the caller's own thread.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+
+use parking_lot::Mutex;
+
+use crate::clock::{Clock, Timeline, Timestamp};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::{Fingerprint, Key};
+use crate::pending::{Answer, Pending, Promise, promise};
+use crate::record::transitions::{Command, Decision, Policy, Situation, Standing, decide, is_kept, is_over};
+use crate::record::{Checkpoint, Outcome, Phase, Record};
+
+mod batch;
+mod disk;
+mod file;
+mod index;
+mod log;
+mod queue;
+mod retention;
+#[cfg(any(test, feature = "testing"))]
+mod simulated;
+mod verify;
+mod writer;
+
+use disk::Disk;
+use index::{Index, KeyHash, Owner, Waiter};
+pub use log::OpenCheck;
+use log::{Log, Place};
+pub(crate) use queue::QueueLimits;
+use queue::{HandOver, Queue, Shut};
+#[cfg(any(test, feature = "testing"))]
+pub use simulated::{Loss, SimulatedDisk, Unsynced};
+pub(crate) use verify::Verdict;
+use writer::Writer;
+
+/// How often a reader looks a row up again that moved meanwhile.
+const LOOK_UPS_MAX: usize = 10_000;
+
+/// What an engine is made from.
+#[derive(Debug)]
+pub(crate) struct Options {
+    pub(crate) policy: Policy,
+    pub(crate) queue: QueueLimits,
+    pub(crate) operations_max: u64,
+    pub(crate) cache_bytes: usize,
+    pub(crate) check: OpenCheck,
+    pub(crate) clock: Box<dyn Clock>,
+}
+
+/// The store's engine. The last of its holders to go closes it.
+pub(crate) struct Engine {
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What callers and the writer share.
+pub(crate) struct Shared {
+    queue: Queue,
+    index: Index,
+    log: Log,
+    timeline: Timeline,
+    policy: Policy,
+    operations_max: u64,
+    /// Whether the writer is gone, so that nobody may wait for anything any more.
+    ended: AtomicBool,
+    /// The highest time that a restart is sure to see.
+    durable_time: AtomicU64,
+    counters: Counters,
+}
+
+/// What happened since the store was opened.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) commits: AtomicU64,
+    pub(crate) changes: AtomicU64,
+    pub(crate) removed: AtomicU64,
+}
+
+/// One command on its way to the writer.
+#[derive(Debug)]
+pub(crate) struct Request {
+    key: Key,
+    hash: KeyHash,
+    command: Command,
+    reply: Reply,
+}
+
+/// Whom to answer, and with what.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// A claim that has a turn waits where another run is at work.
+    Claim { turn: Option<Turn>, promise: Promise<Claimed> },
+    Advance(Promise<Advanced>),
+    /// The ownership comes with the request, so that it lasts until the outcome is durable and ends with it.
+    End { ownership: Ownership, promise: Promise<()> },
+    Done(Promise<bool>),
+}
+
+/// What a claim comes to.
+#[derive(Debug)]
+pub(crate) enum Claimed {
+    Run(Granted),
+    Replay(Outcome),
+    Wait(Working),
+    Reject { since: Timestamp },
+    Gone { completed_at: Timestamp, until: Timestamp },
+}
+
+/// A run that may begin.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) ownership: Ownership,
+    pub(crate) attempt: u32,
+    pub(crate) since: Timestamp,
+    pub(crate) checkpoint: Option<Checkpoint>,
+}
+
+/// Another run that is at work.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Working {
+    pub(crate) attempt: u32,
+    pub(crate) since: Timestamp,
+    pub(crate) fingerprint: Option<Fingerprint>,
+}
+
+/// What moving a checkpoint comes to.
+#[derive(Debug)]
+pub(crate) enum Advanced {
+    Moved(Checkpoint),
+    Lost(Option<Checkpoint>),
+}
+
+/// A record and whether a run owns it, at one moment.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) record: Record,
+    pub(crate) owned: bool,
+}
+
+/// The right to change one operation. Dropping it gives the operation free, in memory only.
+#[derive(Debug)]
+pub(crate) struct Ownership {
+    shared: Arc<Shared>,
+    key: Key,
+    hash: KeyHash,
+    token: u64,
+}
+
+impl Ownership {
+    pub(crate) fn key(&self) -> &Key {
+        &self.key
+    }
+
+    pub(crate) fn token(&self) -> u64 {
+        self.token
+    }
+}
+
+impl Drop for Ownership {
+    fn drop(&mut self) {
+        let next = self.shared.index.shard(self.hash).unseat(&self.key, self.token);
+        if let Some(waiter) = next {
+            self.shared.readmit(&self.key, self.hash, waiter);
+        }
+    }
+}
+
+/// The turn of a claim that stood in line. Whatever becomes of it, the next in line is not forgotten: when the turn
+/// ends and nobody owns the operation, the next one has its turn.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    shared: Arc<Shared>,
+    key: Key,
+    hash: KeyHash,
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        // A queue that is shut refuses everybody; the writer's end tells all who are in line.
+        if self.shared.queue.is_shut().is_none() {
+            let next = self.shared.index.shard(self.hash).next_of_unowned(&self.key);
+            if let Some(waiter) = next {
+                self.shared.readmit(&self.key, self.hash, waiter);
+            }
+        }
+    }
+}
+
+impl Request {
+    /// Bytes it keeps in memory while it waits.
+    fn bytes(&self) -> usize {
+        let payload = match &self.command {
+            Command::Advance { name, bytes, .. } => name.len() + bytes.len(),
+            Command::End { bytes, .. } => bytes.len(),
+            Command::Claim { .. } | Command::Forget | Command::Revoke | Command::Look => 0,
+        };
+        size_of::<Self>() + self.key.len() + payload
+    }
+
+    fn refuse(self, error: Error) {
+        self.reply.refuse(error);
+    }
+}
+
+impl Reply {
+    fn take_turn(&mut self) -> Option<Turn> {
+        match self {
+            Self::Claim { turn, .. } => turn.take(),
+            Self::Advance(_) | Self::End { .. } | Self::Done(_) => None,
+        }
+    }
+
+    /// Whether it is a claim that nobody waits for any more: it is not made at all.
+    fn is_given_up(&self) -> bool {
+        matches!(self, Self::Claim { promise, .. } if promise.is_abandoned())
+    }
+
+    fn refuse(self, error: Error) {
+        match self {
+            Self::Claim { promise, .. } => promise.keep(Err(error)),
+            Self::Advance(promise) => promise.keep(Err(error)),
+            // The caller learns of the error before somebody else can own the operation.
+            Self::End { ownership, promise } => {
+                promise.keep(Err(error));
+                drop(ownership);
+            }
+            Self::Done(promise) => promise.keep(Err(error)),
+        }
+    }
+}
+
+impl Engine {
+    /// The store in the file at `path`, which is created where there is none.
+    pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
+        let file = file::open(path, Log::initialise)?;
+        Self::start(Arc::new(file), options).map_err(|error| error.within(&path.display().to_string()))
+    }
+
+    /// A store in memory.
+    pub(crate) fn open_memory(options: Options) -> Result<Arc<Self>> {
+        let disk = Arc::new(disk::Memory::default());
+        Log::initialise(Arc::<disk::Memory>::clone(&disk))?;
+        Self::start(disk, options)
+    }
+
+    /// A store on a simulated disk, which is initialised where it is empty.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn open_simulated(disk: &SimulatedDisk, options: Options) -> Result<Arc<Self>> {
+        if disk.is_empty() {
+            let made = Arc::new(disk::Memory::default());
+            Log::initialise(Arc::<disk::Memory>::clone(&made))?;
+            disk.publish(made.image());
+        }
+        Self::start(Arc::new(disk.clone()), options)
+    }
+
+    fn start(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
+        let index = Index::new();
+        let (mut highest_time, mut next) = (0, 1);
+        let each = |place: Place, record: Record| {
+            next = next.max(place.number().saturating_add(1));
+            highest_time = highest_time.max(record.written.as_millis());
+            index.replace(index.hash(&record.key), None, Some(place));
+            if record.is_unfinished() {
+                index.unfinished().insert(record.born, place);
+            }
+            Ok(())
+        };
+        let (log, mut meta) = Log::open(disk, options.check, options.cache_bytes, each)?;
+        meta.next = meta.next.max(next);
+        meta.highest_time = meta.highest_time.max(highest_time);
+        let shared = Arc::new(Shared {
+            queue: Queue::new(options.queue),
+            index,
+            log,
+            timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
+            policy: options.policy,
+            operations_max: options.operations_max,
+            ended: AtomicBool::new(false),
+            durable_time: AtomicU64::new(meta.highest_time),
+            counters: Counters::default(),
+        });
+        let writer = Writer::new(Arc::clone(&shared), meta);
+        let thread = thread::Builder::new().name("reentry-writer".to_owned()).spawn(move || writer.run());
+        let thread = thread.map_err(|e| Error::because(ErrorKind::Io, "cannot start the writer thread", e))?;
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
+    }
+
+    /// Claims a key, or gets what is known of it. Without a fingerprint only what is known already can be claimed.
+    pub(crate) fn claim<T: Send + 'static>(
+        self: &Arc<Self>,
+        key: &Key,
+        fingerprint: Option<Fingerprint>,
+        read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let hash = self.shared.index.hash(key);
+        let command = Command::Claim { fingerprint };
+        match self.shared.peek(key, hash, &command) {
+            Some(answer) => Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed))),
+            None => {
+                let (promise, answer) = promise();
+                let reply = Reply::Claim { turn: None, promise };
+                let unsent = self.shared.queue.push(Request { key: key.clone(), hash, command, reply });
+                self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
+            }
+        }
+    }
+
+    /// Waits for the run at work to end, then claims.
+    pub(crate) fn claim_after<T: Send + 'static>(
+        self: &Arc<Self>,
+        key: &Key,
+        working: Working,
+        read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let hash = self.shared.index.hash(key);
+        let (promise, answer) = promise();
+        let waiter = Waiter { fingerprint: working.fingerprint, promise };
+        let parked = self.shared.park(key, hash, waiter);
+        let unsent = parked.err().and_then(|waiter| self.shared.queue.push(self.shared.turn_of(waiter, key, hash)));
+        self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
+    }
+
+    /// Moves a checkpoint, for the run with this token or for anybody.
+    pub(crate) fn advance<T: Send + 'static>(
+        self: &Arc<Self>,
+        key: &Key,
+        command: Command,
+        read: impl FnOnce(Arc<Self>, Advanced) -> Result<T> + Send + 'static,
+    ) -> Pending<T> {
+        let (promise, answer) = promise();
+        let request = self.shared.request(key, command, Reply::Advance(promise));
+        let unsent = self.shared.queue.push(request);
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, read)
+    }
+
+    /// Ends the operation that `ownership` owns.
+    pub(crate) fn end(self: &Arc<Self>, ownership: Ownership, success: bool, bytes: Arc<[u8]>) -> Pending<()> {
+        let (promise, answer) = promise();
+        let (key, command) = (ownership.key.clone(), Command::End { token: ownership.token, success, bytes });
+        let request = self.shared.request(&key, command, Reply::End { ownership, promise });
+        let unsent = self.shared.queue.push(request);
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, ()| Ok(()))
+    }
+
+    /// Forgets or revokes.
+    pub(crate) fn end_by_name(self: &Arc<Self>, key: &Key, command: Command) -> Pending<bool> {
+        let (promise, answer) = promise();
+        let unsent = self.shared.queue.push(self.shared.request(key, command, Reply::Done(promise)));
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, done| Ok(done))
+    }
+
+    /// What comes of a request: handed over first where there was no room for it yet.
+    fn follow<A: Send + 'static, T: Send + 'static>(
+        self: &Arc<Self>,
+        gives_up: ErrorKind,
+        unsent: Option<Request>,
+        answer: Answer<A>,
+        read: impl FnOnce(Arc<Self>, A) -> Result<T> + Send + 'static,
+    ) -> Pending<T> {
+        let engine = Arc::clone(self);
+        Pending::coming(gives_up, async move {
+            HandOver { shared: Arc::clone(&engine.shared), request: unsent }.await?;
+            read(engine, answer.await?)
+        })
+    }
+
+    /// What is known of a key, without claiming it. None where nothing counts any more.
+    pub(crate) fn look(self: &Arc<Self>, key: &Key) -> Result<Option<Seen>> {
+        let shared = &self.shared;
+        let Some(seen) = shared.find(key, shared.index.hash(key))? else { return Ok(None) };
+        let time = shared.timeline.now().time;
+        let counts = is_kept(&seen.record, time);
+        // What is told of an expiry must outlast a restart with the clock turned back.
+        if !counts && time.as_millis() > shared.durable_time.load(Ordering::Acquire) {
+            self.end_by_name(key, Command::Look).wait()?;
+        }
+        Ok((counts || !is_over(&seen.record, time)).then_some(seen))
+    }
+
+    /// The store's time.
+    pub(crate) fn time(&self) -> Timestamp {
+        self.shared.timeline.now().time
+    }
+
+    /// Up to `most` unfinished operations born after `after`, oldest first, and where to go on.
+    pub(crate) fn unfinished(&self, after: u64, most: usize) -> Result<(Vec<Seen>, Option<u64>)> {
+        let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
+        let page: Vec<_> =
+            self.shared.index.unfinished().range(range).take(most).map(|(born, place)| (*born, *place)).collect();
+        let last = page.last().map(|(born, _)| *born).filter(|_| page.len() == most);
+        let mut seen = Vec::with_capacity(page.len());
+        for (born, place) in page {
+            let mut record = self.shared.log.read(place)?;
+            if record.is_none() {
+                // It moved since the page was taken; where it is finished by now, it is no longer listed.
+                let place = self.shared.index.unfinished().get(&born).copied();
+                record = place.map(|place| self.shared.log.read(place)).transpose()?.flatten();
+            }
+            seen.extend(record.filter(|r| r.born == born && r.is_unfinished()).map(|r| self.shared.seen(r)));
+        }
+        Ok((seen, last))
+    }
+
+    /// Checks every invariant over every record.
+    pub(crate) fn verify(&self) -> Result<Verdict> {
+        verify::verify(&self.shared)
+    }
+
+    /// The figures at this moment.
+    pub(crate) fn figures(&self) -> Result<Figures> {
+        let shared = &self.shared;
+        let (mut owned, mut waiting) = (0, 0);
+        for shard in shared.index.shards() {
+            for (_, seat) in shard.seats() {
+                owned += u64::from(seat.owner.is_some());
+                waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
+            }
+        }
+        Ok(Figures {
+            operations: shared.index.operations(),
+            unfinished: shared.index.unfinished().len() as u64,
+            owned,
+            waiting,
+            queued: shared.queue.len() as u64,
+            removed: shared.counters.removed.load(Ordering::Relaxed),
+            commits: shared.counters.commits.load(Ordering::Relaxed),
+            changes: shared.counters.changes.load(Ordering::Relaxed),
+            index_bytes: shared.index.bytes() as u64,
+            disk_bytes: shared.log.disk_bytes()?,
+        })
+    }
+
+    /// Lets the writer finish what is queued, closes the file and tells what that came to.
+    pub(crate) fn close(&self) -> Result<()> {
+        self.shared.queue.shut(Shut::Closed);
+        let Some(thread) = self.writer.lock().take() else { return Ok(()) };
+        if thread.thread().id() == thread::current().id() {
+            // The last handle went with an answer, on the writer itself: it ends by itself, and the file with it.
+            return Ok(());
+        }
+        if thread.join().is_err() {
+            return Err(Shut::Failed.error());
+        }
+        self.shared.log.close()
+    }
+}
+
+// Neither keys nor payloads nor the size of the index belong in a log line.
+impl fmt::Debug for Engine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.shared.fmt(f)
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Engine").field("operations", &self.index.operations()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // Nobody is left to tell; `close` is for those who want to know.
+        drop(self.close());
+    }
+}
+
+/// What `figures` counts.
+#[derive(Debug)]
+pub(crate) struct Figures {
+    pub(crate) operations: u64,
+    pub(crate) unfinished: u64,
+    pub(crate) owned: u64,
+    pub(crate) waiting: u64,
+    pub(crate) queued: u64,
+    pub(crate) removed: u64,
+    pub(crate) commits: u64,
+    pub(crate) changes: u64,
+    pub(crate) index_bytes: u64,
+    pub(crate) disk_bytes: u64,
+}
+
+impl Shared {
+    fn request(&self, key: &Key, command: Command, reply: Reply) -> Request {
+        Request { key: key.clone(), hash: self.index.hash(key), command, reply }
+    }
+
+    /// The answer to a claim that changes nothing, without the writer; none where it may change something.
+    fn peek(&self, key: &Key, hash: KeyHash, command: &Command) -> Option<Result<Claimed>> {
+        let (record, owner) = match self.look_up(key, hash) {
+            Ok(Lookup::Found(record, owner)) => (*record, owner),
+            Ok(Lookup::Absent | Lookup::Moving) => return None,
+            Err(error) => return Some(Err(error)),
+        };
+        let situation = Situation { record: Some(&record), owner: owner.map(|owner| owner.token) };
+        let Decision::Stand(standing) = decide(situation, command, self.timeline.now(), self.policy) else {
+            return None;
+        };
+        match (standing, record.phase, owner) {
+            (Standing::Replay, Phase::Completed { outcome, .. }, _) => Some(Ok(Claimed::Replay(outcome))),
+            (Standing::Reject { since }, ..) => Some(Ok(Claimed::Reject { since })),
+            (Standing::Wait, _, Some(owner)) => Some(Ok(Claimed::Wait(Working::of(owner, command)))),
+            // An expiry is told by the writer, which keeps the time it rests on.
+            _ => None,
+        }
+    }
+
+    /// The record of a key and whether it is owned, however fast it moves.
+    fn find(&self, key: &Key, hash: KeyHash) -> Result<Option<Seen>> {
+        for _ in 0..LOOK_UPS_MAX {
+            match self.look_up(key, hash)? {
+                Lookup::Absent => return Ok(None),
+                Lookup::Found(record, owner) => return Ok(Some(Seen { record: *record, owned: owner.is_some() })),
+                Lookup::Moving => thread::yield_now(),
+            }
+        }
+        let message = "the row of a key moves faster than it can be read; ask again";
+        Err(Error::new(ErrorKind::TimedOut, message))
+    }
+
+    fn look_up(&self, key: &Key, hash: KeyHash) -> Result<Lookup> {
+        if let Some(Shut::Closed) = self.queue.is_shut() {
+            return Err(Shut::Closed.error());
+        }
+        let mut moving = false;
+        for nth in 0.. {
+            let shard = self.index.shard(hash);
+            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(key));
+            drop(shard);
+            let Some(place) = place else { break };
+            match self.log.read(place)? {
+                Some(record) if record.key == *key => return Ok(Lookup::Found(Box::new(record), owner)),
+                Some(_) => {}
+                None => moving = true,
+            }
+        }
+        Ok(if moving { Lookup::Moving } else { Lookup::Absent })
+    }
+
+    fn seen(&self, record: Record) -> Seen {
+        let owned = self.index.shard(self.index.hash(&record.key)).owner(&record.key).is_some();
+        Seen { record, owned }
+    }
+
+    /// Lets a claim wait for the run at work, or gives it back where none is.
+    fn park(&self, key: &Key, hash: KeyHash, waiter: Waiter) -> Result<(), Waiter> {
+        let mut shard = self.index.shard(hash);
+        // Asked under the shard's lock, which the writer's end takes after it set this.
+        if self.ended.load(Ordering::Acquire) {
+            return Err(waiter);
+        }
+        shard.park(key, waiter)
+    }
+
+    /// Lets the next in line claim.
+    fn readmit(self: &Arc<Self>, key: &Key, hash: KeyHash, waiter: Waiter) {
+        self.queue.readmit(self.turn_of(waiter, key, hash));
+    }
+
+    /// The claim that a waiter becomes when its turn has come.
+    fn turn_of(self: &Arc<Self>, waiter: Waiter, key: &Key, hash: KeyHash) -> Request {
+        let command = Command::Claim { fingerprint: waiter.fingerprint };
+        let turn = Turn { shared: Arc::clone(self), key: key.clone(), hash };
+        Request { key: key.clone(), hash, command, reply: Reply::Claim { turn: Some(turn), promise: waiter.promise } }
+    }
+}
+
+/// What looking a key up comes to.
+enum Lookup {
+    Absent,
+    /// The writer is about to publish where its record went.
+    Moving,
+    Found(Box<Record>, Option<Owner>),
+}
+
+impl Working {
+    fn of(owner: Owner, command: &Command) -> Self {
+        let fingerprint = match command {
+            Command::Claim { fingerprint } => *fingerprint,
+            _ => None,
+        };
+        Self { attempt: owner.attempt, since: owner.since, fingerprint }
+    }
+}

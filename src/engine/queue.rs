@@ -1,0 +1,157 @@
+//! The queue between callers and the writer: taken whole, bounded by count and bytes.
+//!
+//! Invariants:
+//! 1. It never grows past its bounds: a full one keeps a caller's request with the caller. Only what was admitted
+//!    once already (the next in line for a key) comes back without asking for room.
+//! 2. Whatever is pushed is answered: once the queue is shut a request is refused on the spot.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex};
+
+use super::Request;
+use super::Shared;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much may wait for the writer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct QueueLimits {
+    pub(crate) commands_max: usize,
+    pub(crate) bytes_max: usize,
+}
+
+#[derive(Debug)]
+pub(crate) struct Queue {
+    limits: QueueLimits,
+    state: Mutex<State>,
+    filled: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    requests: Vec<Request>,
+    bytes: usize,
+    /// Callers whose request did not fit.
+    outside: Vec<Waker>,
+    shut: Option<Shut>,
+}
+
+/// Why nothing more is taken in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shut {
+    Closed,
+    Failed,
+}
+
+impl Shut {
+    pub(crate) fn error(self) -> Error {
+        match self {
+            Self::Closed => Error::new(ErrorKind::Closed, "the store is closed; open it anew"),
+            Self::Failed => {
+                let message = "the store stopped after a fault; close it and open it anew to go on";
+                Error::new(ErrorKind::Failed, message)
+            }
+        }
+    }
+}
+
+impl Queue {
+    pub(crate) fn new(limits: QueueLimits) -> Self {
+        Self { limits, state: Mutex::default(), filled: Condvar::new() }
+    }
+
+    /// Takes the request in, or gives it back where there is no room. A shut queue refuses it.
+    pub(crate) fn push(&self, request: Request) -> Option<Request> {
+        let mut state = self.state.lock();
+        if let Some(shut) = state.shut {
+            drop(state);
+            request.refuse(shut.error());
+            return None;
+        }
+        let bytes = request.bytes();
+        let fits = state.requests.len() < self.limits.commands_max
+            && (state.requests.is_empty() || state.bytes.saturating_add(bytes) <= self.limits.bytes_max);
+        if !fits {
+            return Some(request);
+        }
+        self.admit(&mut state, request, bytes);
+        None
+    }
+
+    /// Takes in a request that was admitted before, whether or not there is room.
+    pub(crate) fn readmit(&self, request: Request) {
+        let mut state = self.state.lock();
+        if let Some(shut) = state.shut {
+            drop(state);
+            return request.refuse(shut.error());
+        }
+        let bytes = request.bytes();
+        self.admit(&mut state, request, bytes);
+    }
+
+    fn admit(&self, state: &mut State, request: Request, bytes: usize) {
+        state.bytes = state.bytes.saturating_add(bytes);
+        state.requests.push(request);
+        if state.requests.len() == 1 {
+            self.filled.notify_one();
+        }
+    }
+
+    /// Waits for requests, for the queue to be shut, or for `patience` to end; then swaps all there is for `empty`.
+    pub(crate) fn take(&self, requests: &mut Vec<Request>, patience: Duration) -> Option<Shut> {
+        let mut state = self.state.lock();
+        if state.requests.is_empty() && state.shut.is_none() {
+            self.filled.wait_for(&mut state, patience);
+        }
+        std::mem::swap(&mut state.requests, requests);
+        state.bytes = 0;
+        let outside = std::mem::take(&mut state.outside);
+        let shut = state.shut;
+        drop(state);
+        outside.into_iter().for_each(Waker::wake);
+        shut
+    }
+
+    /// Lets nothing more in and wakes everybody outside. What is inside stays for the writer. The first reason stands.
+    pub(crate) fn shut(&self, why: Shut) {
+        let mut state = self.state.lock();
+        state.shut.get_or_insert(why);
+        let outside = std::mem::take(&mut state.outside);
+        drop(state);
+        self.filled.notify_one();
+        outside.into_iter().for_each(Waker::wake);
+    }
+
+    pub(crate) fn is_shut(&self) -> Option<Shut> {
+        self.state.lock().shut
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.state.lock().requests.len()
+    }
+}
+
+/// Waits for room, then hands the request over.
+#[derive(Debug)]
+pub(crate) struct HandOver {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) request: Option<Request>,
+}
+
+impl Future for HandOver {
+    type Output = Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Some(request) = self.request.take() else { return Poll::Ready(Ok(())) };
+        let queue = &self.shared.queue;
+        // Outside before trying: room made in between wakes us.
+        queue.state.lock().outside.push(context.waker().clone());
+        let Some(request) = queue.push(request) else { return Poll::Ready(Ok(())) };
+        self.request = Some(request);
+        Poll::Pending
+    }
+}

@@ -1,0 +1,73 @@
+//! What has ended leaves from the head, in small slices inside the writer's own batches.
+//!
+//! Invariants:
+//! 1. A row goes only by its fate under the rules (P5, P6).
+//! 2. A slice is bounded, so that no batch waits long for it; it takes more than a batch can add, so it keeps up.
+
+use std::time::Duration;
+
+use super::batch::{Batch, Touched};
+use super::log::Place;
+use crate::clock::{Now, Timestamp};
+use crate::error::{ErrorKind, Result};
+use crate::record::Record;
+use crate::record::transitions::{Fate, Policy, due, fate};
+
+/// Rows looked at in one batch at least.
+const SLICE_MIN: usize = 256;
+
+/// When a head is next looked at where it is empty, or damaged so that nobody can tell.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// When the heads next have something to do.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Retention {
+    log: Timestamp,
+    tombstones: Timestamp,
+}
+
+impl Retention {
+    /// When there is next something to do.
+    pub(super) fn due(&self) -> Timestamp {
+        self.log.min(self.tombstones)
+    }
+
+    /// Does one slice of what is due.
+    pub(super) fn sweep(&mut self, batch: &mut Batch<'_, '_>, policy: Policy) -> Result<()> {
+        let most = SLICE_MIN.max(2 * batch.done.moves.len());
+        if batch.now.time >= self.log {
+            self.log = sweep_head(batch, Place::Log(0), most, policy)?;
+        }
+        if batch.now.time >= self.tombstones {
+            self.tombstones = sweep_head(batch, Place::Tombstone(0), most, policy)?;
+        }
+        Ok(())
+    }
+}
+
+/// Does a slice of one head, and tells when it next has something to do.
+fn sweep_head(batch: &mut Batch<'_, '_>, head: Place, most: usize, policy: Policy) -> Result<Timestamp> {
+    let Now { time, .. } = batch.now;
+    let rows = match batch.tables.head(head, most) {
+        Ok(rows) => rows,
+        // A damaged row stays where it is, for `verify` and for whoever claims its key; it stops no one else.
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(time + IDLE),
+        Err(error) => return Err(error),
+    };
+    let is_all = rows.len() < most;
+    for (place, record) in rows {
+        let next_due = due(&record, policy);
+        let (after, to) = match fate(&record, time, policy) {
+            Fate::Stays => return Ok(next_due),
+            Fate::Goes => (None, place),
+            Fate::Fades(tombstone) => (Some(*tombstone), Place::Tombstone(batch.number()?)),
+            Fate::Moves => (Some(Record { written: time, ..record.clone() }), place.beside(batch.number()?)),
+        };
+        batch.done.removed += u64::from(after.is_none());
+        let hash = batch.shared.index.hash(&record.key);
+        let mut touched = Touched { record: Some(record), place: Some(place), ..Touched::default() };
+        batch.rewrite(hash, &mut touched, after, to)?;
+    }
+    // What came to stand here meanwhile has its time before it.
+    Ok(if is_all { time + policy.retention.min(IDLE) } else { time })
+}

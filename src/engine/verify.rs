@@ -1,0 +1,102 @@
+//! Every invariant over every record, while claims go on: a slice at a time, each in a read of its own.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Shared;
+use super::index::NUMBER_MAX;
+use super::log::Place;
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{Phase, Record};
+
+/// Rows looked at in one read.
+const SLICE: usize = 4096;
+
+/// What was looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Verdict {
+    pub(crate) operations: u64,
+    pub(crate) tombstones: u64,
+    pub(crate) payload_rows: u64,
+}
+
+/// # Errors
+///
+/// `Corrupt` with the row at the first invariant that does not hold.
+pub(super) fn verify(shared: &Arc<Shared>) -> Result<Verdict> {
+    let changes = shared.counters.commits.load(Ordering::Acquire);
+    let mut verdict = Verdict::default();
+    let (mut bodies, mut unfinished) = (HashSet::new(), 0);
+    for start in [Place::Log(0), Place::Tombstone(0)] {
+        let mut from = Some(start);
+        while let Some(at) = from {
+            let mut rows = Vec::new();
+            from = shared.log.slice(at, SLICE, |place, record| {
+                rows.push((place, record));
+                Ok(())
+            })?;
+            for (place, record) in rows {
+                let counted = check(shared, place, &record)?;
+                verdict.operations += u64::from(counted);
+                verdict.tombstones += u64::from(counted && matches!(place, Place::Tombstone(_)));
+                unfinished += usize::from(counted && record.is_unfinished());
+                bodies.extend(record.rows_apart());
+            }
+        }
+    }
+    verdict.payload_rows = shared.log.bodies()?;
+    // Sums can only be compared where nothing moved meanwhile.
+    let sums = [
+        ("the index holds another number of operations", verdict.operations, shared.index.operations()),
+        ("payload rows belong to no record or are missing", bodies.len() as u64, verdict.payload_rows),
+        ("the list of the unfinished is wrong", unfinished as u64, shared.index.unfinished().len() as u64),
+    ];
+    if shared.counters.commits.load(Ordering::Acquire) == changes {
+        for (fault, rows, known) in sums {
+            if rows != known {
+                return Err(Error::new(ErrorKind::Corrupt, format!("{fault}: {rows} by the rows, {known} known")));
+            }
+        }
+    }
+    Ok(verdict)
+}
+
+/// Checks one row. Returns false where it moved since it was read, and so is no longer to be checked.
+fn check(shared: &Arc<Shared>, place: Place, record: &Record) -> Result<bool> {
+    let violated = |what: &str| {
+        let message = format!("row {} breaks a rule: {what}", place.number());
+        Err(Error::new(ErrorKind::Corrupt, message))
+    };
+    // The bodies apart are read with the record, and checked against it.
+    if shared.log.read(place)?.is_none() {
+        return Ok(false);
+    }
+    let hash = shared.index.hash(&record.key);
+    let places: Vec<_> = shared.index.shard(hash).places(hash).collect();
+    if !places.contains(&place) {
+        let still_there = shared.log.holds(place)? && !shared.index.shard(hash).places(hash).any(|p| p == place);
+        return if still_there { violated("the index does not lead to it") } else { Ok(false) };
+    }
+    for other in places.into_iter().filter(|other| *other != place) {
+        if shared.log.read(other)?.is_some_and(|other| other.key == record.key) && shared.log.holds(place)? {
+            return violated("its key has two rows");
+        }
+    }
+    let newest = place.number().max(record.born);
+    match &record.phase {
+        _ if newest >= NUMBER_MAX || record.born > place.number() => violated("its numbers are not ascending"),
+        _ if record.attempt == 0 => violated("it was never claimed"),
+        _ if record.since > record.written => violated("it was written before it was claimed"),
+        Phase::Completed { until, gone, .. } if until > gone => violated("its tombstone ends before its outcome"),
+        Phase::Tombstone { .. } if matches!(place, Place::Log(_)) => violated("a tombstone stands in the log"),
+        Phase::Unfinished | Phase::Completed { .. } if matches!(place, Place::Tombstone(_)) => {
+            violated("it stands among the tombstones")
+        }
+        Phase::Unfinished if shared.index.unfinished().get(&record.born) != Some(&place) => {
+            let moved = !shared.log.holds(place)?;
+            if moved { Ok(false) } else { violated("it is not listed as unfinished") }
+        }
+        _ => Ok(true),
+    }
+}

@@ -1,0 +1,259 @@
+//! The one thread that changes anything: takes the whole queue, decides, commits once, publishes, answers.
+//!
+//! Invariants:
+//! 1. While a commit syncs the next batch gathers: no timer, no delay.
+//! 2. After a failed sync, or a fault that is not a full disk, nothing more is acknowledged (P10).
+//! 3. After a full disk redb is closed and opened anew, and the tail tells whether the last batch is there; until then
+//!    nothing is acknowledged (P10).
+//! 4. A panic is a failed store, not a hang.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use super::batch::{Batch, Broken, Done, Move, Numbers, publish_moves};
+use super::disk::Fault;
+use super::log::{Meta, Tables, engine};
+use super::queue::Shut;
+use super::retention::Retention;
+use super::{Request, Shared};
+use crate::clock::Now;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How long the writer sleeps at least and at most where nobody asks for anything.
+const IDLE_MIN: Duration = Duration::from_secs(1);
+const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// How long a full disk is left alone, at first and at most.
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+#[derive(Debug)]
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    meta: Meta,
+    numbers: Numbers,
+    retention: Retention,
+    full: Option<Full>,
+}
+
+/// A full disk, until a batch succeeds again.
+#[derive(Debug)]
+struct Full {
+    backoff: Duration,
+    until: Instant,
+    /// Whether redb could not be opened anew yet.
+    is_closed: bool,
+    /// What the last batch did, where nobody knows yet whether that is on disk.
+    in_doubt: Vec<Move>,
+}
+
+/// Where a batch failed.
+enum Failure {
+    /// Before its commit: nothing of it is on disk.
+    Before(Error),
+    /// In its commit or after: it may be on disk or not.
+    In(Error),
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, meta: Meta) -> Self {
+        let numbers = Numbers { next: meta.next, newest: meta.next.saturating_sub(1), newest_gone: false };
+        Self { shared, meta, numbers, retention: Retention::default(), full: None }
+    }
+
+    /// Works until the queue is shut, then lets nobody wait any longer.
+    pub(super) fn run(mut self) {
+        let mut requests = Vec::new();
+        loop {
+            let shut = self.shared.queue.take(&mut requests, self.patience());
+            if shut == Some(Shut::Failed) || shut.is_some() && requests.is_empty() {
+                break;
+            }
+            let mut batch = std::mem::take(&mut requests);
+            if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
+                // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
+                self.shared.queue.shut(Shut::Failed);
+            }
+            // The buffer is kept: the queue swaps it for the next batch.
+            requests = batch;
+            requests.clear();
+        }
+        self.end(requests);
+    }
+
+    /// How long there is nothing to do, if nobody asks for anything.
+    fn patience(&self) -> Duration {
+        let due = self.retention.due().since(self.shared.timeline.now().time);
+        due.clamp(IDLE_MIN, IDLE_MAX)
+    }
+
+    fn end(mut self, requests: Vec<Request>) {
+        let shut = self.shared.queue.is_shut().unwrap_or(Shut::Failed);
+        requests.into_iter().for_each(|request| request.refuse(shut.error()));
+        self.shared.ended.store(true, Ordering::Release);
+        let waiters: Vec<_> = self.shared.index.shards().flat_map(|mut shard| shard.take_waiters()).collect();
+        waiters.into_iter().for_each(|waiter| waiter.promise.keep(Err(shut.error())));
+        if shut == Shut::Closed && self.full.is_none() {
+            // Only saves a later restart from a clock turned back meanwhile; everything told is durable already.
+            let mut done = Done::default();
+            done.tells_time = true;
+            drop(self.attempt(&mut Vec::new(), self.shared.timeline.now(), &mut done));
+        }
+    }
+
+    /// Does one batch.
+    fn work(&mut self, requests: &mut Vec<Request>) {
+        let now = self.shared.timeline.now();
+        if requests.is_empty() && now.time < self.retention.due() {
+            return;
+        }
+        if let Err(error) = self.mend() {
+            requests.drain(..).for_each(|request| request.refuse(full(&error)));
+            return;
+        }
+        let mut done = Done::default();
+        match self.attempt(requests, now, &mut done) {
+            Ok(()) => {
+                self.full = None;
+                done.publish(&self.shared);
+            }
+            Err(failure) => self.recover(failure, requests, done),
+        }
+    }
+
+    /// Decides, writes and commits. What it did stands in `done`, what it did not come to stays in `requests`.
+    fn attempt(&mut self, requests: &mut Vec<Request>, now: Now, done: &mut Done) -> Result<(), Failure> {
+        let shared = Arc::clone(&self.shared);
+        let transaction = shared.log.begin().map_err(Failure::Before)?;
+        let tables = Tables::open(&transaction).map_err(Failure::Before)?;
+        if !self.fill(tables, requests, now, done).map_err(Failure::Before)? {
+            return transaction.abort().map_err(|e| Failure::Before(engine(e)));
+        }
+        transaction.commit().map_err(|e| Failure::In(engine(e)))?;
+        shared.log.check_name().map_err(Failure::In)?;
+        self.numbers.newest_gone = false;
+        shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
+        shared.counters.commits.fetch_add(1, Ordering::Relaxed);
+        shared.counters.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Decides and writes. Returns whether there is anything to commit.
+    fn fill(
+        &mut self,
+        tables: Tables<'_>,
+        requests: &mut Vec<Request>,
+        now: Now,
+        done: &mut Done,
+    ) -> Result<bool, Error> {
+        let shared = Arc::clone(&self.shared);
+        let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done);
+        let mut queued = std::mem::take(requests).into_iter();
+        while let Some(request) = queued.next() {
+            if let Err(Broken { error, reply }) = batch.process(request) {
+                requests.extend(queued);
+                reply.refuse(not_applied(&error));
+                return Err(error);
+            }
+        }
+        self.retention.sweep(&mut batch, shared.policy)?;
+        let Batch { mut tables, .. } = batch;
+        let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
+        if self.numbers.newest_gone || tells_time {
+            self.meta.next = self.numbers.next;
+            self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
+            tables.put_meta(self.meta)?;
+            return Ok(true);
+        }
+        Ok(done.is_change())
+    }
+
+    /// After a fault: tells everybody what is known, and goes on or stops for good.
+    fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done) {
+        let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
+        let (error, is_in_commit) = match failure {
+            Failure::Before(error) => (error, false),
+            Failure::In(error) => (error, true),
+        };
+        requests.drain(..).for_each(|request| request.refuse(not_applied(&error)));
+        if !is_full {
+            // A number that ran out or the like is no fault of the disk, and nothing of the batch is on it.
+            if is_in_commit || self.shared.log.fault().is_some() || error.kind() != ErrorKind::Capacity {
+                self.shared.queue.shut(Shut::Failed);
+            }
+            let told = || if is_in_commit { unknown(&error) } else { not_applied(&error) };
+            return done.refuse(told);
+        }
+        let backoff = self.full.take().map_or(BACKOFF_MIN, |full| (full.backoff * 2).min(BACKOFF_MAX));
+        let reopened = self.shared.log.reopen();
+        // What was not committed is not there; what was may be, and the tail tells where it can be read.
+        let landed = match reopened {
+            _ if !is_in_commit => Some(false),
+            Ok(()) => landed(&self.shared, &done.moves).ok(),
+            Err(_) => None,
+        };
+        // No row stands under the newest number now: the next one is kept in the meta row before anything else.
+        self.numbers.newest_gone |= landed != Some(true);
+        let in_doubt = if landed.is_none() { done.moves.clone() } else { Vec::new() };
+        let is_closed = reopened.is_err() || landed.is_none();
+        self.full = Some(Full { backoff, until: Instant::now() + backoff, is_closed, in_doubt });
+        match landed {
+            Some(true) => done.publish(&self.shared),
+            Some(false) => done.refuse(|| full(&error)),
+            None => done.refuse(|| unknown(&error)),
+        }
+    }
+
+    /// Waits out a full disk, and opens redb anew where that is still to be done.
+    fn mend(&mut self) -> Result<()> {
+        let Some(mut full) = self.full.take() else { return Ok(()) };
+        let mended = self.try_to_mend(&mut full);
+        self.full = Some(full);
+        mended
+    }
+
+    fn try_to_mend(&self, full: &mut Full) -> Result<()> {
+        if Instant::now() < full.until {
+            return Err(Error::new(ErrorKind::Full, "the disk was full a moment ago"));
+        }
+        if full.is_closed {
+            full.backoff = (full.backoff * 2).min(BACKOFF_MAX);
+            full.until = Instant::now() + full.backoff;
+            self.shared.log.reopen()?;
+            if landed(&self.shared, &full.in_doubt)? {
+                publish_moves(&self.shared, &full.in_doubt);
+            }
+            full.in_doubt.clear();
+            full.is_closed = false;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a batch of these moves is on disk: it is whole or not at all, so its last move tells.
+fn landed(shared: &Shared, moves: &[Move]) -> Result<bool> {
+    match moves.last() {
+        Some(Move { new: Some(new), .. }) => shared.log.holds(*new),
+        Some(Move { old: Some(old), .. }) => Ok(!shared.log.holds(*old)?),
+        _ => Ok(true),
+    }
+}
+
+fn full(error: &Error) -> Error {
+    Error::new(ErrorKind::Full, format!("refused and not applied, the disk is full; make room and try again: {error}"))
+}
+
+fn not_applied(error: &Error) -> Error {
+    match error.kind() {
+        ErrorKind::Full => full(error),
+        ErrorKind::Capacity => Error::new(ErrorKind::Capacity, error.to_string()),
+        _ => Error::new(ErrorKind::Failed, format!("not applied, the store stopped; open it anew: {error}")),
+    }
+}
+
+fn unknown(error: &Error) -> Error {
+    let message = format!("nobody knows whether the change is on disk; open the store anew and claim again: {error}");
+    Error::new(ErrorKind::OutcomeUnknown, message)
+}

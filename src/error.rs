@@ -1,0 +1,98 @@
+//! The one error type: opaque, with a kind that tells the caller what to do next and a real source.
+
+use std::error::Error as StdError;
+
+/// What a call of this crate returns when it can fail.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// Why no decision was made, or why this run must stop.
+///
+/// Match on [`kind`](Error::kind); the message is for people and may change between versions. It never holds a key, a
+/// payload or a fingerprint.
+///
+/// ```
+/// use reentry::{ErrorKind, Key};
+///
+/// let error = Key::new("checkout", "").unwrap_err();
+/// assert_eq!(error.kind(), ErrorKind::InvalidKey);
+/// ```
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: Box<str>,
+    #[source]
+    source: Option<Source>,
+}
+
+impl Error {
+    /// What went wrong, and with it what to do next.
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    pub(crate) fn new(kind: ErrorKind, message: impl Into<Box<str>>) -> Self {
+        Self { kind, message: message.into(), source: None }
+    }
+
+    /// The same error, with the place it is about in front of its message.
+    pub(crate) fn within(self, place: &str) -> Self {
+        Self { message: format!("{place}: {}", self.message).into(), ..self }
+    }
+
+    pub(crate) fn because(kind: ErrorKind, message: impl Into<Box<str>>, source: impl Into<Source>) -> Self {
+        Self { kind, message: message.into(), source: Some(source.into()) }
+    }
+}
+
+/// The kinds of [`Error`]; each says what the caller does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A scope or key is empty, too long or holds control characters. Answer the client; nothing was touched.
+    InvalidKey,
+    /// A checkpoint's name is empty, too long or holds control characters. Mend the caller; nothing was touched.
+    InvalidName,
+    /// The builder was given values that cannot work together. Mend the configuration.
+    InvalidConfig,
+    /// A payload is over the store's limit. Store less, or raise the builder's `payload_bytes_max`.
+    PayloadTooLarge,
+    /// A payload could not be encoded, or stored bytes do not decode into the type asked for. The bytes are kept.
+    Codec,
+    /// This run no longer owns the operation: it was revoked. Stop at once and do no further effect.
+    Fenced,
+    /// Somebody else moved the checkpoint since this run last saw it. Read it again before going on.
+    Conflict,
+    /// No operation is known under this key: never claimed, forgotten, or its retention is over.
+    NotFound,
+    /// The operation already has an outcome, which nothing changes any more. Claim the key to read it.
+    Finished,
+    /// A live run owns the operation, so it cannot be forgotten. Let it end, or revoke it first.
+    Busy,
+    /// The caller stopped waiting; nothing was changed on its behalf. Ask again, or tell the client to come back.
+    TimedOut,
+    /// The change may be durable or may not: its commit failed, or its caller stopped waiting for it. Claim the key
+    /// again (after reopening the store, where it has failed) to learn how far the operation got.
+    OutcomeUnknown,
+    /// The disk is full. The change was refused and not applied; replays go on. Make room: the store mends itself.
+    Full,
+    /// The store holds as many operations as the builder's `operations_max` allows. Wait for retention, or raise it.
+    Capacity,
+    /// The store stopped after a failed write or sync, or a fault inside it. Close it and open it anew; what was
+    /// acknowledged is there.
+    Failed,
+    /// The store was closed. Open it anew.
+    Closed,
+    /// The file is open in another process, or by another handle in this one. Close that one first.
+    InUse,
+    /// The path is a folder, a link, empty, or holds something that is no store. Nothing in it was changed.
+    NotAStore,
+    /// The file was written by a newer version of this crate. Use that version. Nothing in it was changed.
+    NewerFormat,
+    /// What the file holds does not match its checksums or rules. Nothing was changed; restore a copy.
+    Corrupt,
+    /// The operating system refused to read, create or lock a file. The source tells why.
+    Io,
+}

@@ -1,0 +1,291 @@
+//! An answer that is on its way: one type for threads and for tasks.
+//!
+//! Invariants:
+//! 1. Every promise is kept or broken: a promise dropped without an answer answers with an error, so nobody waits for
+//!    ever on a writer that is gone.
+//! 2. An answer that nobody takes is dropped, and with it whatever ownership it carries.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An answer that waits for the disk or for another run.
+///
+/// Take it as a thread with [`wait`](Self::wait) or [`wait_for`](Self::wait_for), or as a task with `.await`, on any
+/// executor. The call behind it is handed to the store at once; only where the store's queue is full does that happen
+/// at the first wait or poll, so that a full queue slows its callers down instead of growing.
+///
+/// Dropping it loses the answer, not the call: a claim that was granted is given back, a change may or may not have
+/// been made.
+///
+/// ```
+/// use reentry::{Claim, Fingerprint, Key, Pending, Store};
+/// use std::time::Duration;
+///
+/// let store = Store::builder().in_memory()?;
+/// let claim = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas")).wait_for(Duration::from_secs(5))?;
+/// assert!(matches!(claim, Claim::Run(_)));
+/// # Ok::<(), reentry::Error>(())
+/// ```
+#[must_use = "nothing is known until the answer is waited for: call `.wait()` or `.await`"]
+pub struct Pending<T> {
+    source: Source<T>,
+    gives_up: ErrorKind,
+}
+
+enum Source<T> {
+    Ready(Option<Result<T>>),
+    Coming(Pin<Box<dyn Future<Output = Result<T>> + Send>>),
+}
+
+impl<T> Pending<T> {
+    /// Blocks this thread until the answer is there.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call that returned this.
+    pub fn wait(self) -> Result<T> {
+        self.block(None)
+    }
+
+    /// Blocks this thread until the answer is there, but no longer than `patience`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the call that returned this; when the time is over, [`ErrorKind::TimedOut`] for a question or a claim
+    /// (which is given back), [`ErrorKind::OutcomeUnknown`] for a change.
+    pub fn wait_for(self, patience: Duration) -> Result<T> {
+        self.block(Instant::now().checked_add(patience))
+    }
+
+    /// An answer that is there already.
+    pub(crate) fn ready(answer: Result<T>) -> Self {
+        Self { source: Source::Ready(Some(answer)), gives_up: ErrorKind::TimedOut }
+    }
+
+    /// An answer that comes from `future`; whoever gives up on it gets an error of kind `gives_up`.
+    pub(crate) fn coming(gives_up: ErrorKind, future: impl Future<Output = Result<T>> + Send + 'static) -> Self {
+        Self { source: Source::Coming(Box::pin(future)), gives_up }
+    }
+
+    fn block(mut self, deadline: Option<Instant>) -> Result<T> {
+        if let Source::Ready(answer) = &mut self.source {
+            return answer.take().unwrap_or_else(|| Err(taken()));
+        }
+        let parker = Parker::of_this_thread();
+        let waker = Waker::from(Arc::clone(&parker));
+        let mut context = Context::from_waker(&waker);
+        loop {
+            if let Poll::Ready(answer) = Pin::new(&mut self).poll(&mut context) {
+                return answer;
+            }
+            if !parker.park(deadline) {
+                let message = "gave up waiting for the answer";
+                return Err(Error::new(self.gives_up, message));
+            }
+        }
+    }
+}
+
+impl<T> Unpin for Pending<T> {}
+
+impl<T> Future for Pending<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.source {
+            Source::Ready(answer) => Poll::Ready(answer.take().unwrap_or_else(|| Err(taken()))),
+            Source::Coming(future) => {
+                let answer = future.as_mut().poll(context);
+                if answer.is_ready() {
+                    self.source = Source::Ready(None);
+                }
+                answer
+            }
+        }
+    }
+}
+
+impl<T> fmt::Debug for Pending<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pending").finish_non_exhaustive()
+    }
+}
+
+fn taken() -> Error {
+    Error::new(ErrorKind::TimedOut, "this answer was taken already")
+}
+
+/// Lets a thread sleep until a waker made from it wakes it.
+struct Parker {
+    thread: Thread,
+    woken: AtomicBool,
+}
+
+impl Parker {
+    /// The parker of the calling thread, made once.
+    fn of_this_thread() -> Arc<Self> {
+        thread_local! {
+            static PARKER: RefCell<Option<Arc<Parker>>> = const { RefCell::new(None) };
+        }
+        let make = || Arc::new(Self { thread: thread::current(), woken: AtomicBool::new(false) });
+        let kept = PARKER.try_with(|slot| Arc::clone(slot.borrow_mut().get_or_insert_with(make)));
+        kept.unwrap_or_else(|_| make())
+    }
+
+    /// Sleeps until woken (true) or until the deadline (false).
+    fn park(&self, deadline: Option<Instant>) -> bool {
+        while !self.woken.swap(false, Ordering::Acquire) {
+            match deadline.map(|d| d.saturating_duration_since(Instant::now())) {
+                None => thread::park(),
+                Some(Duration::ZERO) => return false,
+                Some(left) => thread::park_timeout(left),
+            }
+        }
+        true
+    }
+}
+
+impl Wake for Parker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.woken.store(true, Ordering::Release);
+        self.thread.unpark();
+    }
+}
+
+/// The half of an answer that the store keeps.
+#[derive(Debug)]
+pub(crate) struct Promise<T> {
+    slot: Option<Arc<Slot<T>>>,
+}
+
+/// The half of an answer that the caller keeps.
+#[derive(Debug)]
+pub(crate) struct Answer<T> {
+    slot: Arc<Slot<T>>,
+}
+
+#[derive(Debug)]
+struct Slot<T>(Mutex<Content<T>>);
+
+#[derive(Debug)]
+enum Content<T> {
+    Empty(Option<Waker>),
+    Filled(Result<T>),
+    Taken,
+}
+
+/// Both halves of a new answer.
+pub(crate) fn promise<T>() -> (Promise<T>, Answer<T>) {
+    let slot = Arc::new(Slot(Mutex::new(Content::Empty(None))));
+    (Promise { slot: Some(Arc::clone(&slot)) }, Answer { slot })
+}
+
+impl<T> Promise<T> {
+    /// Gives the answer and wakes whoever waits for it.
+    pub(crate) fn keep(mut self, answer: Result<T>) {
+        self.fill(answer);
+    }
+
+    /// Whether nobody can take the answer any more.
+    pub(crate) fn is_abandoned(&self) -> bool {
+        self.slot.as_ref().is_none_or(|slot| Arc::strong_count(slot) == 1)
+    }
+
+    fn fill(&mut self, answer: Result<T>) {
+        let Some(slot) = self.slot.take() else { return };
+        let before = std::mem::replace(&mut *slot.0.lock(), Content::Filled(answer));
+        if let Content::Empty(Some(waker)) = before {
+            waker.wake();
+        }
+    }
+}
+
+impl<T> Drop for Promise<T> {
+    fn drop(&mut self) {
+        if self.slot.is_some() {
+            let message = "the store stopped before it answered; reopen it and claim again";
+            self.fill(Err(Error::new(ErrorKind::OutcomeUnknown, message)));
+        }
+    }
+}
+
+impl<T> Future for Answer<T> {
+    type Output = Result<T>;
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let mut content = self.slot.0.lock();
+        match std::mem::replace(&mut *content, Content::Taken) {
+            Content::Filled(answer) => Poll::Ready(answer),
+            Content::Taken => Poll::Ready(Err(taken())),
+            Content::Empty(waker) => {
+                let waker = waker.filter(|known| known.will_wake(context.waker()));
+                *content = Content::Empty(Some(waker.unwrap_or_else(|| context.waker().clone())));
+                Poll::Pending
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pending<T: Send + 'static>(answer: Answer<T>) -> Pending<T> {
+        Pending::coming(ErrorKind::OutcomeUnknown, answer)
+    }
+
+    #[test]
+    fn a_thread_gets_the_answer_that_another_gives() {
+        let (promise, answer) = promise();
+        let giver = thread::spawn(move || promise.keep(Ok(7)));
+        assert_eq!(pending(answer).wait().unwrap(), 7);
+        giver.join().unwrap();
+    }
+
+    #[test]
+    fn a_broken_promise_is_an_error_and_no_hang() {
+        let (promise, answer) = promise::<u8>();
+        drop(promise);
+        assert_eq!(pending(answer).wait().unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+    }
+
+    #[test]
+    fn giving_up_says_what_kind_of_loss_it_is() {
+        let (promise, answer) = promise::<u8>();
+        let error = pending(answer).wait_for(Duration::from_millis(1)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
+        assert!(promise.is_abandoned());
+    }
+
+    #[test]
+    fn an_answer_nobody_takes_is_dropped() {
+        let carried = Arc::new(());
+        let (promise, answer) = promise();
+        drop(answer);
+        promise.keep(Ok(Arc::clone(&carried)));
+        assert_eq!(Arc::strong_count(&carried), 1);
+    }
+
+    #[test]
+    fn polling_again_after_the_answer_is_an_error_and_no_panic() {
+        let mut answered = Pending::ready(Ok(1));
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(matches!(Pin::new(&mut answered).poll(&mut context), Poll::Ready(Ok(1))));
+        assert!(matches!(Pin::new(&mut answered).poll(&mut context), Poll::Ready(Err(_))));
+    }
+}

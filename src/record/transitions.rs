@@ -1,0 +1,264 @@
+//! One total function decides what a command does to an operation, another applies it.
+//!
+//! Invariants:
+//! 1. The fingerprint is checked before anything else of a claim (P5).
+//! 2. `Begin` and `Enter` are only decided where nobody owns the operation (P1); a run's own changes only where it
+//!    does (P7).
+//! 3. An outcome is never changed or replaced before its retention and its tombstone are over (P5); what is unfinished
+//!    ends only by its outcome or by name (P6).
+//! 4. `now >= deadline` is expired, everywhere (P11).
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Body, Checkpoint, Outcome, Phase, Record, Revision};
+use crate::clock::{Now, Timestamp};
+use crate::key::{Fingerprint, Key};
+
+/// Least time a row stands at the head before it is moved out of the way of others.
+const TURN_MIN: Duration = Duration::from_secs(60);
+
+/// How long things are kept, counted from completion.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Policy {
+    pub(crate) retention: Duration,
+    pub(crate) tombstones: Duration,
+}
+
+/// What the rules look at: the record, if there is one, and the fencing token of the run that owns it, if one does.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Situation<'a> {
+    pub(crate) record: Option<&'a Record>,
+    pub(crate) owner: Option<u64>,
+}
+
+/// What a caller wants of one operation.
+#[derive(Debug, Clone)]
+pub(crate) enum Command {
+    /// Claim or get. Without a fingerprint only what is known already can be claimed.
+    Claim { fingerprint: Option<Fingerprint> },
+    /// Move the checkpoint, by the run with this token or (none) by anybody.
+    Advance { token: Option<u64>, expected: Revision, name: Arc<str>, bytes: Arc<[u8]> },
+    /// End it with an outcome.
+    End { token: u64, success: bool, bytes: Arc<[u8]> },
+    /// Remove all that is known of it.
+    Forget,
+    /// Take it from the run that owns it.
+    Revoke,
+    /// Change nothing; the answer comes when what it rests on is durable, the time too.
+    Look,
+}
+
+/// What a command comes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Something changes; the caller is told when it is durable.
+    Change(Change),
+    /// Nothing changes; this is the answer.
+    Stand(Standing),
+    /// Nothing changes, and the caller must stop or ask otherwise.
+    Refuse(Refusal),
+}
+
+/// A change to one operation.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Change {
+    /// A key is claimed for the first time, or anew after its tombstone.
+    Begin { fingerprint: Fingerprint },
+    /// An unfinished operation is entered again.
+    Enter { attempt: u32 },
+    /// The checkpoint moves.
+    Move { revision: Revision, name: Arc<str>, bytes: Arc<[u8]> },
+    /// It ends.
+    End { success: bool, bytes: Arc<[u8]>, until: Timestamp, gone: Timestamp },
+    /// All that is known of it is removed.
+    Remove,
+    /// Its run loses it; the record stays as it is.
+    Unseat,
+}
+
+/// How things stand, where nothing changes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Standing {
+    Replay,
+    Wait,
+    Reject { since: Timestamp },
+    Gone { completed_at: Timestamp, until: Timestamp },
+    /// A compare-and-set lost against the checkpoint that stands.
+    Lost,
+    /// There was nothing to do.
+    Nothing,
+}
+
+/// Why a command is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    NotFound,
+    Finished,
+    Fenced,
+    Busy,
+    /// A counter reached its end.
+    Exhausted,
+}
+
+/// Decides what `command` does, without doing it.
+pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, policy: Policy) -> Decision {
+    let record = situation.record.filter(|record| !is_over(record, now.time));
+    let owner = situation.owner;
+    match command {
+        Command::Claim { fingerprint } => claim(record, owner, *fingerprint, now),
+        Command::Advance { token, expected, name, bytes } => match unfinished(record, owner, *token) {
+            Err(refusal) => Decision::Refuse(refusal),
+            Ok(record) if record.revision() != *expected => Decision::Stand(Standing::Lost),
+            Ok(record) => match record.revision().0.checked_add(1) {
+                None => Decision::Refuse(Refusal::Exhausted),
+                Some(next) => {
+                    let (name, bytes) = (Arc::clone(name), Arc::clone(bytes));
+                    Decision::Change(Change::Move { revision: Revision(next), name, bytes })
+                }
+            },
+        },
+        Command::End { token, success, bytes } => match unfinished(record, owner, Some(*token)) {
+            Err(refusal) => Decision::Refuse(refusal),
+            Ok(_) => {
+                let until = now.ahead + policy.retention;
+                let gone = until + policy.tombstones;
+                Decision::Change(Change::End { success: *success, bytes: Arc::clone(bytes), until, gone })
+            }
+        },
+        Command::Forget => match (record, owner) {
+            (None, _) => Decision::Stand(Standing::Nothing),
+            (Some(_), Some(_)) => Decision::Refuse(Refusal::Busy),
+            (Some(_), None) => Decision::Change(Change::Remove),
+        },
+        Command::Revoke if owner.is_some() => Decision::Change(Change::Unseat),
+        Command::Revoke | Command::Look => Decision::Stand(Standing::Nothing),
+    }
+}
+
+fn claim(record: Option<&Record>, owner: Option<u64>, fingerprint: Option<Fingerprint>, now: Now) -> Decision {
+    let Some(record) = record else {
+        return match fingerprint {
+            Some(fingerprint) => Decision::Change(Change::Begin { fingerprint }),
+            None => Decision::Refuse(Refusal::NotFound),
+        };
+    };
+    if fingerprint.is_some_and(|given| given != record.fingerprint) {
+        return Decision::Stand(Standing::Reject { since: record.since });
+    }
+    match &record.phase {
+        Phase::Unfinished if owner.is_some() => Decision::Stand(Standing::Wait),
+        Phase::Unfinished => match record.attempt.checked_add(1) {
+            Some(attempt) => Decision::Change(Change::Enter { attempt }),
+            None => Decision::Refuse(Refusal::Exhausted),
+        },
+        Phase::Completed { .. } if is_kept(record, now.time) => Decision::Stand(Standing::Replay),
+        Phase::Completed { outcome, gone, .. } => {
+            Decision::Stand(Standing::Gone { completed_at: outcome.completed_at, until: *gone })
+        }
+        Phase::Tombstone { completed_at, gone } => {
+            Decision::Stand(Standing::Gone { completed_at: *completed_at, until: *gone })
+        }
+    }
+}
+
+/// The record that a change may be made to: unfinished, and owned by the run that asks, if a run does.
+fn unfinished(record: Option<&Record>, owner: Option<u64>, token: Option<u64>) -> Result<&Record, Refusal> {
+    match record {
+        _ if token.is_some() && token != owner => Err(Refusal::Fenced),
+        None => Err(Refusal::NotFound),
+        Some(record) if record.is_unfinished() => Ok(record),
+        Some(_) => Err(Refusal::Finished),
+    }
+}
+
+/// The record after a change that is written under `sequence`; none where it is removed.
+pub(crate) fn apply(record: Option<Record>, key: &Key, change: Change, sequence: u64, now: Now) -> Option<Record> {
+    match change {
+        Change::Begin { fingerprint } => Some(Record {
+            key: key.clone(),
+            fingerprint,
+            born: sequence,
+            attempt: 1,
+            since: now.time,
+            written: now.time,
+            checkpoint: None,
+            phase: Phase::Unfinished,
+        }),
+        Change::Enter { attempt } => record.map(|record| Record { attempt, written: now.time, ..record }),
+        Change::Move { revision, name, bytes } => record.map(|record| {
+            let checkpoint = Checkpoint { name, revision, at: now.time, body: Body::Here(bytes) };
+            Record { checkpoint: Some(checkpoint), written: now.time, ..record }
+        }),
+        Change::End { success, bytes, until, gone } => record.map(|record| {
+            let outcome = Outcome { success, completed_at: now.time, body: Body::Here(bytes) };
+            Record { phase: Phase::Completed { outcome, until, gone }, written: now.time, ..record }
+        }),
+        Change::Remove => None,
+        Change::Unseat => record,
+    }
+}
+
+/// Whether all of it is kept still: it is unfinished, or its outcome is replayed.
+pub(crate) fn is_kept(record: &Record, time: Timestamp) -> bool {
+    match &record.phase {
+        Phase::Unfinished => true,
+        Phase::Completed { until, .. } => time < *until,
+        Phase::Tombstone { .. } => false,
+    }
+}
+
+/// Whether nothing of it counts any more, removed or not.
+pub(crate) fn is_over(record: &Record, time: Timestamp) -> bool {
+    match &record.phase {
+        Phase::Unfinished => false,
+        Phase::Completed { gone, .. } | Phase::Tombstone { gone, .. } => time >= *gone,
+    }
+}
+
+/// What retention does with a row at the head.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Fate {
+    /// It is not its turn yet, nor that of any row behind it.
+    Stays,
+    /// Nothing of it counts any more.
+    Goes,
+    /// Its outcome is over; this tombstone stands in its place.
+    Fades(Box<Record>),
+    /// It must be kept longer than its neighbours: it is written again at the tail.
+    Moves,
+}
+
+/// Decides the fate of the row that stands at the head.
+pub(crate) fn fate(record: &Record, time: Timestamp, policy: Policy) -> Fate {
+    match &record.phase {
+        _ if is_over(record, time) => Fate::Goes,
+        Phase::Completed { outcome, until, gone } if time >= *until => Fate::Fades(Box::new(Record {
+            checkpoint: None,
+            written: time,
+            phase: Phase::Tombstone { completed_at: outcome.completed_at, gone: *gone },
+            ..record.clone()
+        })),
+        // A row older than the retention that cannot go yet would hold up all behind it.
+        _ if time >= turn(record, policy) => Fate::Moves,
+        _ => Fate::Stays,
+    }
+}
+
+/// When the row at the head next has a fate other than to stay.
+pub(crate) fn due(record: &Record, policy: Policy) -> Timestamp {
+    match &record.phase {
+        Phase::Tombstone { gone, .. } => (*gone).min(turn(record, policy)),
+        Phase::Completed { until, .. } => (*until).min(turn(record, policy)),
+        Phase::Unfinished => turn(record, policy),
+    }
+}
+
+/// When a row that cannot go yet makes room for those behind it. No retention is so short that it moves all the time.
+fn turn(record: &Record, policy: Policy) -> Timestamp {
+    let span = match record.phase {
+        Phase::Tombstone { .. } => policy.tombstones,
+        Phase::Unfinished | Phase::Completed { .. } => policy.retention,
+    };
+    record.written + span.max(TURN_MIN)
+}
