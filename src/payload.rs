@@ -51,7 +51,7 @@ impl Payload for String {
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
-        Self::from_utf8(bytes.to_vec()).map_err(|e| undecodable::<Self>(e))
+        Self::from_utf8(bytes.to_vec()).map_err(undecodable::<Self>)
     }
 }
 

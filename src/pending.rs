@@ -228,13 +228,13 @@ impl<T> Future for Answer<T> {
     type Output = Result<T>;
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut content = self.slot.0.lock();
-        match std::mem::replace(&mut *content, Content::Taken) {
+        let mut held = self.slot.0.lock();
+        match std::mem::replace(&mut *held, Content::Taken) {
             Content::Filled(answer) => Poll::Ready(answer),
             Content::Taken => Poll::Ready(Err(taken())),
             Content::Empty(waker) => {
                 let waker = waker.filter(|known| known.will_wake(context.waker()));
-                *content = Content::Empty(Some(waker.unwrap_or_else(|| context.waker().clone())));
+                *held = Content::Empty(Some(waker.unwrap_or_else(|| context.waker().clone())));
                 Poll::Pending
             }
         }

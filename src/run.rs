@@ -121,7 +121,8 @@ impl Run {
             }
             Advanced::Lost(current) => {
                 *seen.lock() = current;
-                let message = "somebody else moved the checkpoint since this run last saw it; look at it before going on";
+                let message =
+                    "somebody else moved the checkpoint since this run last saw it; look at it before going on";
                 Err(Error::new(ErrorKind::Conflict, message))
             }
         })

@@ -62,14 +62,34 @@ struct Kept {
 
 #[derive(Debug)]
 enum Answer {
-    Run { promise: Promise<Claimed>, owner: Owner, record: Box<Record> },
-    Claim { promise: Promise<Claimed>, claimed: Claimed },
+    Run {
+        promise: Promise<Claimed>,
+        owner: Owner,
+        record: Box<Record>,
+    },
+    Claim {
+        promise: Promise<Claimed>,
+        claimed: Claimed,
+    },
     /// Waits for the run at work, where it is still there.
     Park(Waiter),
-    Advance { promise: Promise<Advanced>, advanced: Advanced },
-    End { ownership: Ownership, promise: Promise<()>, outcome: Outcome },
-    Unseat { promise: Promise<bool>, token: u64 },
-    Done { promise: Promise<bool>, done: bool },
+    Advance {
+        promise: Promise<Advanced>,
+        advanced: Advanced,
+    },
+    End {
+        ownership: Ownership,
+        promise: Promise<()>,
+        outcome: Outcome,
+    },
+    Unseat {
+        promise: Promise<bool>,
+        token: u64,
+    },
+    Done {
+        promise: Promise<bool>,
+        done: bool,
+    },
 }
 
 /// What this batch knows of one key.

@@ -128,7 +128,7 @@ impl Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> Result<u64, BackendError> {
-        self.call(false, |staged, _| Ok(staged.len), |disk| disk.len())
+        self.call(false, |staged, _| Ok(staged.len), Disk::len)
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendError> {
@@ -146,7 +146,11 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> Result<(), BackendError> {
-        self.call(true, |staged, _| staged.sync(), |disk| disk.sync())
+        let staged_sync = |staged: &mut Staged, _: &dyn Disk| {
+            staged.calls.push(Call::Sync);
+            Ok(())
+        };
+        self.call(true, staged_sync, Disk::sync)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
@@ -229,11 +233,6 @@ impl Staged {
                 Ok(entry.insert(bytes))
             }
         }
-    }
-
-    fn sync(&mut self) -> io::Result<()> {
-        self.calls.push(Call::Sync);
-        Ok(())
     }
 }
 

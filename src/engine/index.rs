@@ -119,7 +119,7 @@ impl Index {
                 match new {
                     Some(new) => *found.get_mut() = Slot::new(hash, new),
                     None => {
-                        drop(found.remove());
+                        found.remove();
                         self.operations.fetch_sub(1, Ordering::Relaxed);
                     }
                 }
@@ -145,7 +145,7 @@ impl Index {
 impl Shard {
     pub(crate) fn places(&self, hash: KeyHash) -> impl Iterator<Item = Place> {
         let same = move |slot: &&Slot| slot.tag == hash.tag();
-        self.slots.iter_hash(spread(hash.tag())).filter(same).map(|slot| slot.place())
+        self.slots.iter_hash(spread(hash.tag())).filter(same).map(Slot::place)
     }
 
     pub(crate) fn owner(&self, key: &Key) -> Option<Owner> {

@@ -179,14 +179,12 @@ impl Log {
     ) -> Result<Option<Place>> {
         let reader = self.reader()?;
         let table = reader.open_table(from.table()).map_err(engine)?;
-        let mut seen = 0;
-        for row in table.range(from.number()..).map_err(engine)? {
+        for (seen, row) in table.range(from.number()..).map_err(engine)?.enumerate() {
             let (number, row) = row.map_err(engine)?;
             let place = from.beside(number.value());
             if seen == most {
                 return Ok(Some(place));
             }
-            seen += 1;
             each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
         }
         Ok(None)

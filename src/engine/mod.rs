@@ -98,10 +98,16 @@ pub(crate) struct Request {
 #[derive(Debug)]
 pub(crate) enum Reply {
     /// A claim that has a turn waits where another run is at work.
-    Claim { turn: Option<Turn>, promise: Promise<Claimed> },
+    Claim {
+        turn: Option<Turn>,
+        promise: Promise<Claimed>,
+    },
     Advance(Promise<Advanced>),
     /// The ownership comes with the request, so that it lasts until the outcome is durable and ends with it.
-    End { ownership: Ownership, promise: Promise<()> },
+    End {
+        ownership: Ownership,
+        promise: Promise<()>,
+    },
     Done(Promise<bool>),
 }
 

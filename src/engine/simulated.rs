@@ -93,6 +93,7 @@ impl SimulatedDisk {
 
     /// The disk that a power cut after the first `at` calls leaves: all that was synced, and of what was not whatever
     /// `loss` says.
+    #[must_use]
     pub fn cut(&self, at: usize, mut loss: impl FnMut(Unsynced) -> Loss) -> Self {
         let state = self.0.lock();
         let calls = state.calls.get(..at).unwrap_or(&state.calls);

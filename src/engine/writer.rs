@@ -91,10 +91,14 @@ impl Writer {
 
     fn end(mut self, requests: Vec<Request>) {
         let shut = self.shared.queue.is_shut().unwrap_or(Shut::Failed);
-        requests.into_iter().for_each(|request| request.refuse(shut.error()));
+        for request in requests {
+            request.refuse(shut.error());
+        }
         self.shared.ended.store(true, Ordering::Release);
         let waiters: Vec<_> = self.shared.index.shards().flat_map(|mut shard| shard.take_waiters()).collect();
-        waiters.into_iter().for_each(|waiter| waiter.promise.keep(Err(shut.error())));
+        for waiter in waiters {
+            waiter.promise.keep(Err(shut.error()));
+        }
         if shut == Shut::Closed && self.full.is_none() {
             // Only saves a later restart from a clock turned back meanwhile; everything told is durable already.
             let mut done = Done::default();

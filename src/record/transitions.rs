@@ -82,8 +82,13 @@ pub(crate) enum Change {
 pub(crate) enum Standing {
     Replay,
     Wait,
-    Reject { since: Timestamp },
-    Gone { completed_at: Timestamp, until: Timestamp },
+    Reject {
+        since: Timestamp,
+    },
+    Gone {
+        completed_at: Timestamp,
+        until: Timestamp,
+    },
     /// A compare-and-set lost against the checkpoint that stands.
     Lost,
     /// There was nothing to do.
