@@ -8,9 +8,11 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Shared;
+use super::index::Waiter;
 use super::index::{KeyHash, NUMBER_MAX, Owner};
 use super::log::{BODY_HERE_BYTES_MAX, Place, Tables};
-use super::{Advanced, Claimed, Granted, Ownership, Reply, Request, Shared, Turn, Waiter, Working};
+use super::request::{Advanced, Claimed, Granted, Ownership, Reply, Request, Turn, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -90,6 +92,11 @@ enum Answer {
         promise: Promise<bool>,
         done: bool,
     },
+    /// Waits like the rest: what it rests on may be a change of this very batch.
+    Refuse {
+        error: Error,
+        reply: Reply,
+    },
 }
 
 /// What this batch knows of one key.
@@ -145,13 +152,9 @@ impl<'b, 't> Batch<'b, 't> {
         let situation = Situation { record: touched.record.as_ref(), owner: touched.owner.map(|owner| owner.token) };
         let decision = decide(situation, &command, self.now, self.shared.policy);
         let answer = match decision {
-            Decision::Refuse(refusal) => {
-                reply.refuse(refused(refusal));
-                None
-            }
+            Decision::Refuse(refusal) => Some(Answer::Refuse { error: refused(refusal), reply }),
             Decision::Change(Change::Begin { .. }) if touched.place.is_none() && self.is_at_capacity() => {
-                reply.refuse(self.at_capacity());
-                None
+                Some(Answer::Refuse { error: self.at_capacity(), reply })
             }
             Decision::Stand(standing) => self.stand(&touched, standing, &command, reply, turn.is_some())?,
             Decision::Change(Change::Unseat) => unseat(&mut touched, reply),
@@ -436,6 +439,7 @@ impl Answer {
                 }
             }
             Self::Done { promise, done } => promise.keep(Ok(done)),
+            Self::Refuse { error, reply } => reply.refuse(error),
         }
     }
 
@@ -447,6 +451,7 @@ impl Answer {
             Self::Advance { promise, .. } => promise.keep(Err(error)),
             Self::End { promise, ownership, .. } => Reply::End { ownership, promise }.refuse(error),
             Self::Unseat { promise, .. } | Self::Done { promise, .. } => promise.keep(Err(error)),
+            Self::Refuse { reply, .. } => reply.refuse(error),
         }
     }
 }

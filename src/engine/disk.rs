@@ -30,6 +30,11 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     fn set_len(&self, len: u64) -> io::Result<()>;
     fn sync(&self) -> io::Result<()>;
 
+    /// Lets others open the file. Nothing is written after it.
+    fn release(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Fails where the name no longer leads to the file that is written: what is acknowledged would be lost.
     fn check_name(&self) -> io::Result<()> {
         Ok(())

@@ -76,6 +76,10 @@ impl Disk for RealFile {
         self.file.sync_data()
     }
 
+    fn release(&self) -> io::Result<()> {
+        self.file.unlock()
+    }
+
     fn check_name(&self) -> io::Result<()> {
         if is_same(&self.file, &self.path)? { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }

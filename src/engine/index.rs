@@ -16,8 +16,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use hashbrown::HashTable;
 use parking_lot::{Mutex, MutexGuard};
 
-use super::Claimed;
 use super::log::Place;
+use super::request::Claimed;
 use crate::clock::Timestamp;
 use crate::key::{Fingerprint, Key};
 use crate::pending::Promise;

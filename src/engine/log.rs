@@ -72,8 +72,16 @@ pub enum OpenCheck {
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
-    /// None only while the engine opens it anew after a fault.
-    open: RwLock<Option<Open>>,
+    open: RwLock<State>,
+}
+
+/// Whether redb has the file open.
+#[derive(Debug)]
+enum State {
+    Open(Open),
+    /// A full disk kept it from being opened anew.
+    Full,
+    Closed,
 }
 
 #[derive(Debug)]
@@ -115,30 +123,32 @@ impl Log {
             Ok((open, meta))
         }));
         let (open, meta) = opened.unwrap_or_else(|panic| Err(damaged(&panic)))?;
-        Ok((Self { disk, cache_bytes, open: RwLock::new(Some(open)) }, meta))
+        Ok((Self { disk, cache_bytes, open: RwLock::new(State::Open(open)) }, meta))
     }
 
     /// Closes redb and opens it anew on the same disk, as redb asks for after a fault.
     pub(crate) fn reopen(&self) -> Result<()> {
-        let mut slot = self.open.write();
-        drop(slot.take());
+        let mut state = self.open.write();
+        *state = State::Full;
         let backend = Backend::direct(Arc::clone(&self.disk));
         let database = builder(self.cache_bytes).create_with_backend(backend.clone()).map_err(engine)?;
-        *slot = Some(Open { database, backend });
+        *state = State::Open(Open { database, backend });
         Ok(())
     }
 
-    /// Closes redb for good and tells what it says.
+    /// Closes redb for good, lets others open the file, and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
-        match self.open.write().take() {
-            Some(open) => open.database.close().map_err(engine),
-            None => Ok(()),
-        }
+        let closed = match std::mem::replace(&mut *self.open.write(), State::Closed) {
+            State::Open(open) => open.database.close().map_err(engine),
+            State::Full | State::Closed => Ok(()),
+        };
+        let released = self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock the file", e));
+        closed.and(released)
     }
 
     /// The first fault of the disk since it was opened.
     pub(crate) fn fault(&self) -> Option<Fault> {
-        self.open.read().as_ref().and_then(|open| open.backend.fault())
+        self.open.read().opened().ok().and_then(|open| open.backend.fault())
     }
 
     /// Fails where the file is no longer what its name leads to.
@@ -154,7 +164,7 @@ impl Log {
 
     /// Begins the one write transaction.
     pub(crate) fn begin(&self) -> Result<WriteTransaction> {
-        self.open.read().as_ref().ok_or_else(closed)?.database.begin_write().map_err(engine)
+        self.open.read().opened()?.database.begin_write().map_err(engine)
     }
 
     /// The record at `place`, with its bodies; none where it has moved.
@@ -202,7 +212,17 @@ impl Log {
     }
 
     fn reader(&self) -> Result<ReadTransaction> {
-        self.open.read().as_ref().ok_or_else(closed)?.database.begin_read().map_err(engine)
+        self.open.read().opened()?.database.begin_read().map_err(engine)
+    }
+}
+
+impl State {
+    fn opened(&self) -> Result<&Open> {
+        match self {
+            Self::Open(open) => Ok(open),
+            Self::Full => Err(Error::new(ErrorKind::Full, "the disk is full; make room and try again")),
+            Self::Closed => Err(Error::new(ErrorKind::Closed, "the store is closed; open it anew")),
+        }
     }
 }
 
@@ -417,10 +437,6 @@ fn at(place: Place, error: Error) -> Error {
         Place::Tombstone(_) => "tombstones",
     };
     error.within(&format!("row {} of table reentry/{table}", place.number()))
-}
-
-fn closed() -> Error {
-    Error::new(ErrorKind::Closed, "the store is closed")
 }
 
 fn damaged(panic: &(dyn std::any::Any + Send)) -> Error {

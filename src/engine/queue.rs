@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 
-use super::Request;
 use super::Shared;
+use super::request::Request;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How much may wait for the writer.

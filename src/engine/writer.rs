@@ -12,12 +12,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use super::Shared;
 use super::batch::{Batch, Broken, Done, Move, Numbers, publish_moves};
 use super::disk::Fault;
 use super::log::{Meta, Tables, engine};
 use super::queue::Shut;
+use super::request::Request;
 use super::retention::Retention;
-use super::{Request, Shared};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -86,7 +87,8 @@ impl Writer {
     /// How long there is nothing to do, if nobody asks for anything.
     fn patience(&self) -> Duration {
         let due = self.retention.due().since(self.shared.timeline.now().time);
-        due.clamp(IDLE_MIN, IDLE_MAX)
+        // A slice that did not reach the end goes on at once; single rows that fall due are gathered for a while.
+        if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) }
     }
 
     fn end(mut self, requests: Vec<Request>) {
