@@ -5,10 +5,10 @@ use std::sync::Arc;
 use crate::clock::Timestamp;
 use crate::engine::{Claimed, Engine, Working};
 use crate::key::Key;
+use crate::payload::Limits;
 use crate::pending::Pending;
 use crate::record::Outcome;
 use crate::run::Run;
-use crate::store::Limits;
 
 /// What a claim comes to. Each variant tells the caller what to do; the decision table stands at
 /// [`Store::claim`](crate::Store::claim).

@@ -1,5 +1,7 @@
 //! How values become the bytes that a checkpoint or an outcome keeps, and back. The only file that names bincode.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -98,6 +100,25 @@ impl<T: Serialize + DeserializeOwned> Payload for Bincode<T> {
             (value, used) if used == bytes.len() => Ok(Self(value)),
             _ => Err(undecodable::<T>("bytes are left over")),
         }
+    }
+}
+
+/// The limits that are checked before anything is queued.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Limits {
+    pub(crate) payload_bytes_max: usize,
+}
+
+impl Limits {
+    /// The bytes of a payload, if they are not too many.
+    pub(crate) fn encode(self, payload: &(impl Payload + ?Sized)) -> Result<Arc<[u8]>> {
+        let bytes = payload.encode()?;
+        let most = self.payload_bytes_max;
+        if bytes.len() > most {
+            let message = format!("the payload has {} bytes; at most {most} are allowed", bytes.len());
+            return Err(Error::new(ErrorKind::PayloadTooLarge, message));
+        }
+        Ok(bytes.into())
     }
 }
 

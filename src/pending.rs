@@ -8,6 +8,7 @@
 use std::cell::RefCell;
 use std::fmt;
 use std::future::Future;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -98,6 +99,10 @@ impl<T> Pending<T> {
 }
 
 impl<T> Unpin for Pending<T> {}
+
+// An answer that is on its way is whole or not there yet, whatever panics meanwhile.
+impl<T> UnwindSafe for Pending<T> {}
+impl<T> RefUnwindSafe for Pending<T> {}
 
 impl<T> Future for Pending<T> {
     type Output = Result<T>;

@@ -1,6 +1,7 @@
 //! How far an operation got, for those who ask without claiming it.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
@@ -42,11 +43,24 @@ pub enum State {
     Gone,
 }
 
+/// One lower-case word.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Owned => "owned",
+            Self::Unfinished => "unfinished",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::Gone => "gone",
+        })
+    }
+}
+
 impl Progress {
     pub(crate) fn new(seen: Seen, time: Timestamp) -> Self {
         let record = seen.record;
         let (state, outcome) = match record.phase {
-            Phase::Unfinished if seen.owned => (State::Owned, None),
+            Phase::Unfinished if seen.owner.is_some() => (State::Owned, None),
             Phase::Unfinished => (State::Unfinished, None),
             Phase::Completed { outcome, until, .. } if time < until => {
                 (if outcome.success { State::Succeeded } else { State::Failed }, Some(outcome))

@@ -4,6 +4,7 @@
 //! 1. A run is the only door: it cannot be cloned, and what ends it consumes it (P1).
 //! 2. Dropping it, however that comes, gives the operation free at that moment and does no I/O (P7).
 
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -12,11 +13,10 @@ use crate::clock::Timestamp;
 use crate::engine::{Advanced, Engine, Granted, Ownership};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
-use crate::payload::Payload;
+use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
 use crate::record::transitions::Command;
-use crate::record::{Checkpoint, Revision};
-use crate::store::Limits;
+use crate::record::{Checkpoint, Outcome, Revision};
 
 /// One run of an operation, by its owner. At most one lives of each operation, in any thread or task.
 ///
@@ -51,6 +51,10 @@ pub struct Run {
     /// The checkpoint this run last saw; shared with the answers that are still on their way.
     seen: Arc<Mutex<Option<Checkpoint>>>,
 }
+
+// A run that a panic passes through is freed by being dropped, and nothing in it is half-done.
+impl UnwindSafe for Run {}
+impl RefUnwindSafe for Run {}
 
 impl Run {
     pub(crate) fn new(engine: Arc<Engine>, limits: Limits, granted: Granted) -> Self {
@@ -88,11 +92,19 @@ impl Run {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`] or [`ErrorKind::Closed`] where it cannot be read.
+    /// [`ErrorKind::Fenced`] where this run was revoked: stop. [`ErrorKind::Corrupt`], [`ErrorKind::Io`] or
+    /// [`ErrorKind::Closed`] where it cannot be read.
     pub fn refresh(&mut self) -> Result<Option<Checkpoint>> {
-        let seen = self.engine.look(self.key())?.and_then(|seen| seen.record.checkpoint);
-        self.seen.lock().clone_from(&seen);
-        Ok(seen)
+        match self.engine.look(self.key())? {
+            Some(seen) if seen.owner == Some(self.token()) => {
+                self.seen.lock().clone_from(&seen.record.checkpoint);
+                Ok(seen.record.checkpoint)
+            }
+            _ => Err(Error::new(
+                ErrorKind::Fenced,
+                "this run no longer owns the operation; stop and change nothing more",
+            )),
+        }
     }
 
     /// Moves the checkpoint to `name` with `payload`, if it is still the one that this run last saw. The answer is its
@@ -129,7 +141,8 @@ impl Run {
     }
 
     /// Ends the operation with success. Every later claim with the same fingerprint gets these bytes, until retention
-    /// ends.
+    /// ends; so does this caller, as the answer: the first client and every later one can be answered from the same
+    /// [`Outcome`].
     ///
     /// **Durable when it answers** (P2). Until then the operation stays owned; should it fail, the operation is
     /// unfinished and free, its last checkpoint untouched.
@@ -137,7 +150,7 @@ impl Run {
     /// # Errors
     ///
     /// As for [`advance`](Self::advance).
-    pub fn complete(self, outcome: &(impl Payload + ?Sized)) -> Pending<()> {
+    pub fn complete(self, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
         self.end(true, outcome)
     }
 
@@ -149,7 +162,7 @@ impl Run {
     /// # Errors
     ///
     /// As for [`advance`](Self::advance).
-    pub fn fail(self, outcome: &(impl Payload + ?Sized)) -> Pending<()> {
+    pub fn fail(self, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
         self.end(false, outcome)
     }
 
@@ -159,7 +172,7 @@ impl Run {
         drop(self);
     }
 
-    fn end(self, success: bool, outcome: &(impl Payload + ?Sized)) -> Pending<()> {
+    fn end(self, success: bool, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
         let Self { engine, ownership, limits, .. } = self;
         match limits.encode(outcome) {
             Ok(bytes) => engine.end(ownership, success, bytes),

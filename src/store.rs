@@ -9,7 +9,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::engine::{Advanced, Engine, OpenCheck, Options, QueueLimits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Fingerprint, Key};
-use crate::payload::Payload;
+use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
 use crate::progress::{Progress, Unfinished};
 use crate::record::transitions::{Command, Policy};
@@ -34,25 +34,6 @@ const PAYLOAD_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
 pub struct Store {
     engine: Arc<Engine>,
     limits: Limits,
-}
-
-/// The limits that are checked before anything is queued.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Limits {
-    payload_bytes_max: usize,
-}
-
-impl Limits {
-    /// The bytes of a payload, if they are not too many.
-    pub(crate) fn encode(self, payload: &(impl Payload + ?Sized)) -> Result<Arc<[u8]>> {
-        let bytes = payload.encode()?;
-        let most = self.payload_bytes_max;
-        if bytes.len() > most {
-            let message = format!("the payload has {} bytes; at most {most} are allowed", bytes.len());
-            return Err(Error::new(ErrorKind::PayloadTooLarge, message));
-        }
-        Ok(bytes.into())
-    }
 }
 
 impl Store {
@@ -155,6 +136,9 @@ impl Store {
     }
 
     /// Every unfinished operation, oldest first: what a server finishes by itself after a restart.
+    ///
+    /// The iterator reads the file on the thread that drives it, 256 operations at a time; a task gives it to a thread
+    /// that may block.
     pub fn unfinished(&self) -> Unfinished {
         Unfinished::new(Arc::clone(&self.engine))
     }

@@ -17,7 +17,7 @@ use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::pending::Promise;
-use crate::record::transitions::{Change, Command, Decision, Refusal, Situation, Standing, apply, decide};
+use crate::record::transitions::{Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept};
 use crate::record::{Body, Outcome, Phase, Record};
 
 /// The numbers that rows stand under.
@@ -81,7 +81,7 @@ enum Answer {
     },
     End {
         ownership: Ownership,
-        promise: Promise<()>,
+        promise: Promise<Outcome>,
         outcome: Outcome,
     },
     Unseat {
@@ -114,8 +114,9 @@ pub(super) struct Batch<'b, 't> {
     pub(super) now: Now,
     pub(super) done: &'b mut Done,
     touched: HashMap<Key, Touched>,
-    /// Slots that the index does not know of yet.
+    /// Operations that begin or go in this batch, which the index does not know of yet.
     begun: u64,
+    gone: u64,
 }
 
 impl<'b, 't> Batch<'b, 't> {
@@ -126,7 +127,7 @@ impl<'b, 't> Batch<'b, 't> {
         now: Now,
         done: &'b mut Done,
     ) -> Self {
-        Self { shared, tables, numbers, now, done, touched: HashMap::new(), begun: 0 }
+        Self { shared, tables, numbers, now, done, touched: HashMap::new(), begun: 0, gone: 0 }
     }
 
     /// Decides one request and writes what changes.
@@ -149,6 +150,8 @@ impl<'b, 't> Batch<'b, 't> {
             }
             Err(error) => return Err(Broken { error, reply }),
         };
+        // Whatever is told of an expiry rests on the time, which must outlast a restart.
+        self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
         let situation = Situation { record: touched.record.as_ref(), owner: touched.owner.map(|owner| owner.token) };
         let decision = decide(situation, &command, self.now, self.shared.policy);
         let answer = match decision {
@@ -182,7 +185,8 @@ impl<'b, 't> Batch<'b, 't> {
     }
 
     fn is_at_capacity(&self) -> bool {
-        self.shared.index.operations().saturating_add(self.begun) >= self.shared.operations_max
+        let operations = self.shared.index.operations().saturating_add(self.begun);
+        operations.saturating_sub(self.gone) >= self.shared.operations_max
     }
 
     fn at_capacity(&self) -> Error {
@@ -203,7 +207,6 @@ impl<'b, 't> Batch<'b, 't> {
             Ok(record) => record,
             Err(error) => return Err(Broken { error, reply }),
         };
-        self.done.tells_time |= matches!(standing, Standing::Gone { .. }) || matches!(command, Command::Look);
         Ok(Some(match reply {
             Reply::Claim { promise, .. } => {
                 let claimed = match (standing, record.map(|record| record.phase), touched.owner) {
@@ -246,7 +249,8 @@ impl<'b, 't> Batch<'b, 't> {
         };
         Ok(Some(match (reply, record) {
             (Reply::Claim { promise, .. }, Some(record)) if is_entry => {
-                let owner = Owner { token: number, attempt: record.attempt, since: self.now.time };
+                let (attempt, fingerprint) = (record.attempt, record.fingerprint);
+                let owner = Owner { token: number, attempt, since: self.now.time, fingerprint };
                 touched.owner = Some(owner);
                 Answer::Run { promise, owner, record: Box::new(record) }
             }
@@ -271,12 +275,13 @@ impl<'b, 't> Batch<'b, 't> {
         touched: &mut Touched,
         change: Change,
     ) -> Result<(Option<Record>, u64)> {
-        let is_new = touched.place.is_none();
+        let had_place = touched.place.is_some();
         let number = self.number()?;
         let after = apply(touched.record.clone(), key, change, number, self.now);
         let shown = after.clone().map(|record| self.with_bodies(record)).transpose()?;
         self.rewrite(hash, touched, after, Place::Log(number))?;
-        self.begun += u64::from(is_new);
+        self.begun += u64::from(!had_place && touched.place.is_some());
+        self.gone += u64::from(had_place && touched.place.is_none());
         Ok((shown, number))
     }
 
@@ -408,7 +413,10 @@ impl Answer {
     fn give(self, shared: &Arc<Shared>, key: &Key, hash: KeyHash, turn: Option<Turn>) {
         match self {
             Self::Run { promise, owner, record } => {
-                shared.index.shard(hash).seat(key, owner);
+                let strangers = shared.index.shard(hash).seat(key, owner);
+                for waiter in strangers {
+                    shared.readmit(key, hash, waiter);
+                }
                 // With an owner seated the turn ends quietly; later it might wake another for nothing.
                 drop(turn);
                 let ownership = Ownership { shared: Arc::clone(shared), key: key.clone(), hash, token: owner.token };
@@ -425,7 +433,7 @@ impl Answer {
             Self::Advance { promise, advanced } => promise.keep(Ok(advanced)),
             Self::End { ownership, promise, outcome } => {
                 let waiters = shared.index.shard(hash).clear(key);
-                promise.keep(Ok(()));
+                promise.keep(Ok(outcome.clone()));
                 drop(ownership);
                 for waiter in waiters {
                     waiter.promise.keep(Ok(Claimed::Replay(outcome.clone())));

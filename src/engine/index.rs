@@ -71,6 +71,8 @@ pub(crate) struct Owner {
     pub(crate) token: u64,
     pub(crate) attempt: u32,
     pub(crate) since: Timestamp,
+    /// The request it runs for: only claims of the same one may wait for it.
+    pub(crate) fingerprint: Fingerprint,
 }
 
 /// A claim that waits for the run at work to end.
@@ -78,6 +80,12 @@ pub(crate) struct Owner {
 pub(crate) struct Waiter {
     pub(crate) fingerprint: Option<Fingerprint>,
     pub(crate) promise: Promise<Claimed>,
+}
+
+impl Waiter {
+    fn is_for(&self, owner: Owner) -> bool {
+        self.fingerprint.is_none_or(|fingerprint| fingerprint == owner.fingerprint)
+    }
 }
 
 impl Index {
@@ -152,9 +160,17 @@ impl Shard {
         self.seats.get(key).and_then(|seat| seat.owner)
     }
 
-    /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run.
-    pub(crate) fn seat(&mut self, key: &Key, owner: Owner) {
-        self.seats.entry(key.clone()).or_default().owner = Some(owner);
+    /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run. Gives back those who wait for
+    /// another request: the key began anew while they stood in line.
+    pub(crate) fn seat(&mut self, key: &Key, owner: Owner) -> Vec<Waiter> {
+        let seat = self.seats.entry(key.clone()).or_default();
+        seat.owner = Some(owner);
+        if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
+            return Vec::new();
+        }
+        let (same, others) = seat.waiters.drain(..).partition(|waiter| waiter.is_for(owner));
+        seat.waiters = same;
+        Vec::from(others)
     }
 
     /// Ends the ownership that has this token, and gives the next in line, who may claim now. None where somebody
@@ -177,10 +193,10 @@ impl Shard {
         self.seats.remove(key).map(|seat| seat.waiters).unwrap_or_default()
     }
 
-    /// Lets a claim wait for the run that owns the operation, or gives it back where none does.
+    /// Lets a claim wait for the run that owns the operation, or gives it back where none does for this request.
     pub(crate) fn park(&mut self, key: &Key, waiter: Waiter) -> Result<(), Waiter> {
         match self.seats.get_mut(key) {
-            Some(seat) if seat.owner.is_some() => {
+            Some(seat) if seat.owner.is_some_and(|owner| waiter.is_for(owner)) => {
                 // Those who gave up are removed whenever the line would have to grow for one more.
                 if seat.waiters.len() == seat.waiters.capacity() {
                     seat.waiters.retain(|waiter| !waiter.promise.is_abandoned());

@@ -5,6 +5,7 @@
 //! index, then one short read of the [`log`], on the caller's own thread.
 
 use std::fmt;
+use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,7 +18,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Fingerprint, Key};
 use crate::pending::{Answer, Pending, promise};
 use crate::record::transitions::{Command, Decision, Policy, Situation, Standing, decide, is_kept, is_over};
-use crate::record::{Phase, Record};
+use crate::record::{Outcome, Phase, Record};
 
 mod batch;
 mod disk;
@@ -194,12 +195,12 @@ impl Engine {
     }
 
     /// Ends the operation that `ownership` owns.
-    pub(crate) fn end(self: &Arc<Self>, ownership: Ownership, success: bool, bytes: Arc<[u8]>) -> Pending<()> {
+    pub(crate) fn end(self: &Arc<Self>, ownership: Ownership, success: bool, bytes: Arc<[u8]>) -> Pending<Outcome> {
         let (promise, answer) = promise();
         let (key, command) = (ownership.key.clone(), Command::End { token: ownership.token, success, bytes });
         let request = self.shared.request(&key, command, Reply::End { ownership, promise });
         let unsent = self.shared.queue.push(request);
-        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, ()| Ok(()))
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, outcome| Ok(outcome))
     }
 
     /// Forgets or revokes.
@@ -219,7 +220,7 @@ impl Engine {
     ) -> Pending<T> {
         let engine = Arc::clone(self);
         Pending::coming(gives_up, async move {
-            HandOver { shared: Arc::clone(&engine.shared), request: unsent }.await?;
+            HandOver::new(Arc::clone(&engine.shared), unsent).await?;
             read(engine, answer.await?)
         })
     }
@@ -293,7 +294,9 @@ impl Engine {
     /// Lets the writer finish what is queued, closes the file and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
         self.shared.queue.shut(Shut::Closed);
-        let Some(thread) = self.writer.lock().take() else { return Ok(()) };
+        // Held until the file is closed, so that nobody is told so before.
+        let mut writer = self.writer.lock();
+        let Some(thread) = writer.take() else { return Ok(()) };
         if thread.thread().id() == thread::current().id() {
             // The last handle went with an answer, on the writer itself: it ends by itself, and the file with it.
             return Ok(());
@@ -304,6 +307,10 @@ impl Engine {
         self.shared.log.close()
     }
 }
+
+// A panic leaves nothing half-done behind: the writer stops the store for good, and callers hold no locks of it.
+impl UnwindSafe for Engine {}
+impl RefUnwindSafe for Engine {}
 
 // Neither keys nor payloads nor the size of the index belong in a log line.
 impl fmt::Debug for Engine {
@@ -370,7 +377,9 @@ impl Shared {
         for _ in 0..LOOK_UPS_MAX {
             match self.look_up(key, hash)? {
                 Lookup::Absent => return Ok(None),
-                Lookup::Found(record, owner) => return Ok(Some(Seen { record: *record, owned: owner.is_some() })),
+                Lookup::Found(record, owner) => {
+                    return Ok(Some(Seen { record: *record, owner: owner.map(|owner| owner.token) }));
+                }
                 Lookup::Moving => thread::yield_now(),
             }
         }
@@ -398,8 +407,8 @@ impl Shared {
     }
 
     fn seen(&self, record: Record) -> Seen {
-        let owned = self.index.shard(self.index.hash(&record.key)).owner(&record.key).is_some();
-        Seen { record, owned }
+        let owner = self.index.shard(self.index.hash(&record.key)).owner(&record.key).map(|owner| owner.token);
+        Seen { record, owner }
     }
 
     /// Lets a claim wait for the run at work, or gives it back where none is.

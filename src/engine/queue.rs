@@ -5,6 +5,7 @@
 //!    once already (the next in line for a key) comes back without asking for room.
 //! 2. Whatever is pushed is answered: once the queue is shut a request is refused on the spot.
 
+use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,8 +36,9 @@ pub(crate) struct Queue {
 struct State {
     requests: Vec<Request>,
     bytes: usize,
-    /// Callers whose request did not fit.
-    outside: Vec<Waker>,
+    /// Callers whose request did not fit, each under a number of its own.
+    outside: HashMap<u64, Waker>,
+    next_outside: u64,
     shut: Option<Shut>,
 }
 
@@ -112,7 +114,7 @@ impl Queue {
         let outside = std::mem::take(&mut state.outside);
         let shut = state.shut;
         drop(state);
-        outside.into_iter().for_each(Waker::wake);
+        outside.into_values().for_each(Waker::wake);
         shut
     }
 
@@ -123,7 +125,16 @@ impl Queue {
         let outside = std::mem::take(&mut state.outside);
         drop(state);
         self.filled.notify_one();
-        outside.into_iter().for_each(Waker::wake);
+        outside.into_values().for_each(Waker::wake);
+    }
+
+    /// Wakes `waker` when there may be room. Whoever waits already goes on under its number.
+    fn wait_outside(&self, number: Option<u64>, waker: &Waker) -> u64 {
+        let mut state = self.state.lock();
+        let number = number.unwrap_or(state.next_outside);
+        state.next_outside = state.next_outside.max(number.saturating_add(1));
+        state.outside.insert(number, waker.clone());
+        number
     }
 
     pub(crate) fn is_shut(&self) -> Option<Shut> {
@@ -138,8 +149,16 @@ impl Queue {
 /// Waits for room, then hands the request over.
 #[derive(Debug)]
 pub(crate) struct HandOver {
-    pub(crate) shared: Arc<Shared>,
-    pub(crate) request: Option<Request>,
+    shared: Arc<Shared>,
+    request: Option<Request>,
+    /// Its number among those outside.
+    outside: Option<u64>,
+}
+
+impl HandOver {
+    pub(crate) fn new(shared: Arc<Shared>, request: Option<Request>) -> Self {
+        Self { shared, request, outside: None }
+    }
 }
 
 impl Future for HandOver {
@@ -147,11 +166,17 @@ impl Future for HandOver {
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(request) = self.request.take() else { return Poll::Ready(Ok(())) };
-        let queue = &self.shared.queue;
         // Outside before trying: room made in between wakes us.
-        queue.state.lock().outside.push(context.waker().clone());
-        let Some(request) = queue.push(request) else { return Poll::Ready(Ok(())) };
-        self.request = Some(request);
-        Poll::Pending
+        self.outside = Some(self.shared.queue.wait_outside(self.outside, context.waker()));
+        self.request = self.shared.queue.push(request);
+        if self.request.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) }
+    }
+}
+
+impl Drop for HandOver {
+    fn drop(&mut self) {
+        if let Some(number) = self.outside {
+            self.shared.queue.state.lock().outside.remove(&number);
+        }
     }
 }

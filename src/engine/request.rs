@@ -36,7 +36,7 @@ pub(super) enum Reply {
     /// The ownership comes with the request, so that it lasts until the outcome is durable and ends with it.
     End {
         ownership: Ownership,
-        promise: Promise<()>,
+        promise: Promise<Outcome>,
     },
     Done(Promise<bool>),
 }
@@ -75,11 +75,11 @@ pub(crate) enum Advanced {
     Lost(Option<Checkpoint>),
 }
 
-/// A record and whether a run owns it, at one moment.
+/// A record and the token of the run that owns it, if one does, at one moment.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) record: Record,
-    pub(crate) owned: bool,
+    pub(crate) owner: Option<u64>,
 }
 
 /// The right to change one operation. Dropping it gives the operation free, in memory only.

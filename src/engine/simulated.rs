@@ -33,10 +33,11 @@ struct State {
     origin: Vec<u8>,
     calls: Vec<Call>,
     room: Option<u64>,
-    sync_fails: bool,
+    writes_fail: bool,
+    syncs_fail: bool,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 enum Call {
     /// The whole file appears, as by renaming it into its place.
     Publish(Vec<u8>),
@@ -113,6 +114,19 @@ impl SimulatedDisk {
         Self::from_image(image)
     }
 
+    /// The disk that a process killed after the first `at` calls leaves: all of them can be read, but what was not
+    /// synced can still be lost to a power cut.
+    #[must_use]
+    pub fn killed(&self, at: usize) -> Self {
+        let state = self.0.lock();
+        let calls = state.calls.get(..at).unwrap_or(&state.calls).to_vec();
+        let mut image = state.origin.clone();
+        for call in &calls {
+            call.apply(&mut image, usize::MAX);
+        }
+        Self(Arc::new(Mutex::new(State { image, origin: state.origin.clone(), calls, ..State::default() })))
+    }
+
     /// Lets the file grow to this many bytes and no further, as a full disk does; none takes the limit away.
     pub fn set_room(&self, bytes: Option<u64>) {
         self.0.lock().room = bytes;
@@ -120,7 +134,12 @@ impl SimulatedDisk {
 
     /// Makes every sync fail from now on, or succeed again. A sync that fails makes nothing durable.
     pub fn fail_syncs(&self, fail: bool) {
-        self.0.lock().sync_fails = fail;
+        self.0.lock().syncs_fail = fail;
+    }
+
+    /// Makes every write and every change of the file's length fail from now on, or succeed again.
+    pub fn fail_writes(&self, fail: bool) {
+        self.0.lock().writes_fail = fail;
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -136,8 +155,9 @@ impl SimulatedDisk {
 }
 
 impl State {
-    fn has_room(&self, end: u64) -> io::Result<()> {
+    fn may_write(&self, end: u64) -> io::Result<()> {
         match self.room {
+            _ if self.writes_fail => Err(io::Error::other("the simulated write fails")),
             Some(room) if end > room && end > self.image.len() as u64 => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
@@ -177,14 +197,14 @@ impl Disk for SimulatedDisk {
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.has_room(offset.saturating_add(data.len() as u64))?;
+        state.may_write(offset.saturating_add(data.len() as u64))?;
         state.calls.push(Call::Write(offset, data.to_vec()));
         copy_in(&mut state.image, offset, data)
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         let mut state = self.0.lock();
-        state.has_room(len)?;
+        state.may_write(len)?;
         state.calls.push(Call::SetLen(len));
         state.image.resize(usize::try_from(len).map_err(io::Error::other)?, 0);
         Ok(())
@@ -192,7 +212,7 @@ impl Disk for SimulatedDisk {
 
     fn sync(&self) -> io::Result<()> {
         let mut state = self.0.lock();
-        if state.sync_fails {
+        if state.syncs_fail {
             return Err(io::Error::other("the simulated sync fails"));
         }
         state.calls.push(Call::Sync);

@@ -167,7 +167,9 @@ impl Writer {
         self.retention.sweep(&mut batch, shared.policy)?;
         let Batch { mut tables, .. } = batch;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
-        if self.numbers.newest_gone || tells_time {
+        // A batch that only removes writes no row that would keep its time.
+        let only_removes = done.is_change() && done.moves.iter().all(|m| m.new.is_none());
+        if self.numbers.newest_gone || tells_time || only_removes {
             self.meta.next = self.numbers.next;
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
             tables.put_meta(self.meta)?;

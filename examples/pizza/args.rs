@@ -1,0 +1,123 @@
+//! The command line: which part this process plays, and with what.
+
+use std::ffi::OsString;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::time::Duration;
+
+use crate::positions::Position;
+
+pub(crate) const USAGE: &str = "\
+Usage: pizza                     run every scenario; the exit status is 0 if nothing was done twice or not at all
+       pizza serve [--data DIR]  leave bank, mailer and server running, and print curl lines to try
+       pizza --help              print this
+
+The parts, which the two above start by themselves:
+       pizza bank   --data DIR [--port N]
+       pizza mailer --data DIR [--port N]
+       pizza server --data DIR --bank ADDR --mailer ADDR [--port N]
+                    [--stop-at N]        reach position N (1 to 10) of an order and go no further
+                    [--no-resume]        leave unfinished orders to their clients' retries
+                    [--retention-ms N]   keep outcomes this long (24 h if not given)
+                    [--patience-ms N]    let a copy of a request wait this long for the first (5 s if not given)
+       --with-parent                     (all parts) read orders from standard input, and end when it ends";
+
+/// The part to play.
+pub(crate) enum Role {
+    Scenarios,
+    ByHand(Option<PathBuf>),
+    Server(ServerOptions),
+    Bank(OutsideOptions),
+    Mailer(OutsideOptions),
+    Help,
+}
+
+/// What the server must know.
+pub(crate) struct ServerOptions {
+    pub(crate) data: PathBuf,
+    pub(crate) bank: SocketAddr,
+    pub(crate) mailer: SocketAddr,
+    pub(crate) port: u16,
+    pub(crate) stop_at: Option<Position>,
+    pub(crate) resume: bool,
+    pub(crate) retention: Option<Duration>,
+    pub(crate) patience: Option<Duration>,
+    pub(crate) with_parent: bool,
+}
+
+/// What the bank and the mailer must know.
+pub(crate) struct OutsideOptions {
+    pub(crate) data: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) with_parent: bool,
+}
+
+/// Reads the arguments that follow the program's name, or says in one sentence what is wrong with them.
+pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Role, String> {
+    let mut args = args
+        .map(|arg| arg.into_string().map_err(|arg| format!("{} is not UTF-8", arg.display())))
+        .collect::<Result<Vec<_>, _>>()?
+        .into_iter();
+    let Some(role) = args.next() else { return Ok(Role::Scenarios) };
+    let mut given = Given(args.collect());
+    let role = match role.as_str() {
+        "--help" | "-h" | "help" => Role::Help,
+        "serve" => Role::ByHand(given.value("--data")?),
+        "bank" => Role::Bank(given.outside()?),
+        "mailer" => Role::Mailer(given.outside()?),
+        "server" => Role::Server(given.server()?),
+        unknown => return Err(format!("unknown argument {unknown:?}")),
+    };
+    // Every option that a role knows was taken out while it was read.
+    match given.0.first() {
+        None => Ok(role),
+        Some(left) => Err(format!("unknown or repeated argument {left:?}")),
+    }
+}
+
+/// The arguments that nobody has taken yet.
+struct Given(Vec<String>);
+
+impl Given {
+    fn outside(&mut self) -> Result<OutsideOptions, String> {
+        Ok(OutsideOptions {
+            data: self.required("--data")?,
+            port: self.value("--port")?.unwrap_or(0),
+            with_parent: self.flag("--with-parent"),
+        })
+    }
+
+    fn server(&mut self) -> Result<ServerOptions, String> {
+        Ok(ServerOptions {
+            data: self.required("--data")?,
+            bank: self.required("--bank")?,
+            mailer: self.required("--mailer")?,
+            port: self.value("--port")?.unwrap_or(0),
+            stop_at: self.value("--stop-at")?,
+            resume: !self.flag("--no-resume"),
+            retention: self.value("--retention-ms")?.map(Duration::from_millis),
+            patience: self.value("--patience-ms")?.map(Duration::from_millis),
+            with_parent: self.flag("--with-parent"),
+        })
+    }
+
+    fn flag(&mut self, name: &str) -> bool {
+        let at = self.0.iter().position(|arg| arg == name);
+        at.map(|at| self.0.remove(at)).is_some()
+    }
+
+    fn value<T: FromStr>(&mut self, name: &str) -> Result<Option<T>, String> {
+        let Some(at) = self.0.iter().position(|arg| arg == name) else { return Ok(None) };
+        if at + 1 >= self.0.len() {
+            return Err(format!("{name} needs a value"));
+        }
+        self.0.remove(at);
+        let value = self.0.remove(at);
+        value.parse().map(Some).map_err(|_| format!("{value:?} does not fit {name}"))
+    }
+
+    fn required<T: FromStr>(&mut self, name: &str) -> Result<T, String> {
+        self.value(name)?.ok_or_else(|| format!("{name} is missing"))
+    }
+}

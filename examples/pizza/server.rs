@@ -1,0 +1,227 @@
+//! The pizza server: `POST /orders` with an `Idempotency-Key`, and what its operator wants to know.
+
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Bytes;
+use axum::extract::rejection::BytesRejection;
+use axum::extract::{DefaultBodyLimit, Path, State};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::response::Response;
+use axum::routing::{get, post};
+use reentry::{Claim, Fingerprint, Key, Progress, Store};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout_at};
+
+use crate::Result;
+use crate::args::ServerOptions;
+use crate::bank::Bank;
+use crate::kitchen::{self, Ending, Shop};
+use crate::ledger::Ledger;
+use crate::mailer::Mailer;
+use crate::order::{self, Order};
+use crate::positions::{Position, Stops};
+use crate::{process, resumer, web};
+
+/// The header that marks an answer as the repetition of an earlier one.
+pub(crate) const REPLAYED: &str = "idempotent-replayed";
+
+/// What the server prints when a copy of a request begins to wait for the run at work.
+pub(crate) const WAITS: &str = "a copy waits for the run at work";
+
+/// How long a copy waits for the first, if the command line does not say.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long requests may still take after Ctrl-C.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long after an outcome's retention its key is still known to be used up.
+const TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The largest order.
+const BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// What every handler gets.
+#[derive(Clone)]
+struct Server {
+    shop: Shop,
+    patience: Duration,
+}
+
+/// Runs the server until its process ends.
+pub(crate) async fn serve(options: ServerOptions) -> Result<()> {
+    let (go_on, told) = watch::channel(false);
+    process::follow_parent(options.with_parent, move || {
+        go_on.send_replace(true);
+    });
+    let mut builder = Store::builder().tombstones(TOMBSTONES);
+    if let Some(retention) = options.retention {
+        builder = builder.retention(retention);
+    }
+    let shop = Shop {
+        store: builder.open(options.data.join("orders.reentry"))?,
+        orders: Ledger::open(&options.data.join("orders.ledger"))?,
+        bank: Bank::at(options.bank),
+        mailer: Mailer::at(options.mailer),
+        stops: Stops::at(options.stop_at, told),
+    };
+    let store = shop.store.clone();
+    let listener = web::listen(options.port).await?;
+    if options.resume {
+        // In the background: a client that retries at the same time is served at once. The store sees to it that
+        // only one of the two gets the run.
+        tokio::spawn(resumer::run(shop.clone()));
+    }
+    let server = Server { shop, patience: options.patience.unwrap_or(PATIENCE) };
+    let serving = axum::serve(listener, router(server)).with_graceful_shutdown(interrupted());
+    tokio::select! {
+        ended = serving => ended?,
+        () = grace_is_over() => {}
+    }
+    // Orders that are still being made stay unfinished, as they would if the server were killed.
+    Ok(store.close()?)
+}
+
+fn router(server: Server) -> Router {
+    let orders = server.shop.orders.clone();
+    Router::new()
+        .route("/orders", post(place_order))
+        .route("/progress/{customer}/{key}", get(progress))
+        .route("/unfinished", get(unfinished))
+        .with_state(server)
+        .route("/counts/{customer}", get(web::counts).with_state(orders))
+        .fallback(|| async { web::refused(StatusCode::NOT_FOUND, "no such page") })
+        .method_not_allowed_fallback(|| async { web::refused(StatusCode::METHOD_NOT_ALLOWED, "not with this method") })
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+}
+
+async fn interrupted() {
+    if tokio::signal::ctrl_c().await.is_err() {
+        // Without a handler Ctrl-C still ends the process, as every other way of dying does.
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn grace_is_over() {
+    interrupted().await;
+    tokio::time::sleep(GRACE).await;
+}
+
+/// `POST /orders`: the order of `body`, once for each idempotency key.
+async fn place_order(
+    State(server): State<Server>,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    let body = match body {
+        Ok(body) => body,
+        Err(error) => return web::refused(error.status(), &error.body_text()),
+    };
+    // A request that makes no sense is turned away before it claims anything.
+    let (key, order) = match understand(&headers, &body) {
+        Ok(understood) => understood,
+        Err(error) => return web::refused(StatusCode::BAD_REQUEST, &error),
+    };
+    server.shop.stops.reach(Position::BeforeClaim).await;
+    match answer(&server, &key, Fingerprint::of(&body), order).await {
+        Ok(response) => response,
+        Err(error) => web::unavailable(&error),
+    }
+}
+
+fn understand(headers: &HeaderMap, body: &Bytes) -> Result<(Key, Order)> {
+    let order: Order = serde_json::from_slice(body).map_err(|error| format!("not an order: {error}"))?;
+    let key = order::key(&order.customer, web::idempotency_key(headers)?)?;
+    Ok((key, order))
+}
+
+/// Claims the key, and gives one answer for each thing that the claim can say.
+async fn answer(server: &Server, key: &Key, fingerprint: Fingerprint, order: Order) -> Result<Response> {
+    let give_up = Instant::now() + server.patience;
+    let mut claim = server.shop.store.claim(key, fingerprint).await?;
+    loop {
+        match claim {
+            Claim::Run(run) => {
+                // In a task of its own: when the client hangs up, its handler is dropped, but the order is made.
+                let shop = server.shop.clone();
+                let work = tokio::spawn(async move { kitchen::make(&shop, run, Some(order)).await });
+                return Ok(first(work.await??));
+            }
+            Claim::Replay(outcome) => return Ok(replay(outcome.into())),
+            Claim::Wait(busy) => {
+                println!("{WAITS}");
+                let since = busy.since();
+                let Ok(next) = timeout_at(give_up, busy.outcome()).await else {
+                    let body = json!({ "error": "this order is being made", "since_ms": since.as_millis() });
+                    return Ok(with(web::reply(StatusCode::CONFLICT, &body), header::RETRY_AFTER, "1"));
+                };
+                // That run has ended: with an outcome to replay, or it gave way and the order is ours to finish.
+                claim = next?;
+            }
+            Claim::Reject(_) => {
+                let why = "this idempotency key was used for another order";
+                return Ok(web::refused(StatusCode::UNPROCESSABLE_ENTITY, why));
+            }
+            Claim::Gone(gone) => {
+                let why = "this order has ended, and its receipt is no longer kept";
+                let body = json!({ "error": why, "ended_at_ms": gone.completed_at().as_millis() });
+                return Ok(web::reply(StatusCode::GONE, &body));
+            }
+        }
+    }
+}
+
+/// The answer to the request that got the order made.
+fn first(ending: Ending) -> Response {
+    let status = if ending.made { StatusCode::CREATED } else { StatusCode::PAYMENT_REQUIRED };
+    web::raw(status, ending.body)
+}
+
+/// The answer to every later one: the same bytes, marked.
+fn replay(ending: Ending) -> Response {
+    with(first(ending), HeaderName::from_static(REPLAYED), "true")
+}
+
+fn with(mut response: Response, name: HeaderName, value: &'static str) -> Response {
+    response.headers_mut().insert(name, HeaderValue::from_static(value));
+    response
+}
+
+/// `GET /progress/{customer}/{key}`: how far an order got. Asking claims nothing and disturbs nobody.
+async fn progress(State(server): State<Server>, Path((customer, key)): Path<(String, String)>) -> Response {
+    let key = match order::key(&customer, &key) {
+        Ok(key) => key,
+        Err(error) => return web::refused(StatusCode::BAD_REQUEST, &error),
+    };
+    match server.shop.store.progress(&key) {
+        Ok(Some(progress)) => web::reply(StatusCode::OK, &described(&progress)),
+        Ok(None) => web::refused(StatusCode::NOT_FOUND, "no such order"),
+        Err(error) => web::unavailable(&error),
+    }
+}
+
+/// `GET /unfinished`: the orders that have no outcome yet, oldest first.
+async fn unfinished(State(server): State<Server>) -> Response {
+    const ORDERS_MAX: usize = 100;
+    let found: reentry::Result<Vec<Progress>> = server.shop.store.unfinished().take(ORDERS_MAX).collect();
+    match found {
+        Ok(found) => web::reply(StatusCode::OK, &found.iter().map(described).collect()),
+        Err(error) => web::unavailable(&error),
+    }
+}
+
+fn described(progress: &Progress) -> Value {
+    json!({
+        "scope": progress.key().scope(),
+        "key": progress.key().key(),
+        "state": progress.state().to_string(),
+        "attempt": progress.attempt(),
+        "since_ms": progress.since().as_millis(),
+        "checkpoint": progress.checkpoint().map(|checkpoint| json!({
+            "name": checkpoint.name(),
+            "revision": checkpoint.revision().get(),
+            "at_ms": checkpoint.at().as_millis(),
+        })),
+    })
+}

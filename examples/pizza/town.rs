@@ -1,0 +1,106 @@
+//! The town of the scenarios: a bank, a mailer, and one server after the other in the same folder.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::Result;
+use crate::client::{Answer, Client, contradiction, in_words};
+use crate::ledger::Count;
+use crate::order::Order;
+use crate::process::Process;
+use crate::table::{Counts, Row};
+
+/// A client that hears nothing for this long gives up. Like every limit here it is for broken builds: it is longer
+/// than the server's patience, and no scenario that works waits for it.
+const ANSWER_MAX: Duration = Duration::from_secs(10);
+
+pub(crate) struct Town {
+    // Dropped in this order: whoever writes into the folder is gone before the folder is.
+    server: Option<Process>,
+    bank: Process,
+    mailer: Process,
+    http: reqwest::Client,
+    /// How many servers were killed so far.
+    pub(crate) kills: u32,
+    folder: TempDir,
+}
+
+impl Town {
+    pub(crate) async fn open() -> Result<Self> {
+        let folder = TempDir::new().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
+        let data = data_argument(folder.path().to_path_buf())?;
+        Ok(Self {
+            server: None,
+            bank: Process::start("bank", &data).await?,
+            mailer: Process::start("mailer", &data).await?,
+            // No connection is kept: the next server may get the port of the one that was killed.
+            http: reqwest::Client::builder().pool_max_idle_per_host(0).timeout(ANSWER_MAX).build()?,
+            kills: 0,
+            folder,
+        })
+    }
+
+    /// Kills the server that is there with SIGKILL, and starts the next one over what it left on disk.
+    pub(crate) async fn next_server(&mut self, options: &[&str]) -> Result<Client> {
+        self.next_server_in("usual", options).await
+    }
+
+    /// The same with a folder of its own, for a server whose store is set up in another way.
+    pub(crate) async fn next_server_in(&mut self, folder: &str, options: &[&str]) -> Result<Client> {
+        self.kill_9()?;
+        let folder = self.folder.path().join(folder);
+        std::fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
+        let mut arguments = data_argument(folder)?;
+        arguments.extend(["--bank".to_owned(), self.bank.address()?.to_string()]);
+        arguments.extend(["--mailer".to_owned(), self.mailer.address()?.to_string()]);
+        arguments.extend(options.iter().map(ToString::to_string));
+        let server = Process::start("server", &arguments).await?;
+        let client = Client { http: self.http.clone(), server: server.address()? };
+        self.server = Some(server);
+        Ok(client)
+    }
+
+    /// The server that was started last.
+    pub(crate) fn server(&mut self) -> Result<&mut Process> {
+        Ok(self.server.as_mut().ok_or("no server runs")?)
+    }
+
+    /// Kills the server, if one runs.
+    pub(crate) fn kill_9(&mut self) -> Result<()> {
+        if let Some(server) = self.server.take() {
+            server.kill_9()?;
+            self.kills += 1;
+        }
+        Ok(())
+    }
+
+    /// Where the servers started with `next_server` keep their store.
+    pub(crate) fn store_path(&self) -> PathBuf {
+        self.folder.path().join("usual").join("orders.reentry")
+    }
+
+    /// What came of `order`: what its clients got, and what bank, orders table and mailer did for its customer.
+    pub(crate) async fn row(&mut self, did: &str, order: &Order, answers: &[Option<Answer>]) -> Result<Row> {
+        let server = self.server()?.address()?;
+        let seen = Counts {
+            bank: self.count(self.bank.address()?, order).await?,
+            orders: self.count(server, order).await?,
+            mailer: self.count(self.mailer.address()?, order).await?,
+        };
+        Ok(Row::new(did, in_words(answers), seen, contradiction(answers)))
+    }
+
+    async fn count(&self, keeper: SocketAddr, order: &Order) -> Result<Count> {
+        let url = format!("http://{keeper}/counts/{}", order.customer);
+        Ok(self.http.get(url).send().await?.error_for_status()?.json().await?)
+    }
+}
+
+/// The argument that tells a part where to keep its files.
+pub(crate) fn data_argument(folder: PathBuf) -> Result<Vec<String>> {
+    let folder = folder.into_os_string().into_string().map_err(|path| format!("{} is not UTF-8", path.display()))?;
+    Ok(vec!["--data".to_owned(), folder])
+}
