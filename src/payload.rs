@@ -129,9 +129,17 @@ fn fixed() -> impl bincode::config::Config {
 
 /// Appends the fixed-width encoding of `value`.
 pub(crate) fn write_fixed<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<()> {
-    let encoded = bincode::serde::encode_to_vec(value, fixed()).map_err(|e| unencodable::<T>(e))?;
-    bytes.extend_from_slice(&encoded);
-    Ok(())
+    bincode::serde::encode_into_writer(value, Appender(bytes), fixed()).map_err(unencodable::<T>)
+}
+
+/// Lets bincode append to a buffer that is reused.
+struct Appender<'a>(&'a mut Vec<u8>);
+
+impl bincode::enc::write::Writer for Appender<'_> {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), bincode::error::EncodeError> {
+        self.0.extend_from_slice(bytes);
+        Ok(())
+    }
 }
 
 /// The value at the start of `bytes`, and how many of them it took.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
-use crate::engine::{Advanced, Engine, Granted, Ownership};
+use crate::engine::{Advanced, Engine, Granted, Known, Ownership};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
 use crate::payload::{Limits, Payload};
@@ -48,8 +48,15 @@ pub struct Run {
     limits: Limits,
     attempt: u32,
     since: Timestamp,
-    /// The checkpoint this run last saw; shared with the answers that are still on their way.
-    seen: Arc<Mutex<Option<Checkpoint>>>,
+    /// What this run last saw; shared with the answers that are still on their way.
+    seen: Arc<Mutex<Seen>>,
+}
+
+#[derive(Debug)]
+struct Seen {
+    checkpoint: Option<Checkpoint>,
+    /// Spares the writer a read, as long as nobody else changes the record.
+    known: Known,
 }
 
 // A run that a panic passes through is freed by being dropped, and nothing in it is half-done.
@@ -58,8 +65,9 @@ impl RefUnwindSafe for Run {}
 
 impl Run {
     pub(crate) fn new(engine: Arc<Engine>, limits: Limits, granted: Granted) -> Self {
-        let Granted { ownership, attempt, since, checkpoint } = granted;
-        Self { engine, ownership, limits, attempt, since, seen: Arc::new(Mutex::new(checkpoint)) }
+        let Granted { ownership, known, checkpoint } = granted;
+        let (attempt, since) = (known.record.attempt, known.record.since);
+        Self { engine, ownership, limits, attempt, since, seen: Arc::new(Mutex::new(Seen { checkpoint, known })) }
     }
 
     /// The key it runs for.
@@ -85,7 +93,7 @@ impl Run {
 
     /// The checkpoint that this run last saw: where the run before stopped, or where this one moved it.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
-        self.seen.lock().clone()
+        self.seen.lock().checkpoint.clone()
     }
 
     /// Reads the checkpoint as it is now; another part of the server may have moved it.
@@ -97,7 +105,7 @@ impl Run {
     pub fn refresh(&mut self) -> Result<Option<Checkpoint>> {
         match self.engine.look(self.key())? {
             Some(seen) if seen.owner == Some(self.token()) => {
-                self.seen.lock().clone_from(&seen.record.checkpoint);
+                self.seen.lock().checkpoint.clone_from(&seen.record.checkpoint);
                 Ok(seen.record.checkpoint)
             }
             _ => Err(Error::new(
@@ -119,20 +127,23 @@ impl Run {
     /// [`ErrorKind::PayloadTooLarge`] and [`ErrorKind::Codec`] for what was asked; [`ErrorKind::Full`],
     /// [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`] for what became of the store.
     pub fn advance(&mut self, name: &str, payload: &(impl Payload + ?Sized)) -> Pending<Revision> {
-        let expected = self.seen.lock().as_ref().map_or(Revision::NONE, Checkpoint::revision);
+        let (expected, known) = {
+            let seen = self.seen.lock();
+            (seen.checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision), seen.known.clone())
+        };
         let command = match advance_command(Some(self.token()), expected, name, payload, self.limits) {
             Ok(command) => command,
             Err(error) => return Pending::ready(Err(error)),
         };
         let seen = Arc::clone(&self.seen);
-        self.engine.advance(self.key(), command, move |_, advanced| match advanced {
-            Advanced::Moved(checkpoint) => {
+        self.engine.advance(self.key(), Some(known), command, move |_, advanced| match advanced {
+            Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
-                *seen.lock() = Some(checkpoint);
+                *seen.lock() = Seen { checkpoint: Some(checkpoint), known };
                 Ok(revision)
             }
             Advanced::Lost(current) => {
-                *seen.lock() = current;
+                seen.lock().checkpoint = current;
                 let message =
                     "somebody else moved the checkpoint since this run last saw it; look at it before going on";
                 Err(Error::new(ErrorKind::Conflict, message))
@@ -173,9 +184,10 @@ impl Run {
     }
 
     fn end(self, success: bool, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
-        let Self { engine, ownership, limits, .. } = self;
+        let Self { engine, ownership, limits, seen, .. } = self;
+        let known = seen.lock().known.clone();
         match limits.encode(outcome) {
-            Ok(bytes) => engine.end(ownership, success, bytes),
+            Ok(bytes) => engine.end(ownership, known, success, bytes),
             Err(error) => Pending::ready(Err(error)),
         }
     }

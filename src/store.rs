@@ -126,9 +126,9 @@ impl Store {
     ) -> Pending<Advance> {
         match advance_command(None, expected, name, payload, self.limits) {
             Err(error) => Pending::ready(Err(error)),
-            Ok(command) => self.engine.advance(key, command, |_, advanced| {
+            Ok(command) => self.engine.advance(key, None, command, |_, advanced| {
                 Ok(match advanced {
-                    Advanced::Moved(checkpoint) => Advance::Moved(checkpoint),
+                    Advanced::Moved { checkpoint, .. } => Advance::Moved(checkpoint),
                     Advanced::Lost(current) => Advance::Lost(current),
                 })
             }),

@@ -4,21 +4,22 @@
 //! 1. A request sees what those before it in the batch did, and the index otherwise (P1).
 //! 2. Nothing leaves a batch before its commit: answers are kept with the changes they rest on (P2).
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+
+use hashbrown::HashTable;
 
 use super::Shared;
 use super::index::Waiter;
 use super::index::{KeyHash, NUMBER_MAX, Owner};
 use super::log::{BODY_HERE_BYTES_MAX, Place, Tables};
-use super::request::{Advanced, Claimed, Granted, Ownership, Reply, Request, Turn, Working};
+use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Turn, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::pending::Promise;
 use crate::record::transitions::{Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept};
-use crate::record::{Body, Outcome, Phase, Record};
+use crate::record::{Body, Checkpoint, Outcome, Phase, Record};
 
 /// The numbers that rows stand under.
 #[derive(Debug, Clone, Copy)]
@@ -67,7 +68,8 @@ enum Answer {
     Run {
         promise: Promise<Claimed>,
         owner: Owner,
-        record: Box<Record>,
+        known: Known,
+        checkpoint: Option<Checkpoint>,
     },
     Claim {
         promise: Promise<Claimed>,
@@ -102,9 +104,25 @@ enum Answer {
 /// What this batch knows of one key.
 #[derive(Debug, Default)]
 pub(super) struct Touched {
-    pub(super) record: Option<Record>,
+    pub(super) record: Option<Arc<Record>>,
     pub(super) place: Option<Place>,
     pub(super) owner: Option<Owner>,
+}
+
+/// What a batch knows of every key it touched. The hash is the index's: nothing is hashed twice.
+#[derive(Debug, Default)]
+struct TouchedKeys(HashTable<(KeyHash, Key, Touched)>);
+
+impl TouchedKeys {
+    fn take(&mut self, hash: KeyHash, key: &Key) -> Option<Touched> {
+        let found = self.0.find_entry(hash.word(), |(_, known, _)| known == key).ok()?;
+        let ((_, _, touched), _) = found.remove();
+        Some(touched)
+    }
+
+    fn put(&mut self, hash: KeyHash, key: Key, touched: Touched) {
+        self.0.insert_unique(hash.word(), (hash, key, touched), |(hash, _, _)| hash.word());
+    }
 }
 
 pub(super) struct Batch<'b, 't> {
@@ -113,7 +131,7 @@ pub(super) struct Batch<'b, 't> {
     pub(super) numbers: &'b mut Numbers,
     pub(super) now: Now,
     pub(super) done: &'b mut Done,
-    touched: HashMap<Key, Touched>,
+    touched: TouchedKeys,
     /// Operations that begin or go in this batch, which the index does not know of yet.
     begun: u64,
     gone: u64,
@@ -127,7 +145,7 @@ impl<'b, 't> Batch<'b, 't> {
         now: Now,
         done: &'b mut Done,
     ) -> Self {
-        Self { shared, tables, numbers, now, done, touched: HashMap::new(), begun: 0, gone: 0 }
+        Self { shared, tables, numbers, now, done, touched: TouchedKeys::default(), begun: 0, gone: 0 }
     }
 
     /// Decides one request and writes what changes.
@@ -136,12 +154,13 @@ impl<'b, 't> Batch<'b, 't> {
     ///
     /// Only where the whole batch cannot go on; whoever asked is then told with the rest.
     pub(super) fn process(&mut self, request: Request) -> Result<(), Broken> {
-        let Request { key, hash, command, mut reply } = request;
+        let Request { key, hash, command, known, mut reply } = request;
         let turn = reply.take_turn();
         if reply.is_given_up() {
             return Ok(());
         }
-        let mut touched = match self.touched.remove(&key).map_or_else(|| self.look_up(&key, hash), Ok) {
+        let touched = self.touched.take(hash, &key).or_else(|| self.still_known(&key, hash, known));
+        let mut touched = match touched.map_or_else(|| self.look_up(&key, hash), Ok) {
             Ok(touched) => touched,
             // A damaged row is this caller's error and nobody else's.
             Err(error) if error.kind() == ErrorKind::Corrupt => {
@@ -152,7 +171,7 @@ impl<'b, 't> Batch<'b, 't> {
         };
         // Whatever is told of an expiry rests on the time, which must outlast a restart.
         self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
-        let situation = Situation { record: touched.record.as_ref(), owner: touched.owner.map(|owner| owner.token) };
+        let situation = Situation { record: touched.record.as_deref(), owner: touched.owner.map(|owner| owner.token) };
         let decision = decide(situation, &command, self.now, self.shared.policy);
         let answer = match decision {
             Decision::Refuse(refusal) => Some(Answer::Refuse { error: refused(refusal), reply }),
@@ -166,19 +185,29 @@ impl<'b, 't> Batch<'b, 't> {
         if let Some(answer) = answer {
             self.done.answers.push(Kept { key: key.clone(), hash, answer, turn });
         }
-        self.touched.insert(key, touched);
+        self.touched.put(hash, key, touched);
         Ok(())
+    }
+
+    /// What the caller knows of the record, if that still stands where it knew it: a row never changes under its
+    /// number, so it need not be read again.
+    fn still_known(&self, key: &Key, hash: KeyHash, known: Option<Known>) -> Option<Touched> {
+        let Known { place, record } = known?;
+        let shard = self.shared.index.shard(hash);
+        let stands = shard.places(hash).any(|found| found == place);
+        let owner = shard.owner(hash, key);
+        stands.then_some(Touched { record: Some(record), place: Some(place), owner })
     }
 
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
         for nth in 0.. {
             let shard = self.shared.index.shard(hash);
-            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(key));
+            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
             drop(shard);
             let Some(place) = place else { break };
             let record = self.tables.read(place)?;
             if let Some(record) = record.filter(|record| record.key == *key) {
-                return Ok(Touched { record: Some(record), place: Some(place), owner });
+                return Ok(Touched { record: Some(Arc::new(record)), place: Some(place), owner });
             }
         }
         Ok(Touched::default())
@@ -203,7 +232,7 @@ impl<'b, 't> Batch<'b, 't> {
         reply: Reply,
         waits: bool,
     ) -> Result<Option<Answer>, Broken> {
-        let record = match touched.record.clone().map(|record| self.with_bodies(record)).transpose() {
+        let record = match touched.record.as_deref().map(|record| self.with_bodies(record.clone())).transpose() {
             Ok(record) => record,
             Err(error) => return Err(Broken { error, reply }),
         };
@@ -243,46 +272,44 @@ impl<'b, 't> Batch<'b, 't> {
         reply: Reply,
     ) -> Result<Option<Answer>, Broken> {
         let is_entry = matches!(change, Change::Begin { .. } | Change::Enter { .. });
-        let (record, number) = match self.write(key, hash, touched, change) {
+        let written = match self.write(key, hash, touched, change) {
             Ok(written) => written,
             Err(error) => return Err(Broken { error, reply }),
         };
-        Ok(Some(match (reply, record) {
-            (Reply::Claim { promise, .. }, Some(record)) if is_entry => {
-                let (attempt, fingerprint) = (record.attempt, record.fingerprint);
-                let owner = Owner { token: number, attempt, since: self.now.time, fingerprint };
+        let known = touched.record.clone().zip(touched.place).map(|(record, place)| Known { place, record });
+        Ok(Some(match (reply, written, known) {
+            (Reply::Claim { promise, .. }, Some(record), Some(known)) if is_entry => {
+                let checkpoint = match self.with_bodies(record) {
+                    Ok(record) => record.checkpoint,
+                    Err(error) => return Err(Broken { error, reply: Reply::Claim { turn: None, promise } }),
+                };
+                let Record { attempt, fingerprint, .. } = *known.record;
+                let owner = Owner { token: known.place.number(), attempt, since: self.now.time, fingerprint };
                 touched.owner = Some(owner);
-                Answer::Run { promise, owner, record: Box::new(record) }
+                Answer::Run { promise, owner, known, checkpoint }
             }
-            (Reply::Advance(promise), Some(Record { checkpoint: Some(checkpoint), .. })) => {
-                Answer::Advance { promise, advanced: Advanced::Moved(checkpoint) }
+            (Reply::Advance(promise), Some(Record { checkpoint: Some(checkpoint), .. }), Some(known)) => {
+                Answer::Advance { promise, advanced: Advanced::Moved { checkpoint, known } }
             }
-            (Reply::End { ownership, promise }, Some(Record { phase: Phase::Completed { outcome, .. }, .. })) => {
+            (Reply::End { ownership, promise }, Some(Record { phase: Phase::Completed { outcome, .. }, .. }), _) => {
                 touched.owner = None;
                 Answer::End { ownership, promise, outcome }
             }
-            (Reply::Done(promise), None) => Answer::Done { promise, done: true },
+            (Reply::Done(promise), None, _) => Answer::Done { promise, done: true },
             // The rules answer no command with another's change; the promise breaks rather than lie.
             _ => return Ok(None),
         }))
     }
 
-    /// Writes what a change makes of a record. Returns it with all its bodies, and the number it is written under.
-    fn write(
-        &mut self,
-        key: &Key,
-        hash: KeyHash,
-        touched: &mut Touched,
-        change: Change,
-    ) -> Result<(Option<Record>, u64)> {
+    /// Writes what a change makes of a record, and returns it as the change made it: with the new bytes in it.
+    fn write(&mut self, key: &Key, hash: KeyHash, touched: &mut Touched, change: Change) -> Result<Option<Record>> {
         let had_place = touched.place.is_some();
         let number = self.number()?;
-        let after = apply(touched.record.clone(), key, change, number, self.now);
-        let shown = after.clone().map(|record| self.with_bodies(record)).transpose()?;
-        self.rewrite(hash, touched, after, Place::Log(number))?;
+        let after = apply(touched.record.as_deref().cloned(), key, change, number, self.now);
+        self.rewrite(hash, touched, after.clone(), Place::Log(number))?;
         self.begun += u64::from(!had_place && touched.place.is_some());
         self.gone += u64::from(had_place && touched.place.is_none());
-        Ok((shown, number))
+        Ok(after)
     }
 
     /// Puts a record in the place of another, and removes the bodies that no record has any more.
@@ -301,19 +328,20 @@ impl<'b, 't> Batch<'b, 't> {
             self.numbers.newest = place.number();
             self.numbers.newest_gone = false;
             touched.place = Some(place);
-            touched.record = Some(record);
+            touched.record = Some(Arc::new(record));
         }
         if let Some(old) = old {
             self.tables.remove(old)?;
             self.numbers.newest_gone |= old.number() == self.numbers.newest;
         }
-        let kept: Vec<u64> = touched.record.iter().flat_map(Record::rows_apart).collect();
-        for row in before.iter().flat_map(Record::rows_apart).filter(|row| !kept.contains(row)) {
+        let (before, after) = (before.as_deref(), touched.record.as_deref());
+        let kept: Vec<u64> = after.into_iter().flat_map(Record::rows_apart).collect();
+        for row in before.into_iter().flat_map(Record::rows_apart).filter(|row| !kept.contains(row)) {
             self.tables.remove_body(row)?;
         }
-        let born = touched.record.as_ref().or(before.as_ref()).map_or(0, |record| record.born);
+        let born = after.or(before).map_or(0, |record| record.born);
         // A key that starts anew ends its old incarnation, which was not unfinished any more.
-        let unfinished = touched.record.as_ref().is_some_and(Record::is_unfinished);
+        let unfinished = after.is_some_and(Record::is_unfinished);
         self.done.moves.push(Move { hash, old, new: touched.place, born, unfinished });
         Ok(())
     }
@@ -412,16 +440,15 @@ pub(super) fn publish_moves(shared: &Shared, moves: &[Move]) {
 impl Answer {
     fn give(self, shared: &Arc<Shared>, key: &Key, hash: KeyHash, turn: Option<Turn>) {
         match self {
-            Self::Run { promise, owner, record } => {
-                let strangers = shared.index.shard(hash).seat(key, owner);
+            Self::Run { promise, owner, known, checkpoint } => {
+                let strangers = shared.index.shard(hash).seat(hash, key, owner);
                 for waiter in strangers {
                     shared.readmit(key, hash, waiter);
                 }
                 // With an owner seated the turn ends quietly; later it might wake another for nothing.
                 drop(turn);
                 let ownership = Ownership { shared: Arc::clone(shared), key: key.clone(), hash, token: owner.token };
-                let Record { since, checkpoint, .. } = *record;
-                let granted = Granted { ownership, attempt: owner.attempt, since, checkpoint };
+                let granted = Granted { ownership, known, checkpoint };
                 promise.keep(Ok(Claimed::Run(granted)));
             }
             Self::Claim { promise, claimed } => promise.keep(Ok(claimed)),
@@ -432,7 +459,7 @@ impl Answer {
             }
             Self::Advance { promise, advanced } => promise.keep(Ok(advanced)),
             Self::End { ownership, promise, outcome } => {
-                let waiters = shared.index.shard(hash).clear(key);
+                let waiters = shared.index.shard(hash).clear(hash, key);
                 promise.keep(Ok(outcome.clone()));
                 drop(ownership);
                 for waiter in waiters {
@@ -440,7 +467,7 @@ impl Answer {
                 }
             }
             Self::Unseat { promise, token } => {
-                let next = shared.index.shard(hash).unseat(key, token);
+                let next = shared.index.shard(hash).unseat(hash, key, token);
                 promise.keep(Ok(true));
                 if let Some(waiter) = next {
                     shared.readmit(key, hash, waiter);

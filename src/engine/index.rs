@@ -9,7 +9,7 @@
 //! 4. A slot takes 12 bytes and one of control; a table is at least 7/16 full after it grew, so a kept operation takes
 //!    30 bytes at most.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -44,7 +44,7 @@ pub(crate) struct Index {
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     slots: HashTable<Slot>,
-    seats: HashMap<Key, Seat>,
+    seats: HashTable<Seat>,
 }
 
 /// Where a record stands: 32 bits of its key's hash, and its number in two halves so that a slot takes 12 bytes.
@@ -59,8 +59,10 @@ struct Slot {
 pub(crate) struct KeyHash(u64);
 
 /// Who owns an operation, and who waits for it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Seat {
+    hash: KeyHash,
+    key: Key,
     pub(crate) owner: Option<Owner>,
     pub(crate) waiters: VecDeque<Waiter>,
 }
@@ -156,14 +158,28 @@ impl Shard {
         self.slots.iter_hash(spread(hash.tag())).filter(same).map(Slot::place)
     }
 
-    pub(crate) fn owner(&self, key: &Key) -> Option<Owner> {
-        self.seats.get(key).and_then(|seat| seat.owner)
+    pub(crate) fn owner(&self, hash: KeyHash, key: &Key) -> Option<Owner> {
+        self.seats.find(hash.word(), |seat| seat.key == *key).and_then(|seat| seat.owner)
+    }
+
+    fn seat_mut(&mut self, hash: KeyHash, key: &Key) -> Option<&mut Seat> {
+        self.seats.find_mut(hash.word(), |seat| seat.key == *key)
+    }
+
+    /// Lets the seat of this key go where nobody owns it and nobody waits.
+    fn tidy(&mut self, hash: KeyHash, key: &Key) {
+        let is_left = |seat: &Seat| seat.key == *key && seat.owner.is_none() && seat.waiters.is_empty();
+        if let Ok(left) = self.seats.find_entry(hash.word(), is_left) {
+            left.remove();
+        }
     }
 
     /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run. Gives back those who wait for
     /// another request: the key began anew while they stood in line.
-    pub(crate) fn seat(&mut self, key: &Key, owner: Owner) -> Vec<Waiter> {
-        let seat = self.seats.entry(key.clone()).or_default();
+    pub(crate) fn seat(&mut self, hash: KeyHash, key: &Key, owner: Owner) -> Vec<Waiter> {
+        let new = || Seat { hash, key: key.clone(), owner: None, waiters: VecDeque::new() };
+        let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
+        let seat = entry.or_insert_with(new).into_mut();
         seat.owner = Some(owner);
         if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
             return Vec::new();
@@ -175,27 +191,24 @@ impl Shard {
 
     /// Ends the ownership that has this token, and gives the next in line, who may claim now. None where somebody
     /// else owns it by now, or nobody waits.
-    pub(crate) fn unseat(&mut self, key: &Key, token: u64) -> Option<Waiter> {
-        let seat = self.seats.get_mut(key)?;
+    pub(crate) fn unseat(&mut self, hash: KeyHash, key: &Key, token: u64) -> Option<Waiter> {
+        let seat = self.seat_mut(hash, key)?;
         if seat.owner?.token != token {
             return None;
         }
         seat.owner = None;
-        let next = next_in_line(&mut seat.waiters);
-        if seat.waiters.is_empty() {
-            self.seats.remove(key);
-        }
-        next
+        self.next_of_unowned(hash, key)
     }
 
     /// Ends the seat for good, and gives everybody who waited.
-    pub(crate) fn clear(&mut self, key: &Key) -> VecDeque<Waiter> {
-        self.seats.remove(key).map(|seat| seat.waiters).unwrap_or_default()
+    pub(crate) fn clear(&mut self, hash: KeyHash, key: &Key) -> VecDeque<Waiter> {
+        let found = self.seats.find_entry(hash.word(), |seat| seat.key == *key);
+        found.map(|found| found.remove().0.waiters).unwrap_or_default()
     }
 
     /// Lets a claim wait for the run that owns the operation, or gives it back where none does for this request.
-    pub(crate) fn park(&mut self, key: &Key, waiter: Waiter) -> Result<(), Waiter> {
-        match self.seats.get_mut(key) {
+    pub(crate) fn park(&mut self, hash: KeyHash, key: &Key, waiter: Waiter) -> Result<(), Waiter> {
+        match self.seat_mut(hash, key) {
             Some(seat) if seat.owner.is_some_and(|owner| waiter.is_for(owner)) => {
                 // Those who gave up are removed whenever the line would have to grow for one more.
                 if seat.waiters.len() == seat.waiters.capacity() {
@@ -209,30 +222,29 @@ impl Shard {
     }
 
     /// The next in line of a key that nobody owns.
-    pub(crate) fn next_of_unowned(&mut self, key: &Key) -> Option<Waiter> {
-        let seat = self.seats.get_mut(key).filter(|seat| seat.owner.is_none())?;
-        let next = next_in_line(&mut seat.waiters);
-        if seat.waiters.is_empty() {
-            self.seats.remove(key);
-        }
+    pub(crate) fn next_of_unowned(&mut self, hash: KeyHash, key: &Key) -> Option<Waiter> {
+        let seat = self.seat_mut(hash, key).filter(|seat| seat.owner.is_none())?;
+        let next = std::iter::from_fn(|| seat.waiters.pop_front()).find(|waiter| !waiter.promise.is_abandoned());
+        self.tidy(hash, key);
         next
     }
 
-    pub(crate) fn seats(&self) -> impl Iterator<Item = (&Key, &Seat)> {
+    pub(crate) fn seats(&self) -> impl Iterator<Item = &Seat> {
         self.seats.iter()
     }
 
     /// Everybody who waits for anything.
     pub(crate) fn take_waiters(&mut self) -> Vec<Waiter> {
-        self.seats.values_mut().flat_map(|seat| seat.waiters.drain(..)).collect()
+        self.seats.iter_mut().flat_map(|seat| seat.waiters.drain(..)).collect()
     }
 }
 
-fn next_in_line(waiters: &mut VecDeque<Waiter>) -> Option<Waiter> {
-    std::iter::from_fn(|| waiters.pop_front()).find(|waiter| !waiter.promise.is_abandoned())
-}
-
 impl KeyHash {
+    /// The whole hash, for tables of few entries.
+    pub(crate) fn word(self) -> u64 {
+        self.0
+    }
+
     fn shard(self) -> u8 {
         self.0.to_be_bytes()[0]
     }

@@ -117,7 +117,8 @@ impl Log {
         // redb may panic on a damaged file where the check is off; that too is only an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
             let open = Open::staged(Arc::clone(&disk), check, cache_bytes)?;
-            let meta = open.meta()?;
+            let mut meta = open.meta()?;
+            meta.next = meta.next.max(open.last_body()?.saturating_add(1));
             open.scan(each)?;
             open.backend.accept().map_err(|e| Error::because(ErrorKind::Io, "cannot write to the file", e))?;
             Ok((open, meta))
@@ -247,6 +248,12 @@ impl Open {
         };
         let row = table.get(META_ROW).map_err(engine)?;
         read_meta(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
+    }
+
+    /// The greatest number that a body stands under.
+    fn last_body(&self) -> Result<u64> {
+        let table = self.database.begin_read().map_err(engine)?.open_table(BODIES).map_err(engine)?;
+        Ok(table.last().map_err(engine)?.map_or(0, |(row, _)| row.value()))
     }
 
     fn scan(&self, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {

@@ -39,7 +39,7 @@ pub use log::OpenCheck;
 use log::{Log, Place};
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
-pub(crate) use request::{Advanced, Claimed, Granted, Ownership, Seen, Working};
+pub(crate) use request::{Advanced, Claimed, Granted, Known, Ownership, Seen, Working};
 use request::{Reply, Request, Turn};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Loss, SimulatedDisk, Unsynced};
@@ -160,7 +160,7 @@ impl Engine {
             None => {
                 let (promise, answer) = promise();
                 let reply = Reply::Claim { turn: None, promise };
-                let unsent = self.shared.queue.push(Request { key: key.clone(), hash, command, reply });
+                let unsent = self.shared.queue.push(Request { key: key.clone(), hash, command, known: None, reply });
                 self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
             }
         }
@@ -185,20 +185,28 @@ impl Engine {
     pub(crate) fn advance<T: Send + 'static>(
         self: &Arc<Self>,
         key: &Key,
+        known: Option<Known>,
         command: Command,
         read: impl FnOnce(Arc<Self>, Advanced) -> Result<T> + Send + 'static,
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let request = self.shared.request(key, command, Reply::Advance(promise));
-        let unsent = self.shared.queue.push(request);
+        let unsent = self.shared.queue.push(Request { known, ..request });
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, read)
     }
 
     /// Ends the operation that `ownership` owns.
-    pub(crate) fn end(self: &Arc<Self>, ownership: Ownership, success: bool, bytes: Arc<[u8]>) -> Pending<Outcome> {
+    pub(crate) fn end(
+        self: &Arc<Self>,
+        ownership: Ownership,
+        known: Known,
+        success: bool,
+        bytes: Arc<[u8]>,
+    ) -> Pending<Outcome> {
         let (promise, answer) = promise();
-        let (key, command) = (ownership.key.clone(), Command::End { token: ownership.token, success, bytes });
-        let request = self.shared.request(&key, command, Reply::End { ownership, promise });
+        let command = Command::End { token: ownership.token, success, bytes };
+        let (key, hash, known) = (ownership.key.clone(), ownership.hash, Some(known));
+        let request = Request { key, hash, command, known, reply: Reply::End { ownership, promise } };
         let unsent = self.shared.queue.push(request);
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, outcome| Ok(outcome))
     }
@@ -272,7 +280,7 @@ impl Engine {
         let shared = &self.shared;
         let (mut owned, mut waiting) = (0, 0);
         for shard in shared.index.shards() {
-            for (_, seat) in shard.seats() {
+            for seat in shard.seats() {
                 owned += u64::from(seat.owner.is_some());
                 waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
             }
@@ -349,7 +357,7 @@ pub(crate) struct Figures {
 
 impl Shared {
     fn request(&self, key: &Key, command: Command, reply: Reply) -> Request {
-        Request { key: key.clone(), hash: self.index.hash(key), command, reply }
+        Request { key: key.clone(), hash: self.index.hash(key), command, known: None, reply }
     }
 
     /// The answer to a claim that changes nothing, without the writer; none where it may change something.
@@ -394,7 +402,7 @@ impl Shared {
         let mut moving = false;
         for nth in 0.. {
             let shard = self.index.shard(hash);
-            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(key));
+            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
             drop(shard);
             let Some(place) = place else { break };
             match self.log.read(place)? {
@@ -407,7 +415,8 @@ impl Shared {
     }
 
     fn seen(&self, record: Record) -> Seen {
-        let owner = self.index.shard(self.index.hash(&record.key)).owner(&record.key).map(|owner| owner.token);
+        let hash = self.index.hash(&record.key);
+        let owner = self.index.shard(hash).owner(hash, &record.key).map(|owner| owner.token);
         Seen { record, owner }
     }
 
@@ -418,7 +427,7 @@ impl Shared {
         if self.ended.load(Ordering::Acquire) {
             return Err(waiter);
         }
-        shard.park(key, waiter)
+        shard.park(hash, key, waiter)
     }
 
     /// Lets the next in line claim.
@@ -430,7 +439,8 @@ impl Shared {
     fn turn_of(self: &Arc<Self>, waiter: Waiter, key: &Key, hash: KeyHash) -> Request {
         let command = Command::Claim { fingerprint: waiter.fingerprint };
         let turn = Turn { shared: Arc::clone(self), key: key.clone(), hash };
-        Request { key: key.clone(), hash, command, reply: Reply::Claim { turn: Some(turn), promise: waiter.promise } }
+        let reply = Reply::Claim { turn: Some(turn), promise: waiter.promise };
+        Request { key: key.clone(), hash, command, known: None, reply }
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::index::{KeyHash, Owner};
+use super::log::Place;
 use crate::clock::Timestamp;
 use crate::error::Error;
 use crate::key::{Fingerprint, Key};
@@ -21,6 +22,8 @@ pub(super) struct Request {
     pub(super) key: Key,
     pub(super) hash: KeyHash,
     pub(super) command: Command,
+    /// What the caller knows of the record, to spare reading it.
+    pub(super) known: Option<Known>,
     pub(super) reply: Reply,
 }
 
@@ -55,9 +58,16 @@ pub(crate) enum Claimed {
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) ownership: Ownership,
-    pub(crate) attempt: u32,
-    pub(crate) since: Timestamp,
+    pub(crate) known: Known,
+    /// The record's checkpoint, with its payload.
     pub(crate) checkpoint: Option<Checkpoint>,
+}
+
+/// A record, and where it stands as long as nobody changes it. Large bodies are not in it.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(super) place: Place,
+    pub(crate) record: Arc<Record>,
 }
 
 /// Another run that is at work.
@@ -71,7 +81,7 @@ pub(crate) struct Working {
 /// What moving a checkpoint comes to.
 #[derive(Debug)]
 pub(crate) enum Advanced {
-    Moved(Checkpoint),
+    Moved { checkpoint: Checkpoint, known: Known },
     Lost(Option<Checkpoint>),
 }
 
@@ -103,7 +113,7 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let next = self.shared.index.shard(self.hash).unseat(&self.key, self.token);
+        let next = self.shared.index.shard(self.hash).unseat(self.hash, &self.key, self.token);
         if let Some(waiter) = next {
             self.shared.readmit(&self.key, self.hash, waiter);
         }
@@ -123,7 +133,7 @@ impl Drop for Turn {
     fn drop(&mut self) {
         // A queue that is shut refuses everybody; the writer's end tells all who are in line.
         if self.shared.queue.is_shut().is_none() {
-            let next = self.shared.index.shard(self.hash).next_of_unowned(&self.key);
+            let next = self.shared.index.shard(self.hash).next_of_unowned(self.hash, &self.key);
             if let Some(waiter) = next {
                 self.shared.readmit(&self.key, self.hash, waiter);
             }

@@ -4,6 +4,7 @@
 //! 1. A row goes only by its fate under the rules (P5, P6).
 //! 2. A slice is bounded, so that no batch waits long for it; it takes more than a batch can add, so it keeps up.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::{Batch, Touched};
@@ -65,7 +66,7 @@ fn sweep_head(batch: &mut Batch<'_, '_>, head: Place, most: usize, policy: Polic
         };
         batch.done.removed += u64::from(after.is_none());
         let hash = batch.shared.index.hash(&record.key);
-        let mut touched = Touched { record: Some(record), place: Some(place), ..Touched::default() };
+        let mut touched = Touched { record: Some(Arc::new(record)), place: Some(place), ..Touched::default() };
         batch.rewrite(hash, &mut touched, after, to)?;
     }
     // What came to stand here meanwhile has its time before it.
