@@ -105,7 +105,10 @@ pub(crate) fn validate(text: &str, what: &str, bytes_max: usize, kind: ErrorKind
     let fault = match text.len() {
         0 => format!("{what} is empty; give 1 to {bytes_max} bytes"),
         n if n > bytes_max => format!("{what} has {n} bytes; at most {bytes_max} are allowed"),
-        _ if text.chars().any(char::is_control) => format!("{what} holds a control character; send printable text"),
+        // The first look is at bytes: nearly every key is printable ASCII.
+        _ if !text.bytes().all(|b| matches!(b, b' '..=b'~')) && text.chars().any(char::is_control) => {
+            format!("{what} holds a control character; send printable text")
+        }
         _ => return Ok(()),
     };
     Err(Error::new(kind, fault))

@@ -110,7 +110,7 @@ pub(super) struct Touched {
 }
 
 /// What a batch knows of every key it touched. The hash is the index's: nothing is hashed twice.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct TouchedKeys(HashTable<(KeyHash, Key, Touched)>);
 
 impl TouchedKeys {
@@ -144,8 +144,12 @@ impl<'b, 't> Batch<'b, 't> {
         numbers: &'b mut Numbers,
         now: Now,
         done: &'b mut Done,
+        requests: usize,
     ) -> Self {
-        Self { shared, tables, numbers, now, done, touched: TouchedKeys::default(), begun: 0, gone: 0 }
+        done.moves.reserve(requests);
+        done.answers.reserve(requests);
+        let touched = TouchedKeys(HashTable::with_capacity(requests));
+        Self { shared, tables, numbers, now, done, touched, begun: 0, gone: 0 }
     }
 
     /// Decides one request and writes what changes.

@@ -155,7 +155,7 @@ impl Writer {
         done: &mut Done,
     ) -> Result<bool, Error> {
         let shared = Arc::clone(&self.shared);
-        let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done);
+        let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done, requests.len());
         let mut queued = std::mem::take(requests).into_iter();
         while let Some(request) = queued.next() {
             if let Err(Broken { error, reply }) = batch.process(request) {

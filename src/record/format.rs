@@ -23,6 +23,8 @@ pub(crate) const VERSION: u8 = 1;
 
 const CHECKSUM_BYTES: usize = 4;
 
+const DIGEST_BYTES: usize = 32;
+
 const UNFINISHED: u8 = 0;
 const SUCCEEDED: u8 = 1;
 const FAILED: u8 = 2;
@@ -31,7 +33,6 @@ const TOMBSTONE: u8 = 3;
 #[derive(Serialize, Deserialize)]
 struct Header {
     algorithm: u8,
-    digest: [u8; 32],
     scope_len: u8,
     key_len: u8,
     born: u64,
@@ -53,9 +54,11 @@ struct CheckpointHeader {
 
 #[derive(Serialize, Deserialize)]
 struct EndedHeader {
-    at: u64,
+    /// None where it is when the row was written, as it is until retention moves the row.
+    at: Option<u64>,
     until: u64,
-    gone: u64,
+    /// None where there is no tombstone after that.
+    gone: Option<u64>,
     body: BodyHeader,
 }
 
@@ -79,22 +82,24 @@ struct ApartHeader {
 pub(crate) fn encode(record: &Record, row: &mut Vec<u8>) -> Result<()> {
     let start = row.len();
     let (scope_len, key) = record.key.parts();
+    let differs = |time: Timestamp, from: Timestamp| (time != from).then_some(time.as_millis());
     let (phase, ended) = match &record.phase {
         Phase::Unfinished => (UNFINISHED, None),
         Phase::Completed { outcome, until, gone } => {
-            let (at, until, gone) = (outcome.completed_at.as_millis(), until.as_millis(), gone.as_millis());
             let phase = if outcome.success { SUCCEEDED } else { FAILED };
-            (phase, Some(EndedHeader { at, until, gone, body: body_header(&outcome.body)? }))
+            let at = differs(outcome.completed_at, record.written);
+            let body = body_header(&outcome.body)?;
+            (phase, Some(EndedHeader { at, until: until.as_millis(), gone: differs(*gone, *until), body }))
         }
         Phase::Tombstone { completed_at, gone } => {
-            let (at, gone) = (completed_at.as_millis(), gone.as_millis());
-            (TOMBSTONE, Some(EndedHeader { at, until: at, gone, body: BodyHeader { len: 0, apart: None } }))
+            let at = differs(*completed_at, record.written);
+            let body = BodyHeader { len: 0, apart: None };
+            (TOMBSTONE, Some(EndedHeader { at, until: gone.as_millis(), gone: None, body }))
         }
     };
     let checkpoint = record.checkpoint.as_ref().map(checkpoint_header).transpose()?;
     let header = Header {
         algorithm: record.fingerprint.algorithm as u8,
-        digest: record.fingerprint.digest,
         scope_len,
         key_len: length(key.len() - usize::from(scope_len))?,
         born: record.born,
@@ -107,6 +112,7 @@ pub(crate) fn encode(record: &Record, row: &mut Vec<u8>) -> Result<()> {
     };
     row.push(VERSION);
     write_fixed(&header, row)?;
+    row.extend_from_slice(&record.fingerprint.digest);
     row.extend_from_slice(key);
     if let Some(checkpoint) = &record.checkpoint {
         row.extend_from_slice(checkpoint.name.as_bytes());
@@ -162,6 +168,7 @@ pub(crate) fn decode(row: &[u8]) -> Result<Record> {
 }
 
 fn assemble(header: Header, parts: &mut Parts<'_>) -> Result<Record> {
+    let digest = parts.take(DIGEST_BYTES)?.try_into().map_err(|e| corrupt_by("its digest is cut short", e))?;
     let scope = parts.text(header.scope_len.into())?;
     let key = parts.text(header.key_len.into())?;
     let key = Key::new(scope, key).map_err(|e| corrupt_by("its key is not valid", e))?;
@@ -180,21 +187,23 @@ fn assemble(header: Header, parts: &mut Parts<'_>) -> Result<Record> {
         (SUCCEEDED | FAILED, Some(ended)) => Phase::Completed {
             outcome: Outcome {
                 success: header.phase == SUCCEEDED,
-                completed_at: Timestamp::from_millis(ended.at),
+                completed_at: Timestamp::from_millis(ended.at.unwrap_or(header.written)),
                 body: parts.body(&ended.body)?,
             },
             until: Timestamp::from_millis(ended.until),
-            gone: Timestamp::from_millis(ended.gone),
+            gone: Timestamp::from_millis(ended.gone.unwrap_or(ended.until)),
         },
-        (TOMBSTONE, Some(ended)) => Phase::Tombstone {
-            completed_at: Timestamp::from_millis(ended.at),
-            gone: Timestamp::from_millis(ended.gone),
-        },
+        (TOMBSTONE, Some(EndedHeader { at, until, gone: None, body: BodyHeader { len: 0, apart: None } })) => {
+            Phase::Tombstone {
+                completed_at: Timestamp::from_millis(at.unwrap_or(header.written)),
+                gone: Timestamp::from_millis(until),
+            }
+        }
         _ => return Err(corrupt("its phase is not valid")),
     };
     Ok(Record {
         key,
-        fingerprint: Fingerprint { algorithm: algorithm(header.algorithm)?, digest: header.digest },
+        fingerprint: Fingerprint { algorithm: algorithm(header.algorithm)?, digest },
         born: header.born,
         attempt: header.attempt,
         since: Timestamp::from_millis(header.since),
