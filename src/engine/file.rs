@@ -229,7 +229,7 @@ fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
         _ => ErrorKind::Io,
     };
-    Error::because(kind, format!("{what} {}", path.display()), source)
+    Error::because(kind, format!("{what} {}: {source}", path.display()), source)
 }
 
 fn not_a_store(path: &Path, why: &str) -> Error {

@@ -30,6 +30,9 @@ const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
 
+/// How many times as long as opening the file anew took it is left alone after that.
+const REOPEN_SHARE: u32 = 4;
+
 #[derive(Debug)]
 pub(super) struct Writer {
     shared: Arc<Shared>,
@@ -195,7 +198,10 @@ impl Writer {
             return done.refuse(told);
         }
         let backoff = self.full.take().map_or(BACKOFF_MIN, |full| (full.backoff * 2).min(BACKOFF_MAX));
+        let began = Instant::now();
         let reopened = self.shared.log.reopen();
+        // Opening a large file takes its time: most of it goes to those who read meanwhile.
+        let backoff = backoff.max(began.elapsed() * REOPEN_SHARE);
         // What was not committed is not there; what was may be, and the tail tells where it can be read.
         let landed = match reopened {
             _ if !is_in_commit => Some(false),

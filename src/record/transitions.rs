@@ -267,3 +267,115 @@ fn turn(record: &Record, policy: Policy) -> Timestamp {
     };
     record.written + span.max(TURN_MIN)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const POLICY: Policy = Policy { retention: Duration::from_secs(100), tombstones: Duration::from_secs(50) };
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn at(seconds: u64) -> Now {
+        let time = Timestamp::from_millis(seconds * 1000);
+        Now { time, ahead: time }
+    }
+
+    fn key() -> Key {
+        Key::new("scope", "key").unwrap()
+    }
+
+    fn fingerprint() -> Fingerprint {
+        Fingerprint::of("request")
+    }
+
+    fn begun() -> Record {
+        apply(None, &key(), Change::Begin { fingerprint: fingerprint() }, 7, at(0)).unwrap()
+    }
+
+    fn done_at(record: &Record, owner: Option<u64>, command: &Command, now: Now) -> Decision {
+        decide(Situation { record: Some(record), owner }, command, now, POLICY)
+    }
+
+    fn completed(now: Now) -> Record {
+        let command = Command::End { token: 7, success: true, bytes: Arc::from(&b"out"[..]) };
+        let Decision::Change(change) = done_at(&begun(), Some(7), &command, now) else { panic!("its run ends it") };
+        apply(Some(begun()), &key(), change, 8, now).unwrap()
+    }
+
+    #[test]
+    fn p7_only_the_owner_ends_or_moves_and_a_stale_token_is_fenced() {
+        let end = Command::End { token: 6, success: true, bytes: Arc::from(&b""[..]) };
+        assert_eq!(done_at(&begun(), Some(7), &end, at(1)), Decision::Refuse(Refusal::Fenced));
+        assert_eq!(done_at(&begun(), None, &end, at(1)), Decision::Refuse(Refusal::Fenced));
+    }
+
+    #[test]
+    fn p5_p11_an_outcome_counts_until_its_deadline_and_not_at_it() {
+        let record = completed(at(10));
+        let claim = Command::Claim { fingerprint: Some(fingerprint()) };
+        assert_eq!(done_at(&record, None, &claim, at(109)), Decision::Stand(Standing::Replay));
+        let gone = Standing::Gone { completed_at: at(10).time, until: at(160).time };
+        assert_eq!(done_at(&record, None, &claim, at(110)), Decision::Stand(gone));
+        let begin = Decision::Change(Change::Begin { fingerprint: fingerprint() });
+        assert_eq!(done_at(&record, None, &claim, at(160)), begin);
+    }
+
+    #[test]
+    fn p11_a_deadline_is_counted_from_the_clock_that_is_ahead() {
+        let record = completed(Now { time: at(10).time, ahead: at(1000).time });
+        let Phase::Completed { until, .. } = record.phase else { panic!("it was completed") };
+        assert_eq!(until, at(1100).time);
+    }
+
+    #[test]
+    fn p6_retention_moves_what_is_unfinished_and_never_ends_it() {
+        let record = begun();
+        assert_eq!(fate(&record, at(99).time, POLICY), Fate::Stays);
+        assert_eq!(fate(&record, at(100).time, POLICY), Fate::Moves);
+        assert_eq!(due(&record, POLICY), at(100).time);
+        assert!(!is_over(&record, Timestamp::from_millis(u64::MAX)));
+    }
+
+    #[test]
+    fn p6_a_completed_row_fades_to_its_tombstone_and_then_goes() {
+        let record = completed(at(10));
+        assert_eq!(due(&record, POLICY), at(110).time);
+        assert_eq!(fate(&record, at(110).time - SECOND, POLICY), Fate::Stays);
+        let Fate::Fades(tombstone) = fate(&record, at(110).time, POLICY) else { panic!("its outcome is over") };
+        assert_eq!(tombstone.phase, Phase::Tombstone { completed_at: at(10).time, gone: at(160).time });
+        assert_eq!(tombstone.fingerprint, record.fingerprint, "another request is still rejected");
+        assert_eq!(fate(&tombstone, at(160).time - SECOND, POLICY), Fate::Stays);
+        assert_eq!(fate(&tombstone, at(160).time, POLICY), Fate::Goes);
+    }
+
+    #[test]
+    fn p6_a_row_kept_longer_than_todays_policy_moves_out_of_the_way() {
+        let shorter = Policy { retention: Duration::from_secs(70), tombstones: Duration::ZERO };
+        assert_eq!(fate(&completed(at(10)), at(80).time, shorter), Fate::Moves);
+        let hasty = Policy { retention: SECOND, tombstones: Duration::ZERO };
+        assert_eq!(fate(&completed(at(10)), at(69).time, hasty), Fate::Stays, "no row moves all the time");
+    }
+
+    #[test]
+    fn a_counter_at_its_end_is_refused_and_never_wraps() {
+        let mut record = begun();
+        record.attempt = u32::MAX;
+        let claim = Command::Claim { fingerprint: None };
+        assert_eq!(done_at(&record, None, &claim, at(1)), Decision::Refuse(Refusal::Exhausted));
+        let name: Arc<str> = "x".into();
+        let bytes: Arc<[u8]> = Arc::from(&b""[..]);
+        let body = Body::Here(Arc::clone(&bytes));
+        let revision = Revision(u64::MAX);
+        record.checkpoint = Some(Checkpoint { name: Arc::clone(&name), revision, at: at(0).time, body });
+        let advance = Command::Advance { token: None, expected: revision, name, bytes };
+        assert_eq!(done_at(&record, None, &advance, at(1)), Decision::Refuse(Refusal::Exhausted));
+    }
+
+    impl std::ops::Sub<Duration> for Timestamp {
+        type Output = Self;
+
+        fn sub(self, span: Duration) -> Self {
+            Self::from_millis(self.as_millis() - u64::try_from(span.as_millis()).unwrap())
+        }
+    }
+}
