@@ -131,6 +131,8 @@ pub(super) struct Batch<'b, 't> {
     pub(super) numbers: &'b mut Numbers,
     pub(super) now: Now,
     pub(super) done: &'b mut Done,
+    /// Whether nobody waits for it.
+    pub(super) is_idle: bool,
     touched: TouchedKeys,
     /// Operations that begin or go in this batch, which the index does not know of yet.
     begun: u64,
@@ -149,7 +151,7 @@ impl<'b, 't> Batch<'b, 't> {
         done.moves.reserve(requests);
         done.answers.reserve(requests);
         let touched = TouchedKeys(HashTable::with_capacity(requests));
-        Self { shared, tables, numbers, now, done, touched, begun: 0, gone: 0 }
+        Self { shared, tables, numbers, now, done, is_idle: requests == 0, touched, begun: 0, gone: 0 }
     }
 
     /// Decides one request and writes what changes.
@@ -307,16 +309,20 @@ impl<'b, 't> Batch<'b, 't> {
 
     /// Writes what a change makes of a record, and returns it as the change made it: with the new bytes in it.
     fn write(&mut self, key: &Key, hash: KeyHash, touched: &mut Touched, change: Change) -> Result<Option<Record>> {
-        let had_place = touched.place.is_some();
+        let old = touched.place;
         let number = self.number()?;
         let after = apply(touched.record.as_deref().cloned(), key, change, number, self.now);
         self.rewrite(hash, touched, after.clone(), Place::Log(number))?;
-        self.begun += u64::from(!had_place && touched.place.is_some());
-        self.gone += u64::from(had_place && touched.place.is_none());
+        match old {
+            Some(old) => self.tables.remove(old)?,
+            None => self.begun += 1,
+        }
+        self.gone += u64::from(touched.place.is_none());
         Ok(after)
     }
 
-    /// Puts a record in the place of another, and removes the bodies that no record has any more.
+    /// Puts a record in the place of another, and removes the bodies that no record has any more. The old row itself
+    /// is left to the caller, who may have many to remove.
     pub(super) fn rewrite(
         &mut self,
         hash: KeyHash,
@@ -334,10 +340,7 @@ impl<'b, 't> Batch<'b, 't> {
             touched.place = Some(place);
             touched.record = Some(Arc::new(record));
         }
-        if let Some(old) = old {
-            self.tables.remove(old)?;
-            self.numbers.newest_gone |= old.number() == self.numbers.newest;
-        }
+        self.numbers.newest_gone |= old.is_some_and(|old| old.number() == self.numbers.newest);
         let (before, after) = (before.as_deref(), touched.record.as_deref());
         let kept: Vec<u64> = after.into_iter().flat_map(Record::rows_apart).collect();
         for row in before.into_iter().flat_map(Record::rows_apart).filter(|row| !kept.contains(row)) {

@@ -338,6 +338,11 @@ impl<'t> Tables<'t> {
         Ok(())
     }
 
+    /// Removes every row up to and with this one.
+    pub(crate) fn remove_up_to(&mut self, last: Place) -> Result<()> {
+        self.table(last)?.retain_in(..=last.number(), |_, _| false).map_err(engine)
+    }
+
     pub(crate) fn put_body(&mut self, row: u64, bytes: &[u8]) -> Result<()> {
         self.bodies()?.insert(row, bytes).map_err(engine)?;
         Ok(())

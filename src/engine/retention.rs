@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! 1. A row goes only by its fate under the rules (P5, P6).
-//! 2. A slice is bounded, so that no batch waits long for it; it takes more than a batch can add, so it keeps up.
+//! 2. A slice is small where callers wait for the batch, so that they hardly notice; it takes more than a batch can
+//!    add, so it keeps up.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +15,9 @@ use crate::error::{ErrorKind, Result};
 use crate::record::Record;
 use crate::record::transitions::{Fate, Policy, due, fate};
 
-/// Rows looked at in one batch at least.
-const SLICE_MIN: usize = 256;
+/// Rows looked at in one batch at least, and where nobody waits for it.
+const SLICE_BUSY: usize = 32;
+const SLICE_IDLE: usize = 512;
 
 /// When a head is next looked at where it is empty, or damaged so that nobody can tell.
 const IDLE: Duration = Duration::from_secs(60);
@@ -35,7 +37,8 @@ impl Retention {
 
     /// Does one slice of what is due.
     pub(super) fn sweep(&mut self, batch: &mut Batch<'_, '_>, policy: Policy) -> Result<()> {
-        let most = SLICE_MIN.max(2 * batch.done.moves.len());
+        // A batch adds a row at most for each of its moves; the half of them end what the other half began.
+        let most = if batch.is_idle { SLICE_IDLE } else { SLICE_BUSY.max(batch.done.moves.len()) };
         if batch.now.time >= self.log {
             self.log = sweep_head(batch, Place::Log(0), most, policy)?;
         }
@@ -56,10 +59,15 @@ fn sweep_head(batch: &mut Batch<'_, '_>, head: Place, most: usize, policy: Polic
         Err(error) => return Err(error),
     };
     let is_all = rows.len() < most;
+    let mut swept = None;
+    let mut stays = None;
     for (place, record) in rows {
         let next_due = due(&record, policy);
         let (after, to) = match fate(&record, time, policy) {
-            Fate::Stays => return Ok(next_due),
+            Fate::Stays => {
+                stays = Some(next_due);
+                break;
+            }
             Fate::Goes => (None, place),
             Fate::Fades(tombstone) => (Some(*tombstone), Place::Tombstone(batch.number()?)),
             Fate::Moves => (Some(Record { written: time, ..record.clone() }), place.beside(batch.number()?)),
@@ -68,7 +76,11 @@ fn sweep_head(batch: &mut Batch<'_, '_>, head: Place, most: usize, policy: Polic
         let hash = batch.shared.index.hash(&record.key);
         let mut touched = Touched { record: Some(Arc::new(record)), place: Some(place), ..Touched::default() };
         batch.rewrite(hash, &mut touched, after, to)?;
+        swept = Some(place);
+    }
+    if let Some(last) = swept {
+        batch.tables.remove_up_to(last)?;
     }
     // What came to stand here meanwhile has its time before it.
-    Ok(if is_all { time + policy.retention.min(IDLE) } else { time })
+    Ok(stays.unwrap_or(if is_all { time + policy.retention.min(IDLE) } else { time }))
 }
