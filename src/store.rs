@@ -1,12 +1,13 @@
 //! The store: what a server opens once and hands to everything that serves requests.
 
+use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::claim::Claim;
 use crate::clock::{Clock, SystemClock};
-use crate::engine::{Advanced, Engine, OpenCheck, Options, QueueLimits};
+use crate::engine::{Advanced, Engine, OpenCheck, Opening, Options, QueueLimits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Fingerprint, Key};
 use crate::payload::{Limits, Payload};
@@ -274,16 +275,24 @@ pub struct Verified {
 ///     .in_memory()?;
 /// # Ok::<(), reentry::Error>(())
 /// ```
-#[derive(Debug)]
 #[must_use = "nothing is opened until `open` or `in_memory`"]
 pub struct Builder {
     policy: Policy,
     operations_max: u64,
     payload_bytes_max: usize,
     queue: QueueLimits,
-    cache_bytes: usize,
-    check: OpenCheck,
+    opening: Opening,
     clock: Box<dyn Clock>,
+}
+
+impl fmt::Debug for Builder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut shown = f.debug_struct("Builder");
+        shown.field("policy", &self.policy).field("operations_max", &self.operations_max);
+        shown.field("payload_bytes_max", &self.payload_bytes_max).field("queue", &self.queue);
+        shown.field("check", &self.opening.check).field("cache_bytes", &self.opening.cache_bytes);
+        shown.field("clock", &self.clock).finish_non_exhaustive()
+    }
 }
 
 impl Default for Builder {
@@ -293,8 +302,7 @@ impl Default for Builder {
             operations_max: OPERATIONS_MAX,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
-            cache_bytes: CACHE_BYTES,
-            check: OpenCheck::default(),
+            opening: Opening { check: OpenCheck::default(), cache_bytes: CACHE_BYTES, progress: Arc::new(|_| {}) },
             clock: Box::new(SystemClock::default()),
         }
     }
@@ -341,13 +349,26 @@ impl Builder {
 
     /// Memory for pages of the file. Default: 64 MiB.
     pub fn cache_bytes(mut self, bytes: usize) -> Self {
-        self.cache_bytes = bytes;
+        self.opening.cache_bytes = bytes;
         self
     }
 
     /// How thoroughly the file is checked when it is opened. Default: [`OpenCheck::Full`].
     pub fn check(mut self, check: OpenCheck) -> Self {
-        self.check = check;
+        self.opening.check = check;
+        self
+    }
+
+    /// What is told, from time to time while a large file is opened, which share of the work is done: 0.0 to 1.0.
+    ///
+    /// ```
+    /// let store = reentry::Store::builder()
+    ///     .on_open_progress(|share| eprintln!("opening: {:.0} %", share * 100.0))
+    ///     .in_memory()?;
+    /// # Ok::<(), reentry::Error>(())
+    /// ```
+    pub fn on_open_progress(mut self, tell: impl Fn(f64) + Send + Sync + 'static) -> Self {
+        self.opening.progress = Arc::new(tell);
         self
     }
 
@@ -402,10 +423,9 @@ impl Builder {
         } else if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
             "payload_bytes_max is over 1 GiB, the most a store takes"
         } else {
-            let (policy, queue, operations_max) = (self.policy, self.queue, self.operations_max);
-            let (cache_bytes, check, clock) = (self.cache_bytes, self.check, self.clock);
+            let Self { policy, queue, operations_max, opening, clock, .. } = self;
             let limits = Limits { payload_bytes_max: self.payload_bytes_max };
-            return Ok((limits, Options { policy, queue, operations_max, cache_bytes, check, clock }));
+            return Ok((limits, Options { policy, queue, operations_max, opening, clock }));
         };
         Err(Error::new(ErrorKind::InvalidConfig, fault))
     }

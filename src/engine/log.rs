@@ -32,6 +32,12 @@ const TOMBSTONES: Rows<'_> = TableDefinition::new("reentry/tombstones");
 const BODIES: Rows<'_> = TableDefinition::new("reentry/bodies");
 const META: Rows<'_> = TableDefinition::new("reentry/meta");
 
+/// The part of opening that checking the pages is taken for; the rest is reading the rows.
+const SHARE_OF_CHECK: f64 = 0.5;
+
+/// How many rows are read from one report of progress to the next.
+const ROWS_A_REPORT: u32 = 16 * 1024;
+
 /// Where the one meta row stands.
 const META_ROW: u64 = 0;
 
@@ -65,6 +71,15 @@ pub enum OpenCheck {
     Full,
     /// Only what redb and this crate read anyway. For those who know why the file cannot have been damaged.
     Quick,
+}
+
+/// How a file is opened.
+#[derive(Clone)]
+pub(crate) struct Opening {
+    pub(crate) check: OpenCheck,
+    pub(crate) cache_bytes: usize,
+    /// Told the share of the work that is done.
+    pub(crate) progress: Arc<dyn Fn(f64) + Send + Sync>,
 }
 
 /// An open file of records.
@@ -110,21 +125,20 @@ impl Log {
     /// file and leaves it as it was.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
-        check: OpenCheck,
-        cache_bytes: usize,
+        opening: &Opening,
         each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<(Self, Meta)> {
         // redb may panic on a damaged file where the check is off; that too is only an error.
         let opened = catch_unwind(AssertUnwindSafe(|| {
-            let open = Open::staged(Arc::clone(&disk), check, cache_bytes)?;
+            let open = Open::staged(Arc::clone(&disk), opening)?;
             let mut meta = open.meta()?;
             meta.next = meta.next.max(open.last_body()?.saturating_add(1));
-            open.scan(each)?;
+            open.scan(opening, each)?;
             open.backend.accept().map_err(|e| Error::because(ErrorKind::Io, "cannot write to the file", e))?;
             Ok((open, meta))
         }));
         let (open, meta) = opened.unwrap_or_else(|panic| Err(damaged(&panic)))?;
-        Ok((Self { disk, cache_bytes, open: RwLock::new(State::Open(open)) }, meta))
+        Ok((Self { disk, cache_bytes: opening.cache_bytes, open: RwLock::new(State::Open(open)) }, meta))
     }
 
     /// Closes redb and opens it anew on the same disk, as redb asks for after a fault.
@@ -229,11 +243,13 @@ impl State {
 
 impl Open {
     /// Opens what is on the disk and writes nothing to it yet.
-    fn staged(disk: Arc<dyn Disk>, check: OpenCheck, cache_bytes: usize) -> Result<Self> {
+    fn staged(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Self> {
         let unreadable = |e| Error::because(ErrorKind::Io, "cannot read the file", e);
         let backend = Backend::staged(disk).map_err(unreadable)?;
-        let mut builder = builder(cache_bytes);
-        builder.set_check_integrity_on_open(check == OpenCheck::Full);
+        let mut builder = builder(opening.cache_bytes);
+        let progress = Arc::clone(&opening.progress);
+        builder.set_repair_callback(move |session| progress(session.progress() * SHARE_OF_CHECK));
+        builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
         let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
         Ok(Self { database, backend })
     }
@@ -256,16 +272,26 @@ impl Open {
         Ok(table.last().map_err(engine)?.map_or(0, |(row, _)| row.value()))
     }
 
-    fn scan(&self, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
+    fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
         let reader = self.database.begin_read().map_err(engine)?;
+        let (mut seen, mut total) = (0_u32, 0);
+        for place in [Place::Log(0), Place::Tombstone(0)] {
+            total += reader.open_table(place.table()).map_err(engine)?.len().map_err(engine)?;
+        }
         for start in [Place::Log(0), Place::Tombstone(0)] {
             let table = reader.open_table(start.table()).map_err(engine)?;
             for row in table.range(0..).map_err(engine)? {
                 let (number, row) = row.map_err(engine)?;
                 let place = start.beside(number.value());
                 each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
+                seen = seen.saturating_add(1);
+                if seen.is_multiple_of(ROWS_A_REPORT) {
+                    let done = f64::from(seen) / f64::from(u32::try_from(total).unwrap_or(u32::MAX));
+                    (opening.progress)(SHARE_OF_CHECK + done.min(1.0) * (1.0 - SHARE_OF_CHECK));
+                }
             }
         }
+        (opening.progress)(1.0);
         Ok(())
     }
 }

@@ -36,6 +36,7 @@ mod writer;
 use disk::Disk;
 use index::{Index, KeyHash, Owner, Waiter};
 pub use log::OpenCheck;
+pub(crate) use log::Opening;
 use log::{Log, Place};
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
@@ -50,13 +51,11 @@ use writer::Writer;
 const LOOK_UPS_MAX: usize = 10_000;
 
 /// What an engine is made from.
-#[derive(Debug)]
 pub(crate) struct Options {
     pub(crate) policy: Policy,
     pub(crate) queue: QueueLimits,
     pub(crate) operations_max: u64,
-    pub(crate) cache_bytes: usize,
-    pub(crate) check: OpenCheck,
+    pub(crate) opening: Opening,
     pub(crate) clock: Box<dyn Clock>,
 }
 
@@ -126,7 +125,7 @@ impl Engine {
             }
             Ok(())
         };
-        let (log, mut meta) = Log::open(disk, options.check, options.cache_bytes, each)?;
+        let (log, mut meta) = Log::open(disk, &options.opening, each)?;
         meta.next = meta.next.max(next);
         meta.highest_time = meta.highest_time.max(highest_time);
         let shared = Arc::new(Shared {
