@@ -7,7 +7,7 @@
 //! 3. A slot is a hint: whoever follows it compares scope and key in full (P9). Hashes are keyed at random at each
 //!    open, since the keys are the attacker's.
 //! 4. A slot takes 12 bytes and one of control; a table is at least 7/16 full after it grew, so a kept operation takes
-//!    30 bytes at most.
+//!    30 bytes at most. A table that has become nearly empty shrinks.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
@@ -24,6 +24,9 @@ use crate::pending::Promise;
 
 /// Enough that callers seldom meet on one, and that growing one copies little.
 const SHARDS: usize = 256;
+
+/// Slots that a part of the index keeps room for, however few there are.
+const SLOTS_KEPT: usize = 1024;
 
 /// What marks a slot's number as one of the tombstones' table. Numbers end before it.
 const TOMBSTONE_BIT: u64 = 1 << 63;
@@ -130,6 +133,7 @@ impl Index {
                     Some(new) => *found.get_mut() = Slot::new(hash, new),
                     None => {
                         found.remove();
+                        shard.shrink_if_sparse();
                         self.operations.fetch_sub(1, Ordering::Relaxed);
                     }
                 }
@@ -153,6 +157,14 @@ impl Index {
 }
 
 impl Shard {
+    /// Gives memory back when most of what was kept is gone. What is left to move is a small part of what went.
+    fn shrink_if_sparse(&mut self) {
+        let (len, capacity) = (self.slots.len(), self.slots.capacity());
+        if capacity > SLOTS_KEPT && len < capacity / 8 {
+            self.slots.shrink_to(2 * len, Slot::spread);
+        }
+    }
+
     pub(crate) fn places(&self, hash: KeyHash) -> impl Iterator<Item = Place> {
         let same = move |slot: &&Slot| slot.tag == hash.tag();
         self.slots.iter_hash(spread(hash.tag())).filter(same).map(Slot::place)
@@ -322,6 +334,23 @@ mod tests {
             assert!(!index.shard(hash).places(hash).any(|found| found == place));
         }
         assert_eq!(index.operations(), 0);
+    }
+
+    #[test]
+    fn memory_is_given_back_when_most_is_gone() {
+        let index = Index::new();
+        for n in 0..300_000 {
+            index.replace(index.hash(&key(n)), None, Some(Place::Log(n)));
+        }
+        let full = index.bytes();
+        for n in 10_000..300_000 {
+            index.replace(index.hash(&key(n)), Some(Place::Log(n)), None);
+        }
+        assert!(index.bytes() * 4 < full, "{} of {full}", index.bytes());
+        for n in 0..10_000 {
+            let hash = index.hash(&key(n));
+            assert!(index.shard(hash).places(hash).any(|found| found == Place::Log(n)));
+        }
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Log {
             let mut meta = open.meta()?;
             meta.next = meta.next.max(open.last_body()?.saturating_add(1));
             open.scan(opening, each)?;
-            open.backend.accept().map_err(|e| Error::because(ErrorKind::Io, "cannot write to the file", e))?;
+            open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
             Ok((open, meta))
         }));
         let (open, meta) = opened.unwrap_or_else(|panic| Err(damaged(&panic)))?;
