@@ -30,3 +30,10 @@ pub use progress::{Progress, State, Unfinished};
 pub use record::{Checkpoint, Outcome, Revision};
 pub use run::Run;
 pub use store::{Advance, Builder, Stats, Store, Verified};
+
+/// For the fuzzer alone: decodes a row and encodes its record again.
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub fn fuzz_row(body: &[u8]) -> Option<Vec<u8>> {
+    record::format::decode_and_encode(body)
+}

@@ -346,7 +346,7 @@ mod tests {
         for n in 10_000..300_000 {
             index.replace(index.hash(&key(n)), Some(Place::Log(n)), None);
         }
-        assert!(index.bytes() * 4 < full, "{} of {full}", index.bytes());
+        assert!(index.bytes() * 3 < full, "{} of {full}", index.bytes());
         for n in 0..10_000 {
             let hash = index.hash(&key(n));
             assert!(index.shard(hash).places(hash).any(|found| found == Place::Log(n)));

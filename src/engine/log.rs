@@ -184,15 +184,16 @@ impl Log {
 
     /// The record at `place`, with its bodies; none where it has moved.
     pub(crate) fn read(&self, place: Place) -> Result<Option<Record>> {
-        let reader = self.reader()?;
-        let table = reader.open_table(place.table()).map_err(engine)?;
-        let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
-        let mut record = format::decode(row.value()).map_err(|e| at(place, e))?;
-        if record.rows_apart().next().is_some() {
-            let bodies = reader.open_table(BODIES).map_err(engine)?;
-            load_bodies(&mut record, &bodies).map_err(|e| at(place, e))?;
-        }
-        Ok(Some(record))
+        self.reading(|reader| {
+            let table = reader.open_table(place.table()).map_err(engine)?;
+            let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
+            let mut record = format::decode(row.value()).map_err(|e| at(place, e))?;
+            if record.rows_apart().next().is_some() {
+                let bodies = reader.open_table(BODIES).map_err(engine)?;
+                load_bodies(&mut record, &bodies).map_err(|e| at(place, e))?;
+            }
+            Ok(Some(record))
+        })
     }
 
     /// Gives up to `most` records from `place` on to `each`, without their bodies. Returns where to go on.
@@ -202,32 +203,38 @@ impl Log {
         most: usize,
         mut each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<Option<Place>> {
-        let reader = self.reader()?;
-        let table = reader.open_table(from.table()).map_err(engine)?;
-        for (seen, row) in table.range(from.number()..).map_err(engine)?.enumerate() {
-            let (number, row) = row.map_err(engine)?;
-            let place = from.beside(number.value());
-            if seen == most {
-                return Ok(Some(place));
+        self.reading(|reader| {
+            let table = reader.open_table(from.table()).map_err(engine)?;
+            for (seen, row) in table.range(from.number()..).map_err(engine)?.enumerate() {
+                let (number, row) = row.map_err(engine)?;
+                let place = from.beside(number.value());
+                if seen == most {
+                    return Ok(Some(place));
+                }
+                each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
             }
-            each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
-        }
-        Ok(None)
+            Ok(None)
+        })
     }
 
     /// Whether a row stands at `place`.
     pub(crate) fn holds(&self, place: Place) -> Result<bool> {
-        let table = self.reader()?.open_table(place.table()).map_err(engine)?;
-        Ok(table.get(place.number()).map_err(engine)?.is_some())
+        self.reading(|reader| {
+            let table = reader.open_table(place.table()).map_err(engine)?;
+            Ok(table.get(place.number()).map_err(engine)?.is_some())
+        })
     }
 
     /// How many bodies stand in rows of their own.
     pub(crate) fn bodies(&self) -> Result<u64> {
-        self.reader()?.open_table(BODIES).map_err(engine)?.len().map_err(engine)
+        self.reading(|reader| reader.open_table(BODIES).map_err(engine)?.len().map_err(engine))
     }
 
-    fn reader(&self) -> Result<ReadTransaction> {
-        self.open.read().opened()?.database.begin_read().map_err(engine)
+    /// Reads in one short transaction. redb does not check what it reads, and may panic on a page that was damaged
+    /// since the file was opened: to a caller that is an error like any other damage.
+    fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+        let reader = self.open.read().opened()?.database.begin_read().map_err(engine)?;
+        catch_unwind(AssertUnwindSafe(|| read(&reader))).unwrap_or_else(|panic| Err(damaged(&*panic)))
     }
 }
 
@@ -456,8 +463,8 @@ fn read_meta(row: &[u8]) -> Result<Meta> {
         let message = format!("the store has format {version}; this version of the crate reads up to {FILE_VERSION}");
         return Err(Error::new(ErrorKind::NewerFormat, message));
     }
-    match read_fixed(body)? {
-        (meta, used) if used == body.len() => Ok(meta),
+    match read_fixed(body) {
+        Ok((meta, used)) if used == body.len() => Ok(meta),
         _ => Err(damaged()),
     }
 }

@@ -258,12 +258,7 @@ impl Engine {
         let last = page.last().map(|(born, _)| *born).filter(|_| page.len() == most);
         let mut seen = Vec::with_capacity(page.len());
         for (born, place) in page {
-            let mut record = self.shared.log.read(place)?;
-            if record.is_none() {
-                // It moved since the page was taken; where it is finished by now, it is no longer listed.
-                let place = self.shared.index.unfinished().get(&born).copied();
-                record = place.map(|place| self.shared.log.read(place)).transpose()?.flatten();
-            }
+            let record = self.shared.follow_unfinished(born, place)?;
             seen.extend(record.filter(|r| r.born == born && r.is_unfinished()).map(|r| self.shared.seen(r)));
         }
         Ok((seen, last))
@@ -390,8 +385,21 @@ impl Shared {
                 Lookup::Moving => thread::yield_now(),
             }
         }
-        let message = "the row of a key moves faster than it can be read; ask again";
-        Err(Error::new(ErrorKind::TimedOut, message))
+        Err(moves_too_fast())
+    }
+
+    /// The record that was born under this number, however fast it moves; none where it is finished by now.
+    fn follow_unfinished(&self, born: u64, place: Place) -> Result<Option<Record>> {
+        let mut place = Some(place);
+        for _ in 0..LOOK_UPS_MAX {
+            let Some(found) = place else { return Ok(None) };
+            if let Some(record) = self.log.read(found)? {
+                return Ok(Some(record));
+            }
+            thread::yield_now();
+            place = self.index.unfinished().get(&born).copied();
+        }
+        Err(moves_too_fast())
     }
 
     fn look_up(&self, key: &Key, hash: KeyHash) -> Result<Lookup> {
@@ -441,6 +449,10 @@ impl Shared {
         let reply = Reply::Claim { turn: Some(turn), promise: waiter.promise };
         Request { key: key.clone(), hash, command, known: None, reply }
     }
+}
+
+fn moves_too_fast() -> Error {
+    Error::new(ErrorKind::TimedOut, "a row moves faster than it can be read; ask again")
 }
 
 /// What looking a key up comes to.
