@@ -27,6 +27,14 @@ pub(crate) struct RealFile {
     path: PathBuf,
 }
 
+/// Closing alone would not do: a child process that another thread is just starting holds a duplicate of the descriptor
+/// until it runs its own program, and with it the lock.
+impl Drop for RealFile {
+    fn drop(&mut self) {
+        drop(self.file.unlock());
+    }
+}
+
 impl Disk for RealFile {
     fn len(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
@@ -115,13 +123,13 @@ fn open_existing(path: &Path) -> Result<RealFile> {
     }
     let options = OpenOptions::new().read(true).write(true).to_owned();
     let file = options.open(path).map_err(|e| io_error("cannot open for writing", path, e))?;
-    lock(&file, path)?;
-    if !is_same(&file, path).map_err(|e| io_error("cannot look at", path, e))? {
+    let locked = lock(file, path, path)?;
+    if !is_same(&locked.file, path).map_err(|e| io_error("cannot look at", path, e))? {
         return Err(Error::new(ErrorKind::InUse, format!("{} was replaced while it was opened", path.display())));
     }
     let mut start = [0; MAGIC.len()];
-    match (&file).read_exact(&mut start) {
-        Ok(()) if start == MAGIC => Ok(RealFile { file, path: path.to_owned() }),
+    match (&locked.file).read_exact(&mut start) {
+        Ok(()) if start == MAGIC => Ok(locked),
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(io_error("cannot read", path, error)),
         Err(_) if found.len() == 0 => {
             Err(not_a_store(path, "is empty, which no store ever is: restore a copy, or remove it to start anew"))
@@ -146,17 +154,16 @@ fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Resu
         return Err(not_a_store(&creating, "is in the way of creating the store; remove it"));
     }
     let file = new_file().open(&creating).map_err(failed)?;
-    lock(&file, path)?;
-    if !is_same(&file, &creating).unwrap_or(false) {
+    let locked = Arc::new(lock(file, &creating, path)?);
+    if !is_same(&locked.file, &creating).unwrap_or(false) {
         // Its maker finished between our opening and our locking it.
         return Ok(());
     }
     // A maker that died after giving the file its name left both names: then this file is the store.
     if fs::symlink_metadata(path).is_err() {
-        file.set_len(0).map_err(failed)?;
-        let file = Arc::new(RealFile { file, path: creating.clone() });
-        initialise(Arc::<RealFile>::clone(&file))?;
-        file.file.sync_all().map_err(failed)?;
+        locked.file.set_len(0).map_err(failed)?;
+        initialise(Arc::<RealFile>::clone(&locked))?;
+        locked.file.sync_all().map_err(failed)?;
         give_name(&creating, path).map_err(failed)?;
         sync_folder(path).map_err(failed)?;
         return remove_name(&creating, path).map_err(failed);
@@ -191,9 +198,10 @@ fn new_file() -> OpenOptions {
     options
 }
 
-fn lock(file: &File, path: &Path) -> Result<()> {
+/// The file at `at`, locked; `path` is the store's name, for the error.
+fn lock(file: File, at: &Path, path: &Path) -> Result<RealFile> {
     match file.try_lock() {
-        Ok(()) => Ok(()),
+        Ok(()) => Ok(RealFile { file, path: at.to_owned() }),
         Err(TryLockError::WouldBlock) => {
             let message = format!("{} is open in another process, or already open in this one", path.display());
             Err(Error::new(ErrorKind::InUse, message))

@@ -1,0 +1,276 @@
+//! P10: a disk that fails is loud. After a failed write or sync nothing more is acknowledged, nobody hangs, and
+//! reopening finds everything acknowledged; a full disk refuses, keeps serving replays and mends itself.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+use reentry::{Claim, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
+use support::{Gate, PATIENCE, key, request, run, run_of, settle, stand_in_line};
+
+fn answer() -> String {
+    "the answer".to_owned()
+}
+
+/// The kind of error that this comes to, within the time that any answer takes.
+#[track_caller]
+fn failure<T: std::fmt::Debug>(pending: Pending<T>) -> ErrorKind {
+    pending.wait_for(PATIENCE).unwrap_err().kind()
+}
+
+#[track_caller]
+fn is_replayed(store: &Store, name: &str) {
+    match store.claim(&key(name), request()).wait_for(PATIENCE).unwrap() {
+        Claim::Replay(outcome) => assert_eq!(outcome.bytes(), answer().as_bytes()),
+        other => panic!("expected a replay of {name}, got {other:?}"),
+    }
+}
+
+/// Lets the disk fail under a batch of every kind of change, with waiters and later calls behind it.
+fn nobody_hangs_and_nothing_is_lost(fail: fn(&SimulatedDisk)) {
+    let (disk, gate) = (SimulatedDisk::new(), Gate::new());
+    let store = Store::builder().clock(gate.clone()).open_on(&disk).unwrap();
+    run(&store, &key("done")).complete(&answer()).wait().unwrap();
+    let (mut owner, completing) = (run(&store, &key("owned")), run(&store, &key("completing")));
+    owner.advance("before", &answer()).wait().unwrap();
+    let waiting = stand_in_line(&store, &key("owned"));
+    let waiting_for_outcome = stand_in_line(&store, &key("completing"));
+    drop(run(&store, &key("forgotten")));
+
+    gate.hold(&store);
+    let advance = owner.advance("after", &answer());
+    let complete = completing.complete(&answer());
+    let claim = store.claim(&key("fresh"), request());
+    let forget = store.forget(&key("forgotten"));
+    fail(&disk);
+    gate.open();
+
+    // The batch's commit failed: nobody can say whether it is durable.
+    let kinds = [failure(advance), failure(complete), failure(claim), failure(forget)];
+    assert!(kinds.iter().all(|kind| *kind == kinds[0]), "one batch, one fate: {kinds:?}");
+    assert!(matches!(kinds[0], ErrorKind::OutcomeUnknown), "{kinds:?}");
+    assert_eq!([failure(waiting), failure(waiting_for_outcome)], [ErrorKind::Failed; 2], "nobody waits for ever");
+
+    // It stays so even if the disk is well again: what the system dropped meanwhile nobody knows.
+    disk.fail_syncs(false);
+    disk.fail_writes(false);
+    assert_eq!(failure(store.claim(&key("later"), request())), ErrorKind::Failed);
+    assert_eq!(failure(owner.advance("later", &answer())), ErrorKind::Failed);
+    assert_eq!(failure(owner.complete(&answer())), ErrorKind::Failed);
+    assert_eq!(failure(store.forget(&key("done"))), ErrorKind::Failed);
+    assert_eq!(failure(store.revoke(&key("owned"))), ErrorKind::Failed);
+    replay_or_failed(store.claim(&key("done"), request()).wait_for(PATIENCE));
+    if let Ok(progress) = store.progress(&key("owned")) {
+        assert_eq!(progress.unwrap().checkpoint().unwrap().name(), "before", "what is not acknowledged is not shown");
+    }
+    drop(store.close());
+
+    for loss in [Loss::Lost, Loss::Kept, Loss::Torn(100)] {
+        let after = disk.cut(disk.calls(), |_| loss);
+        let reopened = Store::builder().clock(gate.clock.clone()).open_on(&after).unwrap();
+        is_replayed(&reopened, "done");
+        let again = run(&reopened, &key("owned"));
+        assert_eq!(again.attempt(), 2);
+        let name = again.checkpoint().unwrap().name().to_owned();
+        assert!(["before", "after"].contains(&name.as_str()), "{name}");
+        assert!(reopened.progress(&key("later")).unwrap().is_none(), "refused, so not applied");
+        assert!(reopened.progress(&key("completing")).unwrap().is_some(), "its claim was acknowledged");
+        reopened.verify().unwrap();
+    }
+}
+
+fn replay_or_failed(claim: Result<Claim>) {
+    match claim {
+        Ok(Claim::Replay(outcome)) => assert_eq!(outcome.bytes(), answer().as_bytes()),
+        Err(error) if error.kind() == ErrorKind::Failed => {}
+        other => panic!("expected a replay or `Failed`, got {other:?}"),
+    }
+}
+
+#[test]
+fn p10_after_a_failed_sync_nothing_is_acknowledged_and_nobody_hangs() {
+    nobody_hangs_and_nothing_is_lost(|disk| disk.fail_syncs(true));
+}
+
+#[test]
+fn p10_after_a_failed_write_nothing_is_acknowledged_and_nobody_hangs() {
+    nobody_hangs_and_nothing_is_lost(|disk| disk.fail_writes(true));
+}
+
+/// Claims and completes `nth` with enough bytes to fill a small disk soon.
+fn fill_one(store: &Store, nth: usize) -> Result<()> {
+    let key = key(&format!("filling {nth}"));
+    match store.claim(&key, request()).wait_for(PATIENCE)? {
+        Claim::Run(run) => run.complete(&vec![7_u8; 3_000]).wait_for(PATIENCE).map(drop),
+        Claim::Replay(_) => Ok(()),
+        other => panic!("nobody else runs it, but there is {other:?}"),
+    }
+}
+
+/// Tries again until the store took it: it mends itself, at a time of its own.
+fn until_taken<T>(mut attempt: impl FnMut() -> Result<T>) -> T {
+    let began = std::time::Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) if is_full(&error) => std::thread::yield_now(),
+            Err(error) => panic!("a full disk must not come to this: {error}"),
+        }
+        assert!(began.elapsed() < PATIENCE, "it never mended itself");
+    }
+}
+
+/// Refused, or committed in part and not known yet: what a full disk may come to.
+fn is_full(error: &Error) -> bool {
+    matches!(error.kind(), ErrorKind::Full | ErrorKind::OutcomeUnknown)
+}
+
+#[test]
+fn p10_a_full_disk_refuses_keeps_serving_replays_and_mends_itself() {
+    let empty = {
+        let disk = SimulatedDisk::new();
+        Store::builder().open_on(&disk).unwrap().close().unwrap();
+        disk.image().len()
+    };
+    for more in (0..64).map(|step| step * 2_560) {
+        let disk = SimulatedDisk::new();
+        let store = Store::builder().open_on(&disk).unwrap();
+        run(&store, &key("done")).complete(&answer()).wait().unwrap();
+        let mut owner = run(&store, &key("owned"));
+        disk.set_room(Some((empty + more) as u64));
+        let mut taken = Vec::new();
+        let refusal = (0..2_000).find_map(|nth| match fill_one(&store, nth) {
+            Ok(()) => {
+                taken.push(nth);
+                None
+            }
+            Err(error) => Some(error),
+        });
+        let refusal = refusal.expect("a disk of this size is full at last");
+        assert!(is_full(&refusal), "{more} bytes more: {refusal}");
+        // Tries while it is full, some of which find it being opened anew.
+        for nth in 0..5 {
+            is_replayed(&store, "done");
+            if let Err(error) = fill_one(&store, 10_000 + nth) {
+                assert!(is_full(&error), "{more} bytes more: {error}");
+            }
+        }
+        disk.set_room(None);
+        until_taken(|| fill_one(&store, 20_000));
+        owner.advance("paid", &answer()).wait().unwrap();
+        is_replayed(&store, "done");
+        store.verify().unwrap();
+        // What was told is there, on this store and after a power cut.
+        let after = Store::builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+        for store in [&store, &after] {
+            for nth in &taken {
+                let claim = store.claim(&key(&format!("filling {nth}")), request()).wait().unwrap();
+                assert!(matches!(claim, Claim::Replay(_)), "{more} bytes more, operation {nth}: {claim:?}");
+            }
+        }
+        assert_eq!(run(&after, &key("owned")).checkpoint().unwrap().name(), "paid");
+        after.verify().unwrap();
+    }
+}
+
+const ROLE: &str = "REENTRY_TEST_FULL_FILE";
+
+/// Not a test of its own: what the child process of the next one does.
+#[cfg(unix)]
+#[test]
+fn role_of_the_child_whose_file_may_not_grow() {
+    let Some(path) = std::env::var_os(ROLE) else { return };
+    let store = Store::open(path).unwrap();
+    run(&store, &key("done")).complete(&answer()).wait().unwrap();
+    let refusal = (0..100_000).find_map(|nth| fill_one(&store, nth).err()).expect("the file may not grow for ever");
+    assert!(is_full(&refusal), "{refusal}");
+    for nth in 0..10 {
+        is_replayed(&store, "done");
+        assert!(fill_one(&store, 200_000 + nth).is_err_and(|error| is_full(&error)));
+    }
+    // Ends without closing, as a process that is killed.
+    std::process::exit(42);
+}
+
+#[cfg(unix)]
+#[test]
+fn p10_a_real_file_that_may_not_grow_is_a_full_disk() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    Store::open(&path).unwrap().close().unwrap();
+    // In blocks of 512 bytes, or of 1,024 where the shell counts so: some way above the empty file either way.
+    let blocks = fs::metadata(&path).unwrap().len() / 512 + 256;
+    let script = format!(
+        "trap '' XFSZ; ulimit -f {blocks}; exec \"$0\" role_of_the_child_whose_file_may_not_grow --exact --nocapture"
+    );
+    let this = std::env::current_exe().unwrap();
+    let output = Command::new("sh").arg("-c").arg(script).arg(this).env(ROLE, &path).output().unwrap();
+    assert_eq!(output.status.code(), Some(42), "{}", String::from_utf8_lossy(&output.stderr));
+    // Without the limit it is a store like any other.
+    let store = Store::open(&path).unwrap();
+    is_replayed(&store, "done");
+    fill_one(&store, 300_000).unwrap();
+    store.verify().unwrap();
+}
+
+/// Takes the file away under an open store in some way; nothing may be acknowledged into it after that.
+fn nothing_is_acknowledged_after(take_away: fn(&Path)) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = Store::open(&path).unwrap();
+    run(&store, &key("done")).complete(&answer()).wait().unwrap();
+    let owner = run(&store, &key("owned"));
+    let waiting = stand_in_line(&store, &key("owned"));
+    settle(&store);
+    take_away(&path);
+    assert_eq!(failure(store.claim(&key("fresh"), request())), ErrorKind::OutcomeUnknown);
+    assert_eq!(failure(store.claim(&key("later"), request())), ErrorKind::Failed);
+    assert_eq!(failure(owner.complete(&answer())), ErrorKind::Failed);
+    assert_eq!(failure(waiting), ErrorKind::Failed);
+    drop(store.close());
+}
+
+#[cfg(unix)]
+#[test]
+fn p10_nothing_is_acknowledged_into_a_file_that_was_removed() {
+    nothing_is_acknowledged_after(|path| fs::remove_file(path).unwrap());
+}
+
+#[cfg(unix)]
+#[test]
+fn p10_nothing_is_acknowledged_into_a_file_that_was_renamed() {
+    nothing_is_acknowledged_after(|path| fs::rename(path, path.with_extension("old")).unwrap());
+}
+
+#[cfg(unix)]
+#[test]
+fn p10_nothing_is_acknowledged_into_a_file_that_was_replaced() {
+    nothing_is_acknowledged_after(|path| {
+        let copy = path.with_extension("copy");
+        fs::copy(path, &copy).unwrap();
+        fs::rename(&copy, path).unwrap();
+    });
+}
+
+#[test]
+fn p10_a_waiter_whose_owner_goes_after_a_failed_sync_does_not_hang() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    let owner = run(&store, &key("owned"));
+    let waiting = stand_in_line(&store, &key("owned"));
+    disk.fail_syncs(true);
+    drop(owner);
+    // Its turn came, and the claim it then made could not be made durable.
+    let kind = failure(waiting);
+    assert!(matches!(kind, ErrorKind::OutcomeUnknown | ErrorKind::Failed), "{kind:?}");
+    let busy = store.claim(&key("owned"), request());
+    assert_eq!(failure(busy), ErrorKind::Failed);
+    drop(store.close());
+    let reopened = Store::builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+    drop(run_of(reopened.claim(&key("owned"), request()).wait().unwrap()));
+    reopened.verify().unwrap();
+}

@@ -1,0 +1,271 @@
+//! Files of every released format open for ever, and are laid out as `docs/format.md` says.
+//!
+//! `tests/fixtures/v1.reentry` was closed, `tests/fixtures/v1-unclean.reentry` was left as a crash leaves it. Both were
+//! made by `cargo test --test format -- --ignored`, and are never made again: a new format gets new files.
+
+mod support;
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
+use reentry::{
+    Checkpoint, Claim, ErrorKind, Fingerprint, Key, ManualClock, Outcome, SimulatedDisk, State, Store, Timestamp,
+};
+use support::{START, key, request, run, run_of};
+use tempfile::TempDir;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// When both files were left, and when the tests open them.
+const LEFT: Timestamp = Timestamp::from_millis(START.as_millis() + 2 * 3_600_000);
+
+type Rows = TableDefinition<'static, u64, &'static [u8]>;
+
+const LOG: Rows = TableDefinition::new("reentry/log");
+const TOMBSTONES: Rows = TableDefinition::new("reentry/tombstones");
+const BODIES: Rows = TableDefinition::new("reentry/bodies");
+const META: Rows = TableDefinition::new("reentry/meta");
+
+/// What a row has beside scope, key, checkpoint and payloads, by `docs/format.md`.
+const UNFINISHED_BYTES: usize = 71;
+const ENDED_BYTES: usize = 86;
+
+fn large(seed: u8) -> Vec<u8> {
+    (0..3_000_u32).map(|n| u8::try_from((n * 7 + u32::from(seed)) % 251).unwrap()).collect()
+}
+
+fn foreign() -> Fingerprint {
+    Fingerprint::from_digest([0xAB; 32])
+}
+
+fn longest() -> Key {
+    Key::new("s".repeat(128), "k".repeat(255)).unwrap()
+}
+
+/// A copy of a fixture, since opening a file writes to it.
+fn copy(fixture: &str) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("copy.reentry");
+    fs::write(&path, fs::read(fixtures().join(fixture)).unwrap()).unwrap();
+    (folder, path)
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures")
+}
+
+fn open(path: &Path) -> reentry::Result<Store> {
+    Store::builder().clock(ManualClock::at(LEFT)).open(path)
+}
+
+/// How the fixtures were made.
+#[test]
+#[ignore = "writes the fixtures of the current format; run it once for each format"]
+fn make_the_fixtures() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let builder = Store::builder().clock(clock.clone()).retention(HOUR).tombstones(1_000_000 * HOUR);
+    let store = builder.open_on(&disk).unwrap();
+    run(&store, &key("gone")).complete(&large(1)).wait().unwrap();
+    clock.advance(HOUR);
+    // This claim's batch lets the outcome before fade to a tombstone.
+    drop(run(&store, &key("fresh")));
+    store.close().unwrap();
+    let builder = Store::builder().clock(clock.clone()).retention(1_000_000 * HOUR);
+    let store = builder.open_on(&disk).unwrap();
+    run(&store, &key("half")).advance("paid", &"receipt 7".to_owned()).wait().unwrap();
+    clock.advance(HOUR);
+    run(&store, &key("half")).advance("grün", &large(2)).wait().unwrap();
+    let mut succeeded = run_of(store.claim(&key("succeeded"), foreign()).wait().unwrap());
+    succeeded.advance("sent", &large(3)).wait().unwrap();
+    succeeded.complete(&"done".to_owned()).wait().unwrap();
+    run(&store, &key("failed")).fail(&large(4)).wait().unwrap();
+    run(&store, &longest()).complete(&()).wait().unwrap();
+    let unclean = disk.image();
+    store.close().unwrap();
+    for (name, image) in [("v1-unclean.reentry", unclean), ("v1.reentry", disk.image())] {
+        // One that is there was made by an older version, which is its worth.
+        if !fixtures().join(name).exists() {
+            fs::write(fixtures().join(name), image).unwrap();
+        }
+    }
+}
+
+/// All that the fixtures hold, read by whoever asks and by whoever claims.
+fn reads_back(store: &Store) {
+    let verified = store.verify().unwrap();
+    assert_eq!((verified.operations, verified.tombstones, verified.payload_rows), (6, 1, 3));
+    let unfinished: Vec<_> = store.unfinished().map(|progress| progress.unwrap().key().clone()).collect();
+    assert_eq!(unfinished, [key("fresh"), key("half")], "oldest first");
+
+    let shown = |key: &Key, state, attempt, since: Timestamp, fingerprint| {
+        let progress = store.progress(key).unwrap().unwrap();
+        assert_eq!((progress.key(), progress.state(), progress.attempt()), (key, state, attempt));
+        assert_eq!((progress.since(), progress.fingerprint()), (since, fingerprint));
+        (progress.checkpoint().map(position), progress.outcome().map(end))
+    };
+    let (first, then) = (START + HOUR, START + 2 * HOUR);
+    assert_eq!(shown(&key("gone"), State::Gone, 1, START, request()), (None, None));
+    assert_eq!(shown(&key("fresh"), State::Unfinished, 1, first, request()), (None, None));
+    let half = Some(("grün".to_owned(), 2, then, large(2)));
+    assert_eq!(shown(&key("half"), State::Unfinished, 2, first, request()), (half.clone(), None));
+    let sent = Some(("sent".to_owned(), 1, then, large(3)));
+    let done = Some((true, then, b"done".to_vec()));
+    assert_eq!(shown(&key("succeeded"), State::Succeeded, 1, then, foreign()), (sent, done.clone()));
+    let failed = Some((false, then, large(4)));
+    assert_eq!(shown(&key("failed"), State::Failed, 1, then, request()), (None, failed.clone()));
+    assert_eq!(shown(&longest(), State::Succeeded, 1, then, request()), (None, Some((true, then, Vec::new()))));
+
+    let claim = |key: &Key, fingerprint| store.claim(key, fingerprint).wait().unwrap();
+    let Claim::Gone(gone) = claim(&key("gone"), request()) else { panic!("its tombstone stands") };
+    assert_eq!((gone.completed_at(), gone.until()), (START, START + HOUR + 1_000_000 * HOUR));
+    for (key, fingerprint, end_before) in [("succeeded", foreign(), done), ("failed", request(), failed)] {
+        let Claim::Replay(outcome) = claim(&support::key(key), fingerprint) else { panic!("{key} is over") };
+        assert_eq!(Some(end(&outcome)), end_before);
+        assert!(matches!(claim(&support::key(key), Fingerprint::of("another")), Claim::Reject(_)));
+    }
+    let Claim::Run(run) = claim(&key("half"), request()) else { panic!("it is unfinished and free") };
+    assert_eq!((run.attempt(), run.checkpoint().as_ref().map(position)), (3, half));
+}
+
+fn position(checkpoint: &Checkpoint) -> (String, u64, Timestamp, Vec<u8>) {
+    (checkpoint.name().to_owned(), checkpoint.revision().get(), checkpoint.at(), checkpoint.bytes().to_vec())
+}
+
+fn end(outcome: &Outcome) -> (bool, Timestamp, Vec<u8>) {
+    (outcome.is_success(), outcome.completed_at(), outcome.bytes().to_vec())
+}
+
+#[test]
+fn p3_p5_p6_a_store_of_format_1_reads_back_whole_and_goes_on() {
+    for fixture in ["v1.reentry", "v1-unclean.reentry"] {
+        let (_folder, path) = copy(fixture);
+        let store = open(&path).unwrap();
+        reads_back(&store);
+        run(&store, &key("further")).complete(&large(5)).wait().unwrap();
+        store.close().unwrap();
+        let store = open(&path).unwrap();
+        assert!(matches!(store.claim(&key("further"), request()).wait().unwrap(), Claim::Replay(_)));
+        store.verify().unwrap();
+    }
+}
+
+/// Every row of a table.
+fn rows(database: &Database, table: Rows) -> Vec<(u64, Vec<u8>)> {
+    let table = database.begin_read().unwrap().open_table(table).unwrap();
+    let rows = table.range::<u64>(..).unwrap().map(|row| row.unwrap());
+    rows.map(|(number, row)| (number.value(), row.value().to_vec())).collect()
+}
+
+/// Every number that something stands under, in order.
+fn numbers(database: &Database) -> Vec<u64> {
+    let rows = [LOG, TOMBSTONES, BODIES].into_iter().flat_map(|table| rows(database, table));
+    let mut numbers: Vec<_> = rows.map(|(number, _)| number).collect();
+    numbers.sort_unstable();
+    numbers
+}
+
+fn assert_summed(row: &[u8]) {
+    let (body, checksum) = row.split_last_chunk::<4>().unwrap();
+    assert_eq!(crc32fast::hash(body).to_le_bytes(), *checksum);
+}
+
+#[test]
+fn a_store_is_laid_out_as_the_format_says() {
+    let (_folder, path) = copy("v1.reentry");
+    let database = Database::open(&path).unwrap();
+    let [(0, meta)] = &rows(&database, META)[..] else { panic!("one meta row") };
+    assert_summed(meta);
+    assert_eq!((meta.len(), &meta[..4]), (40, [1, 0, 0, 0].as_slice()));
+    let next = u64::from_le_bytes(meta[20..28].try_into().unwrap());
+    let highest_time = u64::from_le_bytes(meta[28..36].try_into().unwrap());
+
+    let (log, tombstones, bodies) = (rows(&database, LOG), rows(&database, TOMBSTONES), rows(&database, BODIES));
+    let numbers = numbers(&database);
+    assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "no number stands twice");
+    assert!(numbers[0] >= 1 && *numbers.last().unwrap() >= next - 1);
+    let mut kept: Vec<_> = bodies.into_iter().map(|(_, body)| body).collect();
+    kept.sort_unstable();
+    let mut large = [large(2), large(3), large(4)];
+    large.sort_unstable();
+    assert_eq!(kept, large, "nothing but the payload");
+    let mut times = vec![highest_time];
+    for (_, row) in log.iter().chain(&tombstones) {
+        assert_eq!(row[0], 1);
+        assert_summed(row);
+        times.push(u64::from_le_bytes(row[24..32].try_into().unwrap()));
+    }
+    // The time is in the newest row or, where that is older, in the meta row.
+    assert_eq!(times.into_iter().max().map(Timestamp::from_millis), Some(LEFT));
+    let lengths: Vec<_> = log.iter().chain(&tombstones).map(|(_, row)| row.len()).collect();
+    let fresh = UNFINISHED_BYTES + "scope".len() + "fresh".len();
+    assert!(lengths.contains(&fresh) && lengths.contains(&(ENDED_BYTES + 128 + 255)), "{lengths:?}");
+    // The tombstone was written after its operation ended, so it also holds when that was.
+    assert_eq!(tombstones[0].1.len(), ENDED_BYTES + 8 + "scope".len() + "gone".len());
+}
+
+#[test]
+fn no_number_is_used_twice_over_restarts() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("new.reentry");
+    for restart in 0..4_u8 {
+        let store = open(&path).unwrap();
+        drop(run(&store, &key(&format!("fresh {restart}"))));
+        // The newest number of all is that of a payload.
+        run(&store, &key(&format!("half {restart}"))).advance("large", &large(restart)).wait().unwrap();
+        store.verify().unwrap();
+        store.close().unwrap();
+        let numbers = numbers(&Database::open(&path).unwrap());
+        assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "after restart {restart}: {numbers:?}");
+    }
+}
+
+/// Makes this byte 2 in the first row of a table, and lets the checksum fit again.
+fn make_newer(path: &Path, table: Rows) {
+    let database = Database::open(path).unwrap();
+    let (number, mut row) = rows(&database, table).remove(0);
+    row.truncate(row.len() - 4);
+    row[0] = 2;
+    let checksum = crc32fast::hash(&row);
+    row.extend_from_slice(&checksum.to_le_bytes());
+    let transaction = database.begin_write().unwrap();
+    transaction.open_table(table).unwrap().insert(number, row.as_slice()).unwrap();
+    transaction.commit().unwrap();
+}
+
+#[test]
+fn p10_a_file_or_a_row_of_a_newer_format_is_refused_and_left_as_it_is() {
+    for (table, fixture) in [(META, "v1.reentry"), (LOG, "v1.reentry"), (TOMBSTONES, "v1-unclean.reentry")] {
+        let (folder, path) = copy(fixture);
+        make_newer(&path, table);
+        let before = fs::read(&path).unwrap();
+        let error = open(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NewerFormat, "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()) && error.to_string().contains('2'), "{error}");
+        assert!(fs::read(&path).unwrap() == before, "nothing in it was changed");
+        assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
+    }
+}
+
+#[test]
+fn the_servers_own_tables_live_beside_the_stores() {
+    const ORDERS: TableDefinition<'_, &str, u64> = TableDefinition::new("orders");
+    let (_folder, path) = copy("v1.reentry");
+    let insert = |order: &str| {
+        let database = Database::open(&path).unwrap();
+        let transaction = database.begin_write().unwrap();
+        transaction.open_table(ORDERS).unwrap().insert(order, 7).unwrap();
+        transaction.commit().unwrap();
+    };
+    insert("before");
+    let store = open(&path).unwrap();
+    reads_back(&store);
+    store.close().unwrap();
+    insert("after");
+    let database = Database::open(&path).unwrap();
+    let orders = database.begin_read().unwrap().open_table(ORDERS).unwrap();
+    assert_eq!(orders.iter().unwrap().count(), 2);
+    drop((orders, database));
+    open(&path).unwrap().verify().unwrap();
+}
