@@ -62,6 +62,16 @@ impl Key {
         Ok(Self { text: text.into(), scope_len })
     }
 
+    /// The key whose scope and client key stand one after the other in `text`, as a row keeps them.
+    pub(crate) fn joined(text: &str, scope_len: u8) -> Result<Self> {
+        let Some((scope, key)) = text.split_at_checked(scope_len.into()) else {
+            return Err(Error::new(ErrorKind::InvalidKey, "the scope ends within a character"));
+        };
+        validate(scope, "scope", SCOPE_BYTES_MAX, ErrorKind::InvalidKey)?;
+        validate(key, "key", KEY_BYTES_MAX, ErrorKind::InvalidKey)?;
+        Ok(Self { text: text.into(), scope_len })
+    }
+
     /// What the server chose: tenant, endpoint, user.
     pub fn scope(&self) -> &str {
         self.text.get(..usize::from(self.scope_len)).unwrap_or_default()

@@ -72,7 +72,8 @@ struct Inner {
 impl Backend {
     /// A backend that writes nothing until it is accepted.
     pub(crate) fn staged(disk: Arc<dyn Disk>) -> io::Result<Self> {
-        let staged = Staged { len: disk.len()?, pages: BTreeMap::new(), calls: Vec::new() };
+        let there = disk.len()?;
+        let staged = Staged { there, len: there, pages: BTreeMap::new(), calls: Vec::new() };
         Ok(Self::new(disk, Some(staged)))
     }
 
@@ -166,6 +167,8 @@ impl StorageBackend for Backend {
 /// What redb wrote while a file was being opened: the pages as they would be, and the calls that make them so.
 #[derive(Debug)]
 struct Staged {
+    /// How long the file on the disk is; nothing changes that before it is accepted.
+    there: u64,
     len: u64,
     pages: BTreeMap<u64, Box<[u8]>>,
     calls: Vec<Call>,
@@ -187,7 +190,7 @@ impl Staged {
             let out = out.get_mut(part).unwrap_or_default();
             match self.pages.get(&page).and_then(|bytes| bytes.get(within.clone())) {
                 Some(bytes) => out.copy_from_slice(bytes),
-                None => read_or_zero(disk, page_offset(page) + within.start as u64, out)?,
+                None => read_or_zero(disk, self.there, page_offset(page) + within.start as u64, out)?,
             }
         }
         Ok(())
@@ -230,11 +233,12 @@ impl Staged {
 
     /// The staged page of this number, taken from the disk where it is not staged yet.
     fn page(&mut self, disk: &dyn Disk, page: u64) -> io::Result<&mut [u8]> {
+        let there = self.there;
         match self.pages.entry(page) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
                 let mut bytes = vec![0; PAGE_BYTES].into_boxed_slice();
-                read_or_zero(disk, page_offset(page), &mut bytes)?;
+                read_or_zero(disk, there, page_offset(page), &mut bytes)?;
                 Ok(entry.insert(bytes))
             }
         }
@@ -262,10 +266,10 @@ fn end(offset: u64, len: usize) -> io::Result<u64> {
     offset.checked_add(len as u64).ok_or_else(|| io::ErrorKind::InvalidInput.into())
 }
 
-/// Reads what is there; what lies behind the end is zero.
-fn read_or_zero(disk: &dyn Disk, offset: u64, out: &mut [u8]) -> io::Result<()> {
-    let there = usize::try_from(disk.len()?.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
-    let (present, absent) = out.split_at_mut(there);
+/// Reads what is there, up to `there`; what lies behind that is zero.
+fn read_or_zero(disk: &dyn Disk, there: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
+    let present = usize::try_from(there.saturating_sub(offset)).unwrap_or(usize::MAX).min(out.len());
+    let (present, absent) = out.split_at_mut(present);
     absent.fill(0);
     if present.is_empty() { Ok(()) } else { disk.read(offset, present) }
 }

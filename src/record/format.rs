@@ -179,9 +179,8 @@ pub(crate) fn decode(row: &[u8]) -> Result<Record> {
 
 fn assemble(header: Header, parts: &mut Parts<'_>) -> Result<Record> {
     let digest = parts.take(DIGEST_BYTES)?.try_into().map_err(|e| corrupt_by("its digest is cut short", e))?;
-    let scope = parts.text(header.scope_len.into())?;
-    let key = parts.text(header.key_len.into())?;
-    let key = Key::new(scope, key).map_err(|e| corrupt_by("its key is not valid", e))?;
+    let text = parts.text(usize::from(header.scope_len) + usize::from(header.key_len))?;
+    let key = Key::joined(text, header.scope_len).map_err(|e| corrupt_by("its key is not valid", e))?;
     let checkpoint = match header.checkpoint {
         None => None,
         Some(c) if c.revision == 0 => return Err(corrupt("its checkpoint has no revision")),
