@@ -104,7 +104,7 @@ impl Run {
     /// [`ErrorKind::Closed`] where it cannot be read.
     pub fn refresh(&mut self) -> Result<Option<Checkpoint>> {
         match self.engine.look(self.key())? {
-            Some(seen) if seen.owner == Some(self.token()) => {
+            Some((seen, _)) if seen.owner == Some(self.token()) => {
                 self.seen.lock().checkpoint.clone_from(&seen.record.checkpoint);
                 Ok(seen.record.checkpoint)
             }

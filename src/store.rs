@@ -103,8 +103,7 @@ impl Store {
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`], [`ErrorKind::Failed`] or [`ErrorKind::Closed`] where it cannot be
     /// read.
     pub fn progress(&self, key: &Key) -> Result<Option<Progress>> {
-        let seen = self.engine.look(key)?;
-        Ok(seen.map(|seen| Progress::new(seen, self.engine.time())))
+        Ok(self.engine.look(key)?.map(|(seen, time)| Progress::new(seen, time)))
     }
 
     /// Moves the checkpoint of an unfinished operation, for a part of the server that does not own it: a payment

@@ -309,3 +309,37 @@ fn p11_a_clock_that_jumps_ten_years_both_ways_changes_no_answer_while_open_and_r
         store.verify().unwrap();
     }
 }
+
+/// A clock on which a millisecond passes whenever somebody looks at it.
+#[derive(Debug, Default)]
+struct Ticking(std::sync::atomic::AtomicU64);
+
+impl Clock for Ticking {
+    fn wall(&self) -> Timestamp {
+        Timestamp::from_millis(1_000)
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_millis(self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed))
+    }
+}
+
+/// `progress` looked at the clock twice, to see whether an expiry must be kept and to say what it is; between the two
+/// an outcome could expire, and was told gone without the time that made it so being on disk.
+#[test]
+fn p11_what_progress_tells_of_an_expiry_rests_on_one_moment() {
+    for span in 50..70 {
+        let disk = SimulatedDisk::new();
+        let key = key("key");
+        let open = |disk: &SimulatedDisk| {
+            let builder = Store::builder().retention(Duration::from_millis(span)).tombstones(Duration::from_secs(9));
+            builder.clock(Ticking::default()).open_on(disk).unwrap()
+        };
+        let store = open(&disk);
+        run(&store, &key).complete(&()).wait().unwrap();
+        while store.progress(&key).unwrap().unwrap().state() != State::Gone {}
+        let store = open(&disk.cut(disk.calls(), |_| Loss::Lost));
+        assert_eq!(store.progress(&key).unwrap().unwrap().state(), State::Gone, "it was told so before the cut");
+        store.verify().unwrap();
+    }
+}

@@ -232,8 +232,9 @@ impl Engine {
         })
     }
 
-    /// What is known of a key, without claiming it. None where nothing counts any more.
-    pub(crate) fn look(self: &Arc<Self>, key: &Key) -> Result<Option<Seen>> {
+    /// What is known of a key, without claiming it, and the one moment at which it is so: whoever says what it is at
+    /// another might tell of an expiry whose time is not on disk. None where nothing counts any more.
+    pub(crate) fn look(self: &Arc<Self>, key: &Key) -> Result<Option<(Seen, Timestamp)>> {
         let shared = &self.shared;
         let Some(seen) = shared.find(key, shared.index.hash(key))? else { return Ok(None) };
         let time = shared.timeline.now().time;
@@ -242,12 +243,7 @@ impl Engine {
         if !counts && time.as_millis() > shared.durable_time.load(Ordering::Acquire) {
             self.end_by_name(key, Command::Look).wait()?;
         }
-        Ok((counts || !is_over(&seen.record, time)).then_some(seen))
-    }
-
-    /// The store's time.
-    pub(crate) fn time(&self) -> Timestamp {
-        self.shared.timeline.now().time
+        Ok((counts || !is_over(&seen.record, time)).then_some((seen, time)))
     }
 
     /// Up to `most` unfinished operations born after `after`, oldest first, and where to go on.
