@@ -103,7 +103,8 @@ impl Queue {
         }
     }
 
-    /// Waits for requests, for the queue to be shut, or for `patience` to end; then swaps all there is for the empty `requests`.
+    /// Waits for requests, for the queue to be shut, or for `patience` to end; then swaps all there is for the empty
+    /// `requests`.
     pub(crate) fn take(&self, requests: &mut Vec<Request>, patience: Duration) -> Option<Shut> {
         let mut state = self.state.lock();
         if state.requests.is_empty() && state.shut.is_none() {
