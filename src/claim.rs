@@ -1,14 +1,82 @@
 //! The answer to a claim: a value, and each variant an instruction.
 
+use std::fmt;
 use std::sync::Arc;
 
 use crate::clock::Timestamp;
 use crate::engine::{Claimed, Engine, Working};
-use crate::key::Key;
-use crate::payload::Limits;
+use crate::error::Result;
+use crate::key::{Fingerprint, Key};
+use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
 use crate::record::Outcome;
+use crate::record::transitions::Ask;
 use crate::run::Run;
+
+/// What a claim is made for: the request's fingerprint, and what is to be remembered of it. A [`Fingerprint`] alone is
+/// one too.
+///
+/// ```
+/// use reentry::{Claim, Fingerprint, Key, Request, Store};
+///
+/// let store = Store::builder().in_memory()?;
+/// let body = br#"{"pizza":"margherita"}"#;
+/// let request = Request::of(body);                        // its fingerprint, and its bytes for who finishes it
+/// let request = request.deferred();                       // durable with the first step or checkpoint
+/// let Claim::Run(run) = store.claim(&Key::new("orders", "1")?, request).wait()? else { panic!("it is new") };
+/// assert_eq!(run.request(), Some(&body[..]));
+/// # Ok::<(), reentry::Error>(())
+/// ```
+#[must_use = "a request is nothing until it is claimed"]
+pub struct Request {
+    fingerprint: Fingerprint,
+    bytes: Option<Result<Vec<u8>>>,
+    deferred: bool,
+}
+
+impl Request {
+    /// A request of these bytes: bound to their fingerprint, and kept with the operation until it ends, so that whoever
+    /// finishes it without the client has them ([`Run::request`](crate::Run::request)).
+    ///
+    /// They count as a payload: at most the builder's `payload_bytes_max`.
+    pub fn of(bytes: impl AsRef<[u8]>) -> Self {
+        let bytes = bytes.as_ref();
+        Self { bytes: Some(Ok(bytes.to_vec())), ..Fingerprint::of(bytes).into() }
+    }
+
+    /// Keeps this with the operation until it ends, whatever the fingerprint was made from.
+    pub fn keep(self, request: &(impl Payload + ?Sized)) -> Self {
+        Self { bytes: Some(request.encode()), ..self }
+    }
+
+    /// Lets a first claim wait for its run's first step, checkpoint or outcome to become durable, instead of waiting
+    /// for the disk itself: an operation with n steps then waits n + 1 times, not n + 2.
+    ///
+    /// Nothing is lost by it, since nothing has happened yet: after a crash before that, the key was never claimed. At
+    /// most one run lives all the same (P1), other requests under the key are rejected (P5), and the run's token is
+    /// never given again (P7). What is entered again is durable at once, so that attempts are counted.
+    pub fn deferred(self) -> Self {
+        Self { deferred: true, ..self }
+    }
+
+    pub(crate) fn ask(self, limits: Limits) -> Result<Ask> {
+        let request = self.bytes.transpose()?.map(|bytes| limits.check(bytes)).transpose()?;
+        Ok(Ask { fingerprint: Some(self.fingerprint), request, deferred: self.deferred })
+    }
+}
+
+impl From<Fingerprint> for Request {
+    fn from(fingerprint: Fingerprint) -> Self {
+        Self { fingerprint, bytes: None, deferred: false }
+    }
+}
+
+/// Shows no bytes: they are the client's.
+impl fmt::Debug for Request {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Request").field("deferred", &self.deferred).finish_non_exhaustive()
+    }
+}
 
 /// What a claim comes to. Each variant tells the caller what to do; the decision table stands at
 /// [`Store::claim`](crate::Store::claim).
@@ -55,7 +123,7 @@ impl Busy {
     pub fn outcome(self) -> Pending<Claim> {
         let Self { engine, limits, key, working } = self;
         let for_claim = key.clone();
-        engine.claim_after(&key, working, move |engine, claimed| Claim::new(engine, limits, for_claim, claimed))
+        engine.claim_after(&key, working.ask, move |engine, claimed| Claim::new(engine, limits, for_claim, claimed))
     }
 }
 

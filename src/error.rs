@@ -5,7 +5,7 @@ use std::error::Error as StdError;
 /// What a call of this crate returns when it can fail.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-type Source = Box<dyn StdError + Send + Sync>;
+pub(crate) type Source = Box<dyn StdError + Send + Sync>;
 
 /// Why no decision was made, or why this run must stop.
 ///
@@ -53,7 +53,8 @@ impl Error {
 pub enum ErrorKind {
     /// A scope or key is empty, too long or holds control characters. Answer the client; nothing was touched.
     InvalidKey,
-    /// A checkpoint's name is empty, too long or holds control characters. Mend the caller; nothing was touched.
+    /// The name of a checkpoint, step or table, or a note, is empty, too long or holds control characters; or the table
+    /// is not one that can be opened so. Mend the caller; nothing was touched.
     InvalidName,
     /// The builder was given values that cannot work together. Mend the configuration.
     InvalidConfig,
@@ -69,8 +70,30 @@ pub enum ErrorKind {
     NotFound,
     /// The operation already has an outcome, which nothing changes any more. Claim the key to read it.
     Finished,
-    /// A live run owns the operation, so it cannot be forgotten. Let it end, or revoke it first.
+    /// A live run owns the operation, so it can neither be forgotten nor its steps resolved from outside. Let it end,
+    /// or revoke it first.
     Busy,
+    /// A step that is guarded by `run_at_most_once` has an intent and no result: it may have happened or not, and only
+    /// somebody who finds out may say. Resolve it, then claim again.
+    InDoubt,
+    /// The step that was to be resolved is not in doubt: it has a result, was withdrawn, or never began. Look at it.
+    NotInDoubt,
+    /// The recheck of a step in doubt could not tell whether it happened, or not yet. Drop the run and come back later;
+    /// the step stays in doubt. The source is what the recheck returned, if it returned an error.
+    CannotTell,
+    /// An effect returned an error, so nobody knows whether it happened: its step is in doubt. Drop the run; the next
+    /// one rechecks. The source is what the effect returned.
+    EffectFailed,
+    /// An effect said that nothing happened: its step was withdrawn and runs again when it is asked for. The source is
+    /// what the effect returned.
+    NotApplied,
+    /// This run has had a step of this name already. Number the names of steps in a loop.
+    StepRepeated,
+    /// The closure that writes the server's own rows failed or panicked: neither they nor the operation's change were
+    /// made, and the run still owns the operation. The source is what the closure returned.
+    Aborted,
+    /// The call would wait for the store inside a closure that the store itself waits for. Make it outside.
+    WouldDeadlock,
     /// The caller stopped waiting; nothing was changed on its behalf. Ask again, or tell the client to come back.
     TimedOut,
     /// The change may be durable or may not: its commit failed, or its caller stopped waiting for it. Claim the key

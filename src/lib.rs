@@ -3,6 +3,7 @@
 
 mod claim;
 mod clock;
+mod effect;
 mod engine;
 mod error;
 mod key;
@@ -10,25 +11,30 @@ mod payload;
 mod pending;
 mod progress;
 mod record;
+mod resumer;
 mod run;
+mod step;
 mod store;
 
-pub use claim::{Busy, Claim, Gone, Rejected};
+pub use claim::{Busy, Claim, Gone, Rejected, Request};
 #[cfg(any(test, feature = "testing"))]
 pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock, Timestamp};
-pub use engine::OpenCheck;
+pub use effect::EffectId;
 #[cfg(any(test, feature = "testing"))]
 pub use engine::{Loss, SimulatedDisk, Unsynced};
+pub use engine::{OpenCheck, ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{Fingerprint, Key};
 #[cfg(feature = "json")]
 pub use payload::Json;
 pub use payload::{Bincode, Payload};
 pub use pending::Pending;
-pub use progress::{Progress, State, Unfinished};
-pub use record::{Checkpoint, Outcome, Revision};
+pub use progress::{Position, Progress, State, Unfinished};
+pub use record::{Checkpoint, Late, Note, Outcome, Resolution, Revision, Step, StepState};
+pub use resumer::{Resumer, ResumerBuilder, ResumerStats};
 pub use run::Run;
+pub use step::{Failure, Rechecked, StepBuilder, not_applied};
 pub use store::{Advance, Builder, Stats, Store, Verified};
 
 /// For the fuzzer alone: decodes a row and encodes its record again.

@@ -112,7 +112,11 @@ pub(crate) struct Limits {
 impl Limits {
     /// The bytes of a payload, if they are not too many.
     pub(crate) fn encode(self, payload: &(impl Payload + ?Sized)) -> Result<Arc<[u8]>> {
-        let bytes = payload.encode()?;
+        self.check(payload.encode()?)
+    }
+
+    /// These bytes, if they are not too many.
+    pub(crate) fn check(self, bytes: Vec<u8>) -> Result<Arc<[u8]>> {
         let most = self.payload_bytes_max;
         if bytes.len() > most {
             let message = format!("the payload has {} bytes; at most {most} are allowed", bytes.len());

@@ -5,7 +5,7 @@
 //!    ever on a writer that is gone.
 //! 2. An answer that nobody takes is dropped, and with it whatever ownership it carries.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -79,23 +79,81 @@ impl<T> Pending<T> {
         Self { source: Source::Coming(Box::pin(future)), gives_up }
     }
 
+    /// The answer, made into another.
+    pub(crate) fn map<U>(self, read: impl FnOnce(T) -> U + Send + 'static) -> Pending<U>
+    where
+        T: 'static,
+    {
+        let source = match self.source {
+            Source::Ready(answer) => Source::Ready(answer.map(|answer| answer.map(read))),
+            Source::Coming(answer) => Source::Coming(Box::pin(async move { answer.await.map(read) })),
+        };
+        Pending { source, gives_up: self.gives_up }
+    }
+
     fn block(mut self, deadline: Option<Instant>) -> Result<T> {
         if let Source::Ready(answer) = &mut self.source {
             return answer.take().unwrap_or_else(|| Err(taken()));
         }
-        let parker = Parker::of_this_thread();
-        let waker = Waker::from(Arc::clone(&parker));
-        let mut context = Context::from_waker(&waker);
-        loop {
-            if let Poll::Ready(answer) = Pin::new(&mut self).poll(&mut context) {
-                return answer;
-            }
-            if !parker.park(deadline) {
-                let message = "gave up waiting for the answer";
-                return Err(Error::new(self.gives_up, message));
-            }
+        let gives_up = self.gives_up;
+        let gave_up = || Err(Error::new(gives_up, "gave up waiting for the answer"));
+        drive(Pin::new(&mut self), deadline).unwrap_or_else(gave_up)
+    }
+}
+
+/// Blocks this thread until the future is ready.
+pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    let mut future = std::pin::pin!(future);
+    loop {
+        // Without a deadline it ends with an answer alone.
+        if let Some(output) = drive(future.as_mut(), None) {
+            return output;
         }
     }
+}
+
+/// Polls the future on this thread until it is ready, or (none) until the deadline.
+fn drive<F: Future>(mut future: Pin<&mut F>, deadline: Option<Instant>) -> Option<F::Output> {
+    let parker = Parker::of_this_thread();
+    let waker = Waker::from(Arc::clone(&parker));
+    let mut context = Context::from_waker(&waker);
+    loop {
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
+        }
+        if !parker.park(deadline) {
+            return None;
+        }
+    }
+}
+
+thread_local! {
+    /// Whether this thread is one that the store waits for, so that it may not wait for the store.
+    static IS_WAITED_FOR: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Calls `work` as something that the store waits for: in it no answer can be waited for.
+pub(crate) fn waited_for<T>(work: impl FnOnce() -> T) -> T {
+    struct Ends(bool);
+    impl Drop for Ends {
+        fn drop(&mut self) {
+            let before = self.0;
+            let _ = IS_WAITED_FOR.try_with(|flag| flag.set(before));
+        }
+    }
+    let _ends = Ends(IS_WAITED_FOR.try_with(|flag| flag.replace(true)).unwrap_or_default());
+    work()
+}
+
+/// # Errors
+///
+/// `WouldDeadlock` on a thread that the store waits for.
+pub(crate) fn may_wait() -> Result<()> {
+    if IS_WAITED_FOR.try_with(Cell::get).unwrap_or_default() {
+        let message = "this call would wait for the store inside a closure that the store waits for; make it outside";
+        return Err(Error::new(ErrorKind::WouldDeadlock, message));
+    }
+    Ok(())
 }
 
 impl<T> Unpin for Pending<T> {}
@@ -111,6 +169,7 @@ impl<T> Future for Pending<T> {
         match &mut self.source {
             Source::Ready(answer) => Poll::Ready(answer.take().unwrap_or_else(|| Err(taken()))),
             Source::Coming(future) => {
+                may_wait()?;
                 let answer = future.as_mut().poll(context);
                 if answer.is_ready() {
                     self.source = Source::Ready(None);
@@ -225,6 +284,20 @@ impl<T> Drop for Promise<T> {
         if self.slot.is_some() {
             let message = "the store stopped before it answered; reopen it and claim again";
             self.fill(Err(Error::new(ErrorKind::OutcomeUnknown, message)));
+        }
+    }
+}
+
+impl<T> Answer<T> {
+    /// The answer, if it is there.
+    pub(crate) fn take(&self) -> Option<Result<T>> {
+        let mut held = self.slot.0.lock();
+        match std::mem::replace(&mut *held, Content::Taken) {
+            Content::Filled(answer) => Some(answer),
+            other => {
+                *held = other;
+                None
+            }
         }
     }
 }

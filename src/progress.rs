@@ -3,12 +3,14 @@
 use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::engine::{Engine, Seen};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
-use crate::record::{Checkpoint, Outcome, Phase};
+use crate::record::transitions::{Policy, has_lapsed, is_stuck};
+use crate::record::{Body, Checkpoint, Outcome, Phase, Step};
 
 /// Operations that one page of [`Unfinished`] reads.
 const PAGE: usize = 256;
@@ -21,10 +23,13 @@ pub struct Progress(Inner);
 struct Inner {
     key: Key,
     fingerprint: Fingerprint,
+    born: u64,
     state: State,
     attempt: u32,
     since: Timestamp,
+    request: Option<Body>,
     checkpoint: Option<Checkpoint>,
+    steps: Vec<Step>,
     outcome: Option<Outcome>,
 }
 
@@ -33,8 +38,12 @@ struct Inner {
 pub enum State {
     /// Unfinished, and a run is at work on it.
     Owned,
-    /// Unfinished, and free: the next claim enters it again.
+    /// Unfinished, and free: the next claim enters it again. So is what an owner has let lapse, where there is a lease.
     Unfinished,
+    /// Unfinished and free, and there were so many runs ([`Builder::attempts_max`](crate::Builder::attempts_max)) that
+    /// a [`Resumer`](crate::Resumer) leaves it alone, until it is
+    /// [released](crate::Store::release_stuck). The next claim enters it again all the same.
+    Stuck,
     /// It was completed; its outcome is kept.
     Succeeded,
     /// It failed for good; its outcome is kept.
@@ -49,6 +58,7 @@ impl fmt::Display for State {
         f.write_str(match self {
             Self::Owned => "owned",
             Self::Unfinished => "unfinished",
+            Self::Stuck => "stuck",
             Self::Succeeded => "succeeded",
             Self::Failed => "failed",
             Self::Gone => "gone",
@@ -57,10 +67,13 @@ impl fmt::Display for State {
 }
 
 impl Progress {
-    pub(crate) fn new(seen: Seen, time: Timestamp) -> Self {
+    pub(crate) fn new(seen: Seen, time: Timestamp, policy: Policy) -> Self {
         let record = seen.record;
+        let is_owned = seen.owner.is_some_and(|owner| !has_lapsed(owner, time, policy));
+        let is_stuck = is_stuck(&record, policy);
         let (state, outcome) = match record.phase {
-            Phase::Unfinished if seen.owner.is_some() => (State::Owned, None),
+            Phase::Unfinished if is_owned => (State::Owned, None),
+            Phase::Unfinished if is_stuck => (State::Stuck, None),
             Phase::Unfinished => (State::Unfinished, None),
             Phase::Completed { outcome, until, .. } if time < until => {
                 (if outcome.success { State::Succeeded } else { State::Failed }, Some(outcome))
@@ -68,8 +81,10 @@ impl Progress {
             Phase::Completed { .. } | Phase::Tombstone { .. } => (State::Gone, None),
         };
         let checkpoint = record.checkpoint.filter(|_| state != State::Gone);
-        let (key, fingerprint, attempt, since) = (record.key, record.fingerprint, record.attempt, record.since);
-        Self(Inner { key, fingerprint, state, attempt, since, checkpoint, outcome })
+        let steps = if state == State::Gone { Vec::new() } else { record.steps };
+        let (key, fingerprint, born) = (record.key, record.fingerprint, record.born);
+        let (attempt, since, request) = (record.attempt, record.since, record.request);
+        Self(Inner { key, fingerprint, born, state, attempt, since, request, checkpoint, steps, outcome })
     }
 
     /// Its key.
@@ -102,26 +117,100 @@ impl Progress {
         self.0.checkpoint.as_ref()
     }
 
+    /// Its steps, in the order of their first intents; they stay when it ends, as long as its outcome is kept.
+    pub fn steps(&self) -> &[Step] {
+        &self.0.steps
+    }
+
+    /// The steps that are in doubt: what may have happened or not. Where a run is at work, it may be at one of them.
+    pub fn in_doubt(&self) -> impl Iterator<Item = &Step> {
+        self.0.steps.iter().filter(|step| step.is_in_doubt())
+    }
+
+    /// The request's bytes, where the claim that began it carried them, until it ends.
+    pub fn request(&self) -> Option<&[u8]> {
+        self.0.request.as_ref().map(Body::bytes)
+    }
+
+    /// Where it stands in the list of the unfinished, to go on behind it ([`Unfinished::after`]).
+    pub fn position(&self) -> Position {
+        Position(self.0.born)
+    }
+
     /// What it ended with, as long as that is kept.
     pub fn outcome(&self) -> Option<&Outcome> {
         self.0.outcome.as_ref()
     }
 }
 
+/// A place in the list of the unfinished. It stays right whatever comes and goes, over restarts too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Position(u64);
+
+impl Position {
+    /// As a number, to hand to a page's next link.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// From the number it was handed out as. Any number is a position.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
 /// Every unfinished operation, oldest first; read in pages as it is iterated, so that it holds up nobody.
 ///
-/// What is claimed first while it is iterated comes at the end; what is finished meanwhile is left out.
+/// What is claimed first while it is iterated comes at the end; what is finished meanwhile is left out. A damaged
+/// record is an error in its place, and the next ones follow.
+///
+/// ```
+/// use reentry::Store;
+/// use std::time::Duration;
+///
+/// let store = Store::builder().in_memory()?;
+/// let old = store.unfinished().of_scope("orders").older_than(Duration::from_secs(3600));
+/// let page: Vec<_> = old.take(50).collect::<Result<_, _>>()?;
+/// let next = page.last().map(|progress| progress.position()); // for `.after(..)`
+/// # assert!(next.is_none());
+/// # Ok::<(), reentry::Error>(())
+/// ```
 #[derive(Debug)]
+#[must_use = "nothing is read until it is iterated"]
 pub struct Unfinished {
     engine: Arc<Engine>,
-    page: VecDeque<Seen>,
+    scope: Option<Box<str>>,
+    /// Only what was first claimed at this moment or before.
+    until: Option<Timestamp>,
+    page: VecDeque<Result<Seen>>,
     /// Where the next page begins; none after the last.
     next: Option<u64>,
 }
 
 impl Unfinished {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, page: VecDeque::new(), next: Some(0) }
+        Self { engine, scope: None, until: None, page: VecDeque::new(), next: Some(0) }
+    }
+
+    /// Only the operations of this scope.
+    pub fn of_scope(mut self, scope: &str) -> Self {
+        self.scope = Some(scope.into());
+        self
+    }
+
+    /// Only operations that were first claimed this long ago or longer.
+    pub fn older_than(mut self, age: Duration) -> Self {
+        let now = self.engine.time();
+        // What was claimed before the epoch is claimed at it.
+        let until = u64::try_from(age.as_millis()).ok().and_then(|age| now.as_millis().checked_sub(age));
+        self.until = Some(Timestamp::from_millis(until.unwrap_or(0)));
+        self
+    }
+
+    /// Only what stands behind this position: how a page goes on where the last one ended.
+    pub fn after(mut self, position: Position) -> Self {
+        self.next = Some(position.0);
+        self
     }
 }
 
@@ -129,14 +218,26 @@ impl Iterator for Unfinished {
     type Item = Result<Progress>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        while self.page.is_empty() {
-            let after = self.next.take()?;
-            match self.engine.unfinished(after, PAGE) {
-                Ok((page, next)) => (self.page, self.next) = (page.into(), next),
+        loop {
+            while self.page.is_empty() {
+                let after = self.next.take()?;
+                match self.engine.unfinished(after, PAGE) {
+                    Ok((page, next)) => (self.page, self.next) = (page.into(), next),
+                    Err(error) => return Some(Err(error)),
+                }
+            }
+            let seen = match self.page.pop_front()? {
+                Ok(seen) => seen,
                 Err(error) => return Some(Err(error)),
+            };
+            if self.until.is_some_and(|until| seen.record.since > until) {
+                // The store's time never goes back, so what comes behind is younger still.
+                (self.page, self.next) = (VecDeque::new(), None);
+                return None;
+            }
+            if self.scope.as_deref().is_none_or(|scope| scope == seen.record.key.scope()) {
+                return Some(Ok(Progress::new(seen, self.engine.time(), self.engine.policy())));
             }
         }
-        // What is unfinished has no deadline that a time could have passed.
-        self.page.pop_front().map(|seen| Ok(Progress::new(seen, Timestamp::default())))
     }
 }

@@ -3,20 +3,25 @@
 //! Invariants:
 //! 1. A run is the only door: it cannot be cloned, and what ends it consumes it (P1).
 //! 2. Dropping it, however that comes, gives the operation free at that moment and does no I/O (P7).
+//! 3. What it reported of a step goes before whatever it asks for next, so no outcome and no later intent is on disk
+//!    without it (P3).
 
+use std::collections::HashMap;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
-use crate::engine::{Advanced, Engine, Granted, Known, Ownership};
-use crate::error::{Error, ErrorKind, Result};
+use crate::effect::EffectId;
+use crate::engine::{Advanced, Engine, Granted, Known, Ownership, Stepped, Transaction, WriteRows};
+use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
 use crate::payload::{Limits, Payload};
-use crate::pending::Pending;
-use crate::record::transitions::Command;
-use crate::record::{Checkpoint, Outcome, Revision};
+use crate::pending::{Answer, Pending};
+use crate::record::step::{NOTE_BYTES_MAX, StepStanding};
+use crate::record::transitions::{Command, Reporter};
+use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
 
 /// One run of an operation, by its owner. At most one lives of each operation, in any thread or task.
 ///
@@ -43,20 +48,38 @@ use crate::record::{Checkpoint, Outcome, Revision};
 #[derive(Debug)]
 #[must_use = "dropping a run gives the operation free again, unfinished; complete, fail or release it"]
 pub struct Run {
-    engine: Arc<Engine>,
-    ownership: Ownership,
-    limits: Limits,
+    pub(crate) engine: Arc<Engine>,
+    ownership: Arc<Ownership>,
+    pub(crate) limits: Limits,
+    born: u64,
     attempt: u32,
     since: Timestamp,
+    request: Option<Body>,
     /// What this run last saw; shared with the answers that are still on their way.
     seen: Arc<Mutex<Seen>>,
+    /// The steps that this run asked for, and whether it was given their result.
+    asked: HashMap<Arc<str>, bool>,
+    /// What it reported of steps, and is not known to be on disk yet.
+    reports: Vec<(Command, Answer<Stepped>)>,
 }
 
 #[derive(Debug)]
 struct Seen {
     checkpoint: Option<Checkpoint>,
+    steps: Vec<Step>,
     /// Spares the writer a read, as long as nobody else changes the record.
-    known: Known,
+    known: Option<Known>,
+    /// Whether this run has ended the operation.
+    is_over: bool,
+}
+
+impl Seen {
+    fn put(&mut self, step: Step) {
+        match self.steps.iter_mut().find(|known| known.name == step.name) {
+            Some(known) => *known = step,
+            None => self.steps.push(step),
+        }
+    }
 }
 
 // A run that a panic passes through is freed by being dropped, and nothing in it is half-done.
@@ -65,9 +88,11 @@ impl RefUnwindSafe for Run {}
 
 impl Run {
     pub(crate) fn new(engine: Arc<Engine>, limits: Limits, granted: Granted) -> Self {
-        let Granted { ownership, known, checkpoint } = granted;
-        let (attempt, since) = (known.record.attempt, known.record.since);
-        Self { engine, ownership, limits, attempt, since, seen: Arc::new(Mutex::new(Seen { checkpoint, known })) }
+        let Granted { ownership, known, record } = granted;
+        let Record { born, attempt, since, request, checkpoint, steps, .. } = *record;
+        let seen = Arc::new(Mutex::new(Seen { checkpoint, steps, known, is_over: false }));
+        let (ownership, asked, reports) = (Arc::new(ownership), HashMap::new(), Vec::new());
+        Self { engine, ownership, limits, born, attempt, since, request, seen, asked, reports }
     }
 
     /// The key it runs for.
@@ -91,28 +116,75 @@ impl Run {
         self.since
     }
 
+    /// The request's bytes, where the claim that began the operation carried them.
+    pub fn request(&self) -> Option<&[u8]> {
+        self.request.as_ref().map(Body::bytes)
+    }
+
+    /// The request, as the value it was made from, where the claim that began the operation carried it.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Codec`] where the bytes hold no such value; they stay as they are.
+    pub fn decode_request<P: Payload>(&self) -> Result<Option<P>> {
+        self.request().map(P::decode).transpose()
+    }
+
+    /// The effect id of this name in this operation: equal for every run and every retry. For an order id, say, or
+    /// what another side is to deduplicate on; the step of this name gets the same.
+    pub fn effect_id(&self, name: &str) -> EffectId {
+        EffectId::of(self.key(), name)
+    }
+
+    /// Every step that is remembered, as this run last saw it, in the order of their first intents.
+    pub fn steps(&self) -> Vec<Step> {
+        self.seen.lock().steps.clone()
+    }
+
+    /// The remembered steps that this run has not asked for so far. Before [`complete`](Self::complete), whatever is
+    /// left here was asked for by an earlier run alone: a deployment renamed or removed it. One of them that is in
+    /// doubt is an effect that may have happened and that nobody rechecks any more.
+    pub fn unasked_steps(&self) -> Vec<Step> {
+        self.seen.lock().steps.iter().filter(|step| !self.asked.contains_key(&step.name)).cloned().collect()
+    }
+
     /// The checkpoint that this run last saw: where the run before stopped, or where this one moved it.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.seen.lock().checkpoint.clone()
     }
 
-    /// Reads the checkpoint as it is now; another part of the server may have moved it.
+    /// Reads the checkpoint and the steps as they are now; another part of the server may have changed them.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Fenced`] where this run was revoked: stop. [`ErrorKind::Corrupt`], [`ErrorKind::Io`] or
-    /// [`ErrorKind::Closed`] where it cannot be read.
+    /// [`ErrorKind::Fenced`] where this run was revoked or its lease taken over: stop. [`ErrorKind::Corrupt`],
+    /// [`ErrorKind::Io`] or [`ErrorKind::Closed`] where it cannot be read.
     pub fn refresh(&mut self) -> Result<Option<Checkpoint>> {
-        match self.engine.look(self.key())? {
-            Some((seen, _)) if seen.owner == Some(self.token()) => {
-                self.seen.lock().checkpoint.clone_from(&seen.record.checkpoint);
-                Ok(seen.record.checkpoint)
-            }
-            _ => Err(Error::new(
-                ErrorKind::Fenced,
-                "this run no longer owns the operation; stop and change nothing more",
-            )),
+        if !self.ownership.stands() {
+            return Err(fenced("stop and change nothing more"));
         }
+        // Nothing is there as long as the claim is deferred.
+        if let Some((read, _)) = self.engine.look(self.key())? {
+            let mut seen = self.seen.lock();
+            seen.checkpoint.clone_from(&read.record.checkpoint);
+            // A report of this run that is not on disk yet knows better.
+            let reported = |name: &Arc<str>| self.reports.iter().any(|(command, _)| step_name(command) == Some(name));
+            read.record.steps.into_iter().filter(|step| !reported(&step.name)).for_each(|step| seen.put(step));
+        }
+        Ok(self.checkpoint())
+    }
+
+    /// Tells that this run is still at work, where the store has a lease ([`Builder::lease`](crate::Builder::lease)):
+    /// it begins anew. Every other call of a run that reaches the writer does so too. Waits for the writer, not for the
+    /// disk.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Fenced`] where the operation was taken over or revoked: stop, and do no further effect. Otherwise
+    /// [`ErrorKind::Failed`] and [`ErrorKind::Closed`].
+    pub fn renew(&mut self) -> Pending<()> {
+        let command = Command::Renew { token: self.token() };
+        self.engine.by_name(self.key(), command).map(|_| ())
     }
 
     /// Moves the checkpoint to `name` with `payload`, if it is still the one that this run last saw. The answer is its
@@ -127,19 +199,52 @@ impl Run {
     /// [`ErrorKind::PayloadTooLarge`] and [`ErrorKind::Codec`] for what was asked; [`ErrorKind::Full`],
     /// [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`] for what became of the store.
     pub fn advance(&mut self, name: &str, payload: &(impl Payload + ?Sized)) -> Pending<Revision> {
-        let (expected, known) = {
-            let seen = self.seen.lock();
-            (seen.checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision), seen.known.clone())
+        self.move_checkpoint(name, payload, None)
+    }
+
+    /// Moves the checkpoint as [`advance`](Self::advance) does, and commits what `write` writes of the server's own
+    /// rows in the same transaction: both or neither, whatever crashes when (P8).
+    ///
+    /// `write` runs on the store's writer thread, before this answers. It may run more than once (what it wrote before
+    /// is undone then), and everybody who changes anything waits for it: **keep it short**, take along what it needs,
+    /// do no effect in it, and wait in it neither for the store nor for a thread that does. A call that would wait for
+    /// the store fails in it with [`ErrorKind::WouldDeadlock`]; those that only read work, and see what was committed
+    /// before.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`advance`](Self::advance), and [`ErrorKind::Aborted`] where `write` fails or panics: nothing was
+    /// committed, and this run still owns the operation.
+    pub fn advance_with(
+        &mut self,
+        name: &str,
+        payload: &(impl Payload + ?Sized),
+        write: impl FnMut(&Transaction<'_>) -> Result<(), Source> + Send + 'static,
+    ) -> Pending<Revision> {
+        self.move_checkpoint(name, payload, Some(Box::new(write)))
+    }
+
+    fn move_checkpoint(
+        &mut self,
+        name: &str,
+        payload: &(impl Payload + ?Sized),
+        rows: Option<WriteRows>,
+    ) -> Pending<Revision> {
+        let known = match self.before_asking() {
+            Ok(known) => known,
+            Err(error) => return Pending::ready(Err(error)),
         };
+        let expected = self.seen.lock().checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision);
         let command = match advance_command(Some(self.token()), expected, name, payload, self.limits) {
             Ok(command) => command,
             Err(error) => return Pending::ready(Err(error)),
         };
         let seen = Arc::clone(&self.seen);
-        self.engine.advance(self.key(), Some(known), command, move |_, advanced| match advanced {
+        self.engine.advance(self.key(), known, command, rows, move |_, advanced| match advanced {
             Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
-                *seen.lock() = Seen { checkpoint: Some(checkpoint), known };
+                let mut seen = seen.lock();
+                (seen.checkpoint, seen.known) = (Some(checkpoint), Some(known));
                 Ok(revision)
             }
             Advanced::Lost(current) => {
@@ -161,8 +266,42 @@ impl Run {
     /// # Errors
     ///
     /// As for [`advance`](Self::advance).
-    pub fn complete(self, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
-        self.end(true, outcome)
+    pub fn complete(mut self, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
+        self.end(true, outcome, None)
+    }
+
+    /// Ends the operation as [`complete`](Self::complete) does, and commits what `write` writes of the server's own
+    /// rows in the same transaction: both or neither, whatever crashes when (P8). What is asked of `write` is said at
+    /// [`advance_with`](Self::advance_with).
+    ///
+    /// ```
+    /// use reentry::{Claim, Fingerprint, Key, Store, Table};
+    ///
+    /// const ORDERS: Table = Table::new("orders");
+    /// let store = Store::builder().in_memory()?;
+    /// if let Claim::Run(mut run) = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas")).wait()? {
+    ///     let order = run.effect_id("order");
+    ///     run.complete_with(&"done".to_owned(), move |tx| {
+    ///         tx.open_table(ORDERS)?.insert(order, "two pizzas")?;
+    ///         Ok(())
+    ///     })
+    ///     .wait()?;
+    ///     assert_eq!(store.read(|tx| tx.open_table(ORDERS)?.get(order))??, Some(b"two pizzas".to_vec()));
+    /// }
+    /// # Ok::<(), reentry::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// Those of [`advance`](Self::advance), and [`ErrorKind::Aborted`] where `write` fails or panics: nothing was
+    /// committed, and this run still owns the operation and can go on. After success every call of this run fails with
+    /// [`ErrorKind::Finished`].
+    pub fn complete_with(
+        &mut self,
+        outcome: &(impl Payload + ?Sized),
+        write: impl FnMut(&Transaction<'_>) -> Result<(), Source> + Send + 'static,
+    ) -> Pending<Outcome> {
+        self.end(true, outcome, Some(Box::new(write)))
     }
 
     /// Ends the operation with a final failure, which is replayed as such: a retry does not run it again. For a
@@ -173,8 +312,42 @@ impl Run {
     /// # Errors
     ///
     /// As for [`advance`](Self::advance).
-    pub fn fail(self, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
-        self.end(false, outcome)
+    pub fn fail(mut self, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
+        self.end(false, outcome, None)
+    }
+
+    /// Ends the operation as [`fail`](Self::fail) does, with the server's own rows in the same transaction (P8), as
+    /// for [`complete_with`](Self::complete_with).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`complete_with`](Self::complete_with).
+    pub fn fail_with(
+        &mut self,
+        outcome: &(impl Payload + ?Sized),
+        write: impl FnMut(&Transaction<'_>) -> Result<(), Source> + Send + 'static,
+    ) -> Pending<Outcome> {
+        self.end(false, outcome, Some(Box::new(write)))
+    }
+
+    /// Says what became of a step in doubt, as somebody found out: it has that result from then on, or runs again when
+    /// it is asked for. `note` tells later readers who says so and why; it is kept with the step.
+    ///
+    /// **Durable when it answers** (P4).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] where no step of this name is remembered, [`ErrorKind::NotInDoubt`] where it is not in
+    /// doubt; otherwise those of [`advance`](Self::advance).
+    pub fn resolve(&mut self, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
+        let token = Some(self.token());
+        let asked = self
+            .before_asking()
+            .and_then(|known| Ok((known, resolve_command(token, step, resolution, note, self.limits)?)));
+        match asked {
+            Ok((known, command)) => self.change_step(known, command, |_| ()),
+            Err(error) => Pending::ready(Err(error)),
+        }
     }
 
     /// Gives the operation up, unfinished: it is free when this returns, and the next claim enters it again at its
@@ -183,14 +356,147 @@ impl Run {
         drop(self);
     }
 
-    fn end(self, success: bool, outcome: &(impl Payload + ?Sized)) -> Pending<Outcome> {
-        let Self { engine, ownership, limits, seen, .. } = self;
-        let known = seen.lock().known.clone();
-        match limits.encode(outcome) {
-            Ok(bytes) => engine.end(ownership, known, success, bytes),
+    fn end(&mut self, success: bool, outcome: &(impl Payload + ?Sized), rows: Option<WriteRows>) -> Pending<Outcome> {
+        let asked = self.before_asking().and_then(|known| Ok((known, self.limits.encode(outcome)?)));
+        let (known, bytes) = match asked {
+            Ok(asked) => asked,
+            Err(error) => return Pending::ready(Err(error)),
+        };
+        let command = Command::End { token: self.token(), success, bytes };
+        let seen = Arc::clone(&self.seen);
+        self.engine.end(Arc::clone(&self.ownership), known, command, rows, move |outcome| {
+            seen.lock().is_over = true;
+            outcome
+        })
+    }
+
+    /// Records that a step is about to run. The answer is its result where it has got one meanwhile.
+    pub(crate) fn intend(&mut self, name: &Arc<str>, again: bool) -> Pending<Option<Step>> {
+        let command = Command::Intend { token: self.token(), name: Arc::clone(name), again };
+        match self.before_asking() {
+            Ok(known) => self.change_step(known, command, |stepped| match stepped {
+                Stepped::Done(step) => Some(step),
+                Stepped::Changed { .. } | Stepped::Nothing => None,
+            }),
             Err(error) => Pending::ready(Err(error)),
         }
     }
+
+    /// Reports what became of a step, without waiting for the disk.
+    ///
+    /// # Errors
+    ///
+    /// `Fenced` where this run no longer owns the operation: what it reports is then kept as evidence.
+    pub(crate) fn report(&mut self, name: &Arc<str>, result: Option<Arc<[u8]>>) -> Result<()> {
+        let (token, born, attempt) = (self.token(), self.born, self.attempt);
+        let was_owner = self.ownership.stands();
+        let by = Reporter { token, born, attempt, was_owner };
+        let command = Command::Report { by, name: Arc::clone(name), result: result.clone() };
+        let answer = self.engine.report(self.key(), command.clone());
+        self.reports.push((command, answer));
+        if !was_owner {
+            return Err(fenced("stop; what its step came to is kept as evidence"));
+        }
+        let at = self.engine.time();
+        let mut seen = self.seen.lock();
+        if let Some(step) = seen.steps.iter_mut().find(|step| step.name == *name) {
+            step.standing = match result {
+                Some(bytes) => StepStanding::Done { at, body: Body::Here(bytes) },
+                None => StepStanding::Withdrawn { at },
+            };
+        }
+        Ok(())
+    }
+
+    /// Notes that this run asks for a step, and gives what is remembered of it.
+    ///
+    /// # Errors
+    ///
+    /// `StepRepeated` where it was given the step's result already.
+    pub(crate) fn ask(&mut self, name: &Arc<str>) -> Result<Option<Step>> {
+        validate(name, "the step's name", NAME_BYTES_MAX, ErrorKind::InvalidName)?;
+        if self.asked.get(name) == Some(&true) {
+            let message = format!("this run has had step {name:?} already; number the names of steps in a loop");
+            return Err(Error::new(ErrorKind::StepRepeated, message));
+        }
+        self.asked.insert(Arc::clone(name), false);
+        Ok(self.seen.lock().steps.iter().find(|step| step.name == *name).cloned())
+    }
+
+    /// Notes that this run was given the step's result.
+    pub(crate) fn had(&mut self, name: &Arc<str>) {
+        self.asked.insert(Arc::clone(name), true);
+    }
+
+    fn change_step<T: Send + 'static>(
+        &self,
+        known: Option<Known>,
+        command: Command,
+        read: impl FnOnce(Stepped) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let seen = Arc::clone(&self.seen);
+        self.engine.step(self.key(), known, command, move |stepped| {
+            let mut seen = seen.lock();
+            match &stepped {
+                Stepped::Changed { step, known } => {
+                    seen.put(step.clone());
+                    seen.known = Some(known.clone());
+                }
+                Stepped::Done(step) => seen.put(step.clone()),
+                Stepped::Nothing => {}
+            }
+            Ok(read(stepped))
+        })
+    }
+
+    /// What comes before every command of this run: what it reported and a full disk refused is reported again, so
+    /// that it is not on disk later than what follows from it. Gives what the run knows of the record.
+    fn before_asking(&mut self) -> Result<Option<Known>> {
+        let reports = std::mem::take(&mut self.reports);
+        for (command, answer) in reports {
+            match answer.take() {
+                None => self.reports.push((command, answer)),
+                Some(Err(error)) if error.kind() == ErrorKind::Full => {
+                    let answer = self.engine.report(self.key(), command.clone());
+                    self.reports.push((command, answer));
+                }
+                Some(_) => {}
+            }
+        }
+        let seen = self.seen.lock();
+        if seen.is_over {
+            return Err(Error::new(ErrorKind::Finished, "this run has ended the operation; drop it"));
+        }
+        Ok(seen.known.clone())
+    }
+}
+
+fn fenced(what_now: &str) -> Error {
+    Error::new(ErrorKind::Fenced, format!("this run no longer owns the operation; {what_now}"))
+}
+
+fn step_name(command: &Command) -> Option<&Arc<str>> {
+    match command {
+        Command::Report { name, .. } => Some(name),
+        _ => None,
+    }
+}
+
+/// The command that says what became of a step, after all of it was checked.
+pub(crate) fn resolve_command(
+    token: Option<u64>,
+    step: &str,
+    resolution: Resolution,
+    note: &str,
+    limits: Limits,
+) -> Result<Command> {
+    validate(step, "the step's name", NAME_BYTES_MAX, ErrorKind::InvalidName)?;
+    validate(note, "the note", NOTE_BYTES_MAX, ErrorKind::InvalidName)?;
+    let result = match resolution {
+        Resolution::Happened(bytes) => Some(limits.check(bytes)?),
+        Resolution::DidNotHappen => None,
+    };
+    Ok(Command::Resolve { token, name: step.into(), result, note: note.into() })
 }
 
 /// The command that moves a checkpoint, after its name and payload were checked.

@@ -5,19 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::claim::Claim;
+use crate::claim::{Claim, Request};
 use crate::clock::{Clock, SystemClock};
-use crate::engine::{Advanced, Engine, OpenCheck, Opening, Options, QueueLimits};
+use crate::engine::{Advanced, Engine, OpenCheck, Opening, Options, QueueLimits, ReadTransaction};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Fingerprint, Key};
+use crate::key::Key;
 use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
 use crate::progress::{Progress, Unfinished};
-use crate::record::transitions::{Command, Policy};
-use crate::record::{Checkpoint, Revision};
-use crate::run::advance_command;
+use crate::record::transitions::{Ask, Command, Policy};
+use crate::record::{Checkpoint, Resolution, Revision};
+use crate::run::{advance_command, resolve_command};
 
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+const ATTEMPTS_MAX: u32 = 16;
 const OPERATIONS_MAX: u64 = 30_000_000;
 const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
 const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
@@ -59,22 +60,30 @@ impl Store {
     /// | --- | --- |
     /// | claimed with another fingerprint, whatever became of it | [`Claim::Reject`] |
     /// | nothing, or its tombstone is over | [`Claim::Run`], attempt 1, nothing of an older operation shows |
-    /// | unfinished, no run at work | [`Claim::Run`], attempt + 1, the last checkpoint shows |
+    /// | unfinished, no run at work | [`Claim::Run`], attempt + 1, the last checkpoint and every step show |
+    /// | unfinished, a run at work whose lease has lapsed | [`Claim::Run`], likewise; the other run is fenced |
     /// | unfinished, a run at work | [`Claim::Wait`] |
     /// | it has an outcome, still kept | [`Claim::Replay`] |
     /// | it had one; its tombstone stands | [`Claim::Gone`] |
     ///
     /// **Durable when it answers**: a `Run` is on disk, so is all that the other answers rest on (P2). A claim whose
     /// answer nobody takes is given back (P7). `Replay`, `Wait` and `Reject` are answered on the caller's own thread,
-    /// with one read of the file at most; the others wait for one sync, shared by all who claim at that moment.
+    /// with one read of the file at most; the others wait for one sync, shared by all who claim at that moment. A first
+    /// claim of a [deferred](Request::deferred) request waits for the writer alone.
+    ///
+    /// The request is a [`Fingerprint`](crate::Fingerprint), or a [`Request`] that carries more.
     ///
     /// # Errors
     ///
     /// No decision was made: [`ErrorKind::Full`], [`ErrorKind::Capacity`], [`ErrorKind::Corrupt`] for a damaged
     /// record, [`ErrorKind::Failed`], [`ErrorKind::Closed`]; [`ErrorKind::OutcomeUnknown`] where the claim's own
-    /// commit failed, after which claiming again is right.
-    pub fn claim(&self, key: &Key, fingerprint: Fingerprint) -> Pending<Claim> {
-        self.claim_with(key, Some(fingerprint))
+    /// commit failed, after which claiming again is right. [`ErrorKind::PayloadTooLarge`] and [`ErrorKind::Codec`] for
+    /// what a request carries.
+    pub fn claim(&self, key: &Key, request: impl Into<Request>) -> Pending<Claim> {
+        match request.into().ask(self.limits) {
+            Ok(ask) => self.claim_as(key, ask),
+            Err(error) => Pending::ready(Err(error)),
+        }
     }
 
     /// Claims an operation that is known already, without its request: how a server finishes by itself what no client
@@ -84,13 +93,13 @@ impl Store {
     ///
     /// [`ErrorKind::NotFound`] where nothing is known of the key; otherwise those of [`claim`](Self::claim).
     pub fn claim_unfinished(&self, key: &Key) -> Pending<Claim> {
-        self.claim_with(key, None)
+        self.claim_as(key, Ask { fingerprint: None, request: None, deferred: false })
     }
 
-    fn claim_with(&self, key: &Key, fingerprint: Option<Fingerprint>) -> Pending<Claim> {
+    fn claim_as(&self, key: &Key, ask: Ask) -> Pending<Claim> {
         let (limits, for_claim) = (self.limits, key.clone());
         let read = move |engine, claimed| Claim::new(engine, limits, for_claim, claimed);
-        self.engine.claim(key, fingerprint, read)
+        self.engine.claim(key, ask, read)
     }
 
     /// How far the operation under this key got, without claiming it; none where nothing is known (any more).
@@ -103,7 +112,7 @@ impl Store {
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`], [`ErrorKind::Failed`] or [`ErrorKind::Closed`] where it cannot be
     /// read.
     pub fn progress(&self, key: &Key) -> Result<Option<Progress>> {
-        Ok(self.engine.look(key)?.map(|(seen, time)| Progress::new(seen, time)))
+        Ok(self.engine.look(key)?.map(|(seen, time)| Progress::new(seen, time, self.engine.policy())))
     }
 
     /// Moves the checkpoint of an unfinished operation, for a part of the server that does not own it: a payment
@@ -126,13 +135,54 @@ impl Store {
     ) -> Pending<Advance> {
         match advance_command(None, expected, name, payload, self.limits) {
             Err(error) => Pending::ready(Err(error)),
-            Ok(command) => self.engine.advance(key, None, command, |_, advanced| {
+            Ok(command) => self.engine.advance(key, None, command, None, |_, advanced| {
                 Ok(match advanced {
                     Advanced::Moved { checkpoint, .. } => Advance::Moved(checkpoint),
                     Advanced::Lost(current) => Advance::Lost(current),
                 })
             }),
         }
+    }
+
+    /// Says what became of a step in doubt, for whoever found out while no run is at work on the operation: it has that
+    /// result from then on, or runs again when it is asked for. `note` (1 to 1,000 bytes of printable text) tells later
+    /// readers who says so and why; it is kept with the step.
+    ///
+    /// **Durable when it answers** (P4).
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Busy`] where a run is at work, which may be at that very step: let it end or
+    /// [`revoke`](Self::revoke) it first. [`ErrorKind::NotFound`] where no such operation or step is known,
+    /// [`ErrorKind::NotInDoubt`] where the step is not in doubt, [`ErrorKind::Finished`] where the operation has an
+    /// outcome; otherwise those of [`Run::advance`](crate::Run::advance).
+    pub fn resolve(&self, key: &Key, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
+        match resolve_command(None, step, resolution, note, self.limits) {
+            Err(error) => Pending::ready(Err(error)),
+            Ok(command) => self.engine.step(key, None, command, |_| Ok(())),
+        }
+    }
+
+    /// Lets an operation that is [stuck](crate::State::Stuck) be tried again: the runs it has had no longer count. The
+    /// answer tells whether there were any. **Durable when it answers.**
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] and [`ErrorKind::Finished`] where it is not unfinished; otherwise those of
+    /// [`Run::advance`](crate::Run::advance).
+    pub fn release_stuck(&self, key: &Key) -> Pending<bool> {
+        self.engine.by_name(key, Command::Free)
+    }
+
+    /// Reads the server's own rows, those that [`Run::complete_with`](crate::Run::complete_with) and
+    /// [`Run::advance_with`](crate::Run::advance_with) write: all as they were committed at one moment (P8). The
+    /// store's own tables are out of reach. **Be quick in it**: as long as it lasts the file cannot reuse space.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Full`], [`ErrorKind::Failed`] or [`ErrorKind::Closed`] where nothing can be read.
+    pub fn read<T>(&self, read: impl FnOnce(&ReadTransaction<'_>) -> T) -> Result<T> {
+        self.engine.read_rows(read)
     }
 
     /// Every unfinished operation, oldest first: what a server finishes by itself after a restart.
@@ -151,7 +201,7 @@ impl Store {
     /// [`ErrorKind::Busy`] where a run is at work on it: let it end or [`revoke`](Self::revoke) it first. Otherwise
     /// [`ErrorKind::Full`], [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`].
     pub fn forget(&self, key: &Key) -> Pending<bool> {
-        self.engine.end_by_name(key, Command::Forget)
+        self.engine.by_name(key, Command::Forget)
     }
 
     /// Takes an operation from the run that owns it: for an owner that hangs. When it answers, the operation is
@@ -162,7 +212,7 @@ impl Store {
     ///
     /// [`ErrorKind::Failed`] and [`ErrorKind::Closed`].
     pub fn revoke(&self, key: &Key) -> Pending<bool> {
-        self.engine.end_by_name(key, Command::Revoke)
+        self.engine.by_name(key, Command::Revoke)
     }
 
     /// Figures of this moment.
@@ -175,6 +225,8 @@ impl Store {
         Ok(Stats {
             operations: figures.operations,
             unfinished: figures.unfinished,
+            in_doubt: figures.in_doubt,
+            stuck: figures.stuck,
             owned: figures.owned,
             waiting: figures.waiting,
             queued: figures.queued,
@@ -232,6 +284,10 @@ pub struct Stats {
     pub operations: u64,
     /// Operations without an outcome, owned or not.
     pub unfinished: u64,
+    /// Unfinished operations with a step in doubt, one that a run is at work on among them.
+    pub in_doubt: u64,
+    /// Operations that are [stuck](crate::State::Stuck).
+    pub stuck: u64,
     /// Operations that a run is at work on.
     pub owned: u64,
     /// Claims that wait for another run to end.
@@ -297,7 +353,12 @@ impl fmt::Debug for Builder {
 impl Default for Builder {
     fn default() -> Self {
         Self {
-            policy: Policy { retention: RETENTION, tombstones: Duration::ZERO },
+            policy: Policy {
+                retention: RETENTION,
+                tombstones: Duration::ZERO,
+                lease: None,
+                attempts_max: ATTEMPTS_MAX,
+            },
             operations_max: OPERATIONS_MAX,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
@@ -318,6 +379,22 @@ impl Builder {
     /// How much longer a tombstone then knows that the key is used up. Default: not at all.
     pub fn tombstones(mut self, span: Duration) -> Self {
         self.policy.tombstones = span;
+        self
+    }
+
+    /// How long an owner may stand still, for owners that hang: one that has neither moved nor
+    /// [renewed](crate::Run::renew) for this long can be taken over by the next claim, and is fenced then (P7). Longer
+    /// than any effect takes: a run that is taken over in the midst of one leaves its step in doubt. Default: none;
+    /// ownership ends with the run or its process, which needs no lease.
+    pub fn lease(mut self, span: Duration) -> Self {
+        self.policy.lease = Some(span);
+        self
+    }
+
+    /// How many runs an operation may have before it is [stuck](crate::State::Stuck), and no
+    /// [`Resumer`](crate::Resumer) tries it again. Clients' runs count too. Default: 16.
+    pub fn attempts_max(mut self, attempts: u32) -> Self {
+        self.policy.attempts_max = attempts;
         self
     }
 
@@ -417,6 +494,10 @@ impl Builder {
     fn check_values(self) -> Result<(Limits, Options)> {
         let fault = if self.policy.retention < Duration::from_millis(1) {
             "retention is under a millisecond; it must outlast every retry"
+        } else if self.policy.lease.is_some_and(|lease| lease < Duration::from_millis(1)) {
+            "the lease is under a millisecond, so no owner could keep anything"
+        } else if self.policy.attempts_max == 0 {
+            "attempts_max is zero, so everything would be stuck before it was tried"
         } else if self.operations_max == 0 || self.queue.commands_max == 0 || self.queue.bytes_max == 0 {
             "a limit is zero, so nothing could ever be claimed"
         } else if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {

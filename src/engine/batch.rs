@@ -2,7 +2,8 @@
 //!
 //! Invariants:
 //! 1. A request sees what those before it in the batch did, and the index otherwise (P1).
-//! 2. Nothing leaves a batch before its commit: answers are kept with the changes they rest on (P2).
+//! 2. Nothing leaves a batch before its commit: what each request comes to is kept beside it (P2).
+//! 3. A batch consumes no request: one that is given up can be done again from the start.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -10,16 +11,16 @@ use std::sync::atomic::Ordering;
 use hashbrown::HashTable;
 
 use super::Shared;
-use super::index::Waiter;
-use super::index::{KeyHash, NUMBER_MAX, Owner};
+use super::index::{KeyHash, NUMBER_MAX, Open, Owner, Tally, Waiter};
 use super::log::{BODY_HERE_BYTES_MAX, Place, Tables};
-use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Turn, Working};
+use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::pending::Promise;
-use crate::record::transitions::{Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept};
-use crate::record::{Body, Checkpoint, Outcome, Phase, Record};
+use crate::record::transitions::{
+    Ask, Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept,
+};
+use crate::record::{Body, Outcome, Phase, Record};
 
 /// The numbers that rows stand under.
 #[derive(Debug, Clone, Copy)]
@@ -30,13 +31,18 @@ pub(super) struct Numbers {
     pub(super) newest: u64,
     /// Whether that row went away, so that only the meta row can tell the next number.
     pub(super) newest_gone: bool,
+    /// No number below this one is given again after a restart, row or not.
+    pub(super) reserved: u64,
 }
 
 /// What a batch did, to be published once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Done {
     pub(super) moves: Vec<Move>,
-    answers: Vec<Kept>,
+    /// What each request came to, in their order.
+    pub(super) told: Vec<Told>,
+    /// The runs that showed that they are at work; kept where there is a lease.
+    renewed: Vec<(KeyHash, Key, u64)>,
     /// How many rows retention removed.
     pub(super) removed: u64,
     /// Whether an answer rests on time that no row of this batch keeps.
@@ -49,56 +55,49 @@ pub(super) struct Move {
     pub(super) hash: KeyHash,
     pub(super) old: Option<Place>,
     pub(super) new: Option<Place>,
-    /// The number it was born under, and whether it is unfinished where it stands now.
+    /// The number it was born under, and what is counted of it where it is unfinished now.
     pub(super) born: u64,
-    pub(super) unfinished: bool,
+    pub(super) tally: Option<Tally>,
 }
 
-/// An answer that waits for the commit.
+/// What a request came to.
 #[derive(Debug)]
-struct Kept {
-    key: Key,
-    hash: KeyHash,
-    answer: Answer,
-    turn: Option<Turn>,
-}
-
-#[derive(Debug)]
-enum Answer {
+pub(super) enum Told {
+    /// Nobody waits for it, or the rules give it no answer: its promise breaks rather than lie.
+    Nothing,
     Run {
-        promise: Promise<Claimed>,
         owner: Owner,
-        known: Known,
-        checkpoint: Option<Checkpoint>,
+        /// Where its record stands; none where the claim is deferred.
+        known: Option<Known>,
+        record: Box<Record>,
     },
-    Claim {
-        promise: Promise<Claimed>,
-        claimed: Claimed,
-    },
+    Claimed(Claimed),
     /// Waits for the run at work, where it is still there.
-    Park(Waiter),
-    Advance {
-        promise: Promise<Advanced>,
-        advanced: Advanced,
-    },
-    End {
-        ownership: Ownership,
-        promise: Promise<Outcome>,
-        outcome: Outcome,
-    },
-    Unseat {
-        promise: Promise<bool>,
-        token: u64,
-    },
-    Done {
-        promise: Promise<bool>,
-        done: bool,
-    },
+    Parked(Ask),
+    Advanced(Advanced),
+    Stepped(Stepped),
+    Ended(Outcome),
+    Unseated(u64),
+    Done(bool),
     /// Waits like the rest: what it rests on may be a change of this very batch.
-    Refuse {
-        error: Error,
-        reply: Reply,
-    },
+    Refused(Error),
+    /// The server's own rows could not be written; the request knows why.
+    Failed,
+}
+
+/// Why a batch cannot go on.
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// A fault, of the disk or of what is on it.
+    Fault(Error),
+    /// The server's closure failed, so what it may have written must not be committed.
+    Rows(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Fault(error)
+    }
 }
 
 /// What this batch knows of one key.
@@ -149,7 +148,7 @@ impl<'b, 't> Batch<'b, 't> {
         requests: usize,
     ) -> Self {
         done.moves.reserve(requests);
-        done.answers.reserve(requests);
+        done.told.reserve(requests);
         let touched = TouchedKeys(HashTable::with_capacity(requests));
         Self { shared, tables, numbers, now, done, is_idle: requests == 0, touched, begun: 0, gone: 0 }
     }
@@ -158,51 +157,65 @@ impl<'b, 't> Batch<'b, 't> {
     ///
     /// # Errors
     ///
-    /// Only where the whole batch cannot go on; whoever asked is then told with the rest.
-    pub(super) fn process(&mut self, request: Request) -> Result<(), Broken> {
-        let Request { key, hash, command, known, mut reply } = request;
-        let turn = reply.take_turn();
-        if reply.is_given_up() {
-            return Ok(());
+    /// Only where the whole batch cannot go on.
+    pub(super) fn process(&mut self, request: &mut Request) -> Result<Told, Stop> {
+        if request.reply.is_given_up() {
+            return Ok(Told::Nothing);
         }
-        let touched = self.touched.take(hash, &key).or_else(|| self.still_known(&key, hash, known));
-        let mut touched = match touched.map_or_else(|| self.look_up(&key, hash), Ok) {
+        if request.has_failed() {
+            return Ok(Told::Failed);
+        }
+        let hash = request.hash;
+        let touched = self.touched.take(hash, &request.key).or_else(|| self.still_known(request));
+        let mut touched = match touched.map_or_else(|| self.look_up(&request.key, hash), Ok) {
             Ok(touched) => touched,
             // A damaged row is this caller's error and nobody else's.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
-                reply.refuse(error);
-                return Ok(());
-            }
-            Err(error) => return Err(Broken { error, reply }),
+            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Told::Refused(error)),
+            Err(error) => return Err(Stop::Fault(error)),
         };
         // Whatever is told of an expiry rests on the time, which must outlast a restart.
         self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
-        let situation = Situation { record: touched.record.as_deref(), owner: touched.owner.map(|owner| owner.token) };
-        let decision = decide(situation, &command, self.now, self.shared.policy);
-        let answer = match decision {
-            Decision::Refuse(refusal) => Some(Answer::Refuse { error: refused(refusal), reply }),
-            Decision::Change(Change::Begin { .. }) if touched.place.is_none() && self.is_at_capacity() => {
-                Some(Answer::Refuse { error: self.at_capacity(), reply })
-            }
-            Decision::Stand(standing) => self.stand(&touched, standing, &command, reply, turn.is_some())?,
-            Decision::Change(Change::Unseat) => unseat(&mut touched, reply),
-            Decision::Change(change) => self.change(&key, hash, &mut touched, change, reply)?,
-        };
-        if let Some(answer) = answer {
-            self.done.answers.push(Kept { key: key.clone(), hash, answer, turn });
+        let situation = Situation { record: touched.record.as_deref(), owner: touched.owner.map(Owner::tenure) };
+        let decision = decide(situation, &request.command, self.now, self.shared.policy);
+        if !matches!(decision, Decision::Refuse(_)) {
+            self.renew(&mut touched, request);
         }
-        self.touched.put(hash, key, touched);
-        Ok(())
+        let told = match decision {
+            Decision::Refuse(refusal) => Told::Refused(refused(refusal)),
+            Decision::Stand(standing) => self.stand(&touched, standing, request)?,
+            Decision::Change(Change::Unseat) => touched.owner.take().map_or(Told::Nothing, |o| Told::Unseated(o.token)),
+            Decision::Change(Change::Remove) => self.change(&mut touched, Change::Remove, request)?,
+            Decision::Change(_) if touched.place.is_none() && self.is_at_capacity() => {
+                Told::Refused(self.at_capacity())
+            }
+            Decision::Change(change) if self.may_defer(&touched, &change) => {
+                self.defer(&mut touched, change, request)?
+            }
+            Decision::Change(change) => self.change(&mut touched, change, request)?,
+        };
+        self.touched.put(hash, request.key.clone(), touched);
+        Ok(told)
+    }
+
+    /// Begins the lease of the run that asks anew.
+    fn renew(&mut self, touched: &mut Touched, request: &Request) {
+        let Some(owner) = touched.owner.as_mut().filter(|owner| request.command.token() == Some(owner.token)) else {
+            return;
+        };
+        if self.shared.policy.lease.is_some() {
+            owner.moved = self.now.time;
+            self.done.renewed.push((request.hash, request.key.clone(), owner.token));
+        }
     }
 
     /// What the caller knows of the record, if that still stands where it knew it: a row never changes under its
     /// number, so it need not be read again.
-    fn still_known(&self, key: &Key, hash: KeyHash, known: Option<Known>) -> Option<Touched> {
-        let Known { place, record } = known?;
-        let shard = self.shared.index.shard(hash);
-        let stands = shard.places(hash).any(|found| found == place);
-        let owner = shard.owner(hash, key);
-        stands.then_some(Touched { record: Some(record), place: Some(place), owner })
+    fn still_known(&self, request: &Request) -> Option<Touched> {
+        let Known { place, record } = request.known.as_ref()?;
+        let shard = self.shared.index.shard(request.hash);
+        let stands = shard.places(request.hash).any(|found| found == *place);
+        let owner = shard.owner(request.hash, &request.key);
+        stands.then(|| Touched { record: Some(Arc::clone(record)), place: Some(*place), owner })
     }
 
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
@@ -211,12 +224,15 @@ impl<'b, 't> Batch<'b, 't> {
             let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
             drop(shard);
             let Some(place) = place else { break };
-            let record = self.tables.read(place)?;
-            if let Some(record) = record.filter(|record| record.key == *key) {
+            // What stands in the index is on disk, and nobody but the writer moves it.
+            let record = self.tables.read(place)?.ok_or_else(|| missing(place))?;
+            if record.key == *key {
                 return Ok(Touched { record: Some(Arc::new(record)), place: Some(place), owner });
             }
         }
-        Ok(Touched::default())
+        let deferred = self.shared.index.shard(hash).deferred(hash, key);
+        let (record, owner) = deferred.unzip();
+        Ok(Touched { record, place: None, owner })
     }
 
     fn is_at_capacity(&self) -> bool {
@@ -230,89 +246,98 @@ impl<'b, 't> Batch<'b, 't> {
     }
 
     /// The answer where nothing changes.
-    fn stand(
-        &mut self,
-        touched: &Touched,
-        standing: Standing,
-        command: &Command,
-        reply: Reply,
-        waits: bool,
-    ) -> Result<Option<Answer>, Broken> {
-        let record = match touched.record.as_deref().map(|record| self.with_bodies(record.clone())).transpose() {
-            Ok(record) => record,
-            Err(error) => return Err(Broken { error, reply }),
-        };
-        Ok(Some(match reply {
-            Reply::Claim { promise, .. } => {
+    fn stand(&mut self, touched: &Touched, standing: Standing, request: &Request) -> Result<Told> {
+        let record = touched.record.as_deref().map(|record| self.with_bodies(record.clone())).transpose()?;
+        Ok(match (&request.command, standing, record) {
+            (Command::Claim(ask), standing, record) => {
                 let claimed = match (standing, record.map(|record| record.phase), touched.owner) {
-                    (Standing::Wait, _, Some(owner)) => Claimed::Wait(Working::of(owner, command)),
+                    (Standing::Wait, _, Some(_)) if request.reply.has_turn() => return Ok(Told::Parked(ask.clone())),
+                    (Standing::Wait, _, Some(owner)) => Claimed::Wait(Working::of(owner, ask)),
                     (Standing::Replay, Some(Phase::Completed { outcome, .. }), _) => Claimed::Replay(outcome),
                     (Standing::Reject { since }, ..) => Claimed::Reject { since },
                     (Standing::Gone { completed_at, until }, ..) => Claimed::Gone { completed_at, until },
-                    // The rules give a claim no other standing; the promise breaks rather than lie.
-                    _ => return Ok(None),
+                    // The rules give a claim no other standing.
+                    _ => return Ok(Told::Nothing),
                 };
-                match claimed {
-                    Claimed::Wait(Working { fingerprint, .. }) if waits => {
-                        Answer::Park(Waiter { fingerprint, promise })
-                    }
-                    claimed => Answer::Claim { promise, claimed },
-                }
+                Told::Claimed(claimed)
             }
-            Reply::Advance(promise) => {
-                Answer::Advance { promise, advanced: Advanced::Lost(record.and_then(|record| record.checkpoint)) }
+            (Command::Advance { .. }, Standing::Lost, record) => {
+                Told::Advanced(Advanced::Lost(record.and_then(|record| record.checkpoint)))
             }
-            Reply::Done(promise) => Answer::Done { promise, done: false },
-            // The rules let no end stand; the promise breaks rather than lie.
-            Reply::End { .. } => return Ok(None),
-        }))
+            (Command::Intend { name, .. }, Standing::Done, Some(record)) => {
+                let step = record.steps.into_iter().find(|step| step.name == *name);
+                step.map_or(Told::Nothing, |step| Told::Stepped(Stepped::Done(step)))
+            }
+            (Command::Report { .. }, ..) => Told::Stepped(Stepped::Nothing),
+            (_, Standing::Renewed, _) => Told::Done(true),
+            (_, Standing::Nothing, _) => Told::Done(false),
+            _ => Told::Nothing,
+        })
     }
 
-    /// Writes a change, and makes the answer to it.
-    fn change(
-        &mut self,
-        key: &Key,
-        hash: KeyHash,
-        touched: &mut Touched,
-        change: Change,
-        reply: Reply,
-    ) -> Result<Option<Answer>, Broken> {
+    /// Whether this change may wait for the next one to become durable: it begins an operation of which no row tells
+    /// anything yet, and the number that it takes is never given again even if no row ever stands under it.
+    fn may_defer(&self, touched: &Touched, change: &Change) -> bool {
+        let is_deferred = matches!(change, Change::Begin { deferred: true, .. });
+        is_deferred && touched.place.is_none() && self.numbers.next < self.numbers.reserved
+    }
+
+    /// Begins an operation in memory only.
+    fn defer(&mut self, touched: &mut Touched, change: Change, request: &Request) -> Result<Told> {
+        let number = self.number()?;
+        let Some(record) = apply(None, &request.key, change, number, self.now) else { return Ok(Told::Nothing) };
+        let owner = self.owner(number, &record);
+        (touched.record, touched.owner) = (Some(Arc::new(record.clone())), Some(owner));
+        Ok(Told::Run { owner, known: None, record: Box::new(record) })
+    }
+
+    fn owner(&self, token: u64, record: &Record) -> Owner {
+        let (attempt, tries, fingerprint) = (record.attempt, record.tries(), record.fingerprint);
+        Owner { token, attempt, since: self.now.time, moved: self.now.time, tries, fingerprint }
+    }
+
+    /// Writes a change, with the server's own rows where it has any, and makes the answer to it.
+    fn change(&mut self, touched: &mut Touched, change: Change, request: &mut Request) -> Result<Told, Stop> {
         let is_entry = matches!(change, Change::Begin { .. } | Change::Enter { .. });
-        let written = match self.write(key, hash, touched, change) {
-            Ok(written) => written,
-            Err(error) => return Err(Broken { error, reply }),
-        };
+        let written = self.write(touched, change, request)?;
+        if let Some(rows) = &mut request.rows {
+            self.tables.write_rows(&mut rows.write).map_err(Stop::Rows)?;
+        }
         let known = touched.record.clone().zip(touched.place).map(|(record, place)| Known { place, record });
-        Ok(Some(match (reply, written, known) {
-            (Reply::Claim { promise, .. }, Some(record), Some(known)) if is_entry => {
-                let checkpoint = match self.with_bodies(record) {
-                    Ok(record) => record.checkpoint,
-                    Err(error) => return Err(Broken { error, reply: Reply::Claim { turn: None, promise } }),
-                };
-                let Record { attempt, fingerprint, .. } = *known.record;
-                let owner = Owner { token: known.place.number(), attempt, since: self.now.time, fingerprint };
+        Ok(match (&request.command, written, known) {
+            (Command::Claim(_), Some(record), Some(known)) if is_entry => {
+                let record = self.with_bodies(record)?;
+                let owner = self.owner(known.place.number(), &record);
                 touched.owner = Some(owner);
-                Answer::Run { promise, owner, known, checkpoint }
+                Told::Run { owner, known: Some(known), record: Box::new(record) }
             }
-            (Reply::Advance(promise), Some(Record { checkpoint: Some(checkpoint), .. }), Some(known)) => {
-                Answer::Advance { promise, advanced: Advanced::Moved { checkpoint, known } }
+            (Command::Advance { .. }, Some(Record { checkpoint: Some(checkpoint), .. }), Some(known)) => {
+                Told::Advanced(Advanced::Moved { checkpoint, known })
             }
-            (Reply::End { ownership, promise }, Some(Record { phase: Phase::Completed { outcome, .. }, .. }), _) => {
+            (
+                Command::Intend { name, .. } | Command::Report { name, .. } | Command::Resolve { name, .. },
+                Some(record),
+                Some(known),
+            ) => {
+                let step = record.steps.into_iter().find(|step| step.name == *name);
+                step.map_or(Told::Nothing, |step| Told::Stepped(Stepped::Changed { step, known }))
+            }
+            (Command::End { .. }, Some(Record { phase: Phase::Completed { outcome, .. }, .. }), _) => {
                 touched.owner = None;
-                Answer::End { ownership, promise, outcome }
+                Told::Ended(outcome)
             }
-            (Reply::Done(promise), None, _) => Answer::Done { promise, done: true },
-            // The rules answer no command with another's change; the promise breaks rather than lie.
-            _ => return Ok(None),
-        }))
+            (Command::Forget, None, _) | (Command::Free, Some(_), _) => Told::Done(true),
+            // The rules answer no command with another's change.
+            _ => Told::Nothing,
+        })
     }
 
     /// Writes what a change makes of a record, and returns it as the change made it: with the new bytes in it.
-    fn write(&mut self, key: &Key, hash: KeyHash, touched: &mut Touched, change: Change) -> Result<Option<Record>> {
+    fn write(&mut self, touched: &mut Touched, change: Change, request: &Request) -> Result<Option<Record>> {
         let old = touched.place;
         let number = self.number()?;
-        let after = apply(touched.record.as_deref().cloned(), key, change, number, self.now);
-        self.rewrite(hash, touched, after.clone(), Place::Log(number))?;
+        let after = apply(touched.record.as_deref().cloned(), &request.key, change, number, self.now);
+        self.rewrite(request.hash, touched, after.clone(), Place::Log(number))?;
         match old {
             Some(old) => self.tables.remove(old)?,
             None => self.begun += 1,
@@ -348,8 +373,8 @@ impl<'b, 't> Batch<'b, 't> {
         }
         let born = after.or(before).map_or(0, |record| record.born);
         // A key that starts anew ends its old incarnation, which was not unfinished any more.
-        let unfinished = after.is_some_and(Record::is_unfinished);
-        self.done.moves.push(Move { hash, old, new: touched.place, born, unfinished });
+        let tally = after.and_then(Tally::of);
+        self.done.moves.push(Move { hash, old, new: touched.place, born, tally });
         Ok(())
     }
 
@@ -385,26 +410,20 @@ impl<'b, 't> Batch<'b, 't> {
     }
 }
 
-/// A request that found the batch unable to go on.
-pub(super) struct Broken {
-    pub(super) error: Error,
-    pub(super) reply: Reply,
-}
-
-fn unseat(touched: &mut Touched, reply: Reply) -> Option<Answer> {
-    match (reply, touched.owner.take()) {
-        (Reply::Done(promise), Some(owner)) => Some(Answer::Unseat { promise, token: owner.token }),
-        // Only `revoke` unseats; the promise breaks rather than lie.
-        _ => None,
-    }
+fn missing(place: Place) -> Error {
+    let message = format!("row {} is missing: the file was damaged since it was opened", place.number());
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 fn refused(refusal: Refusal) -> Error {
     let (kind, message) = match refusal {
-        Refusal::NotFound => (ErrorKind::NotFound, "no operation is known under this key"),
+        Refusal::NotFound => (ErrorKind::NotFound, "no operation or step is known under this name"),
         Refusal::Finished => (ErrorKind::Finished, "the operation has an outcome already; claim the key to read it"),
         Refusal::Fenced => (ErrorKind::Fenced, "this run no longer owns the operation; stop and change nothing more"),
         Refusal::Busy => (ErrorKind::Busy, "a run is at work on the operation; let it end or revoke it first"),
+        Refusal::InDoubt => (ErrorKind::InDoubt, "the step is in doubt; claim again to learn how far it got"),
+        Refusal::NotInDoubt => (ErrorKind::NotInDoubt, "the step is not in doubt; look at what became of it"),
+        Refusal::TooManySteps => (ErrorKind::Capacity, "the operation has 1024 steps, the most it may; use fewer"),
         Refusal::Exhausted => (ErrorKind::Capacity, "a counter of this operation has reached its end"),
     };
     Error::new(kind, message)
@@ -416,18 +435,14 @@ impl Done {
     }
 
     /// Publishes where everything went, and only then answers. The batch is durable.
-    pub(super) fn publish(self, shared: &Arc<Shared>) {
+    pub(super) fn publish(self, shared: &Arc<Shared>, requests: impl Iterator<Item = Request>, now: Now) {
         publish_moves(shared, &self.moves);
-        shared.counters.removed.fetch_add(self.removed, Ordering::Relaxed);
-        for Kept { key, hash, answer, turn } in self.answers {
-            answer.give(shared, &key, hash, turn);
+        for (hash, key, token) in self.renewed {
+            shared.index.shard(hash).renew(hash, &key, token, now.time);
         }
-    }
-
-    /// Tells everybody that it came to nothing, or that nobody knows.
-    pub(super) fn refuse(self, error: impl Fn() -> Error) {
-        for Kept { answer, .. } in self.answers {
-            answer.refuse(error());
+        shared.counters.removed.fetch_add(self.removed, Ordering::Relaxed);
+        for (request, told) in requests.zip(self.told) {
+            answer(shared, request, told);
         }
     }
 }
@@ -435,65 +450,62 @@ impl Done {
 /// Publishes where records went. They are durable there.
 pub(super) fn publish_moves(shared: &Shared, moves: &[Move]) {
     let mut unfinished = shared.index.unfinished();
-    for Move { hash, old, new, born, unfinished: is_unfinished } in moves {
+    for Move { hash, old, new, born, tally } in moves {
         shared.index.replace(*hash, *old, *new);
-        match new.filter(|_| *is_unfinished) {
-            Some(place) => unfinished.insert(*born, place),
+        match new.zip(*tally) {
+            Some((place, tally)) => unfinished.insert(*born, Open { place, tally }),
             None => unfinished.remove(born),
         };
     }
 }
 
-impl Answer {
-    fn give(self, shared: &Arc<Shared>, key: &Key, hash: KeyHash, turn: Option<Turn>) {
-        match self {
-            Self::Run { promise, owner, known, checkpoint } => {
-                let strangers = shared.index.shard(hash).seat(hash, key, owner);
-                for waiter in strangers {
-                    shared.readmit(key, hash, waiter);
-                }
-                // With an owner seated the turn ends quietly; later it might wake another for nothing.
-                drop(turn);
-                let ownership = Ownership { shared: Arc::clone(shared), key: key.clone(), hash, token: owner.token };
-                let granted = Granted { ownership, known, checkpoint };
-                promise.keep(Ok(Claimed::Run(granted)));
+/// Tells a caller what its request came to.
+fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
+    let Request { key, hash, reply, rows, .. } = request;
+    match (reply, told) {
+        (Reply::Claim { promise, turn }, Told::Run { owner, known, record }) => {
+            let deferred = known.is_none().then(|| Arc::new((*record).clone()));
+            let strangers = shared.index.shard(hash).seat(hash, &key, owner, deferred);
+            for waiter in strangers {
+                shared.readmit(&key, hash, waiter);
             }
-            Self::Claim { promise, claimed } => promise.keep(Ok(claimed)),
-            Self::Park(waiter) => {
-                if let Err(waiter) = shared.park(key, hash, waiter) {
-                    shared.readmit(key, hash, waiter);
-                }
-            }
-            Self::Advance { promise, advanced } => promise.keep(Ok(advanced)),
-            Self::End { ownership, promise, outcome } => {
-                let waiters = shared.index.shard(hash).clear(hash, key);
-                promise.keep(Ok(outcome.clone()));
-                drop(ownership);
-                for waiter in waiters {
-                    waiter.promise.keep(Ok(Claimed::Replay(outcome.clone())));
-                }
-            }
-            Self::Unseat { promise, token } => {
-                let next = shared.index.shard(hash).unseat(hash, key, token);
-                promise.keep(Ok(true));
-                if let Some(waiter) = next {
-                    shared.readmit(key, hash, waiter);
-                }
-            }
-            Self::Done { promise, done } => promise.keep(Ok(done)),
-            Self::Refuse { error, reply } => reply.refuse(error),
+            // With an owner seated the turn ends quietly; later it might wake another for nothing.
+            drop(turn);
+            let ownership = Ownership { shared: Arc::clone(shared), key, hash, token: owner.token };
+            promise.keep(Ok(Claimed::Run(Granted { ownership, known, record })));
         }
-    }
-
-    fn refuse(self, error: Error) {
-        match self {
-            Self::Run { promise, .. } | Self::Claim { promise, .. } | Self::Park(Waiter { promise, .. }) => {
-                promise.keep(Err(error));
+        (Reply::Claim { promise, .. }, Told::Claimed(claimed)) => promise.keep(Ok(claimed)),
+        (Reply::Claim { promise, turn }, Told::Parked(ask)) => {
+            if let Err(waiter) = shared.park(&key, hash, Waiter { ask, promise }) {
+                shared.readmit(&key, hash, waiter);
             }
-            Self::Advance { promise, .. } => promise.keep(Err(error)),
-            Self::End { promise, ownership, .. } => Reply::End { ownership, promise }.refuse(error),
-            Self::Unseat { promise, .. } | Self::Done { promise, .. } => promise.keep(Err(error)),
-            Self::Refuse { reply, .. } => reply.refuse(error),
+            drop(turn);
         }
+        (Reply::Advance(promise), Told::Advanced(advanced)) => promise.keep(Ok(advanced)),
+        (Reply::Step(promise), Told::Stepped(stepped)) => promise.keep(Ok(stepped)),
+        (Reply::End { ownership, promise }, Told::Ended(outcome)) => {
+            let waiters = shared.index.shard(hash).clear(hash, &key);
+            promise.keep(Ok(outcome.clone()));
+            drop(ownership);
+            for waiter in waiters {
+                waiter.promise.keep(Ok(Claimed::Replay(outcome.clone())));
+            }
+        }
+        (Reply::Done(promise), Told::Unseated(token)) => {
+            let next = shared.index.shard(hash).unseat(hash, &key, token);
+            promise.keep(Ok(true));
+            if let Some(waiter) = next {
+                shared.readmit(&key, hash, waiter);
+            }
+        }
+        (Reply::Done(promise), Told::Done(done)) => promise.keep(Ok(done)),
+        (reply, Told::Refused(error)) => reply.refuse(error),
+        (reply, Told::Failed) => {
+            if let Some(error) = rows.and_then(|rows| rows.failed) {
+                reply.refuse(error);
+            }
+        }
+        // Whoever waits learns from the broken promise that nobody knows.
+        (_, _) => {}
     }
 }

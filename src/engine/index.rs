@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashTable;
@@ -21,6 +22,8 @@ use super::request::Claimed;
 use crate::clock::Timestamp;
 use crate::key::{Fingerprint, Key};
 use crate::pending::Promise;
+use crate::record::Record;
+use crate::record::transitions::{Ask, Tenure};
 
 /// Enough that callers seldom meet on one, and that growing one copies little.
 const SHARDS: usize = 256;
@@ -39,7 +42,7 @@ pub(crate) struct Index {
     hasher: RandomState,
     shards: Box<[Mutex<Shard>]>,
     /// Every unfinished operation by the number it was born under: oldest first.
-    unfinished: Mutex<BTreeMap<u64, Place>>,
+    unfinished: Mutex<BTreeMap<u64, Open>>,
     operations: AtomicU64,
 }
 
@@ -67,7 +70,32 @@ pub(crate) struct Seat {
     hash: KeyHash,
     key: Key,
     pub(crate) owner: Option<Owner>,
+    /// The record of an owner whose claim is not on disk yet. It counts as long as no row of its key does.
+    deferred: Option<Arc<Record>>,
     pub(crate) waiters: VecDeque<Waiter>,
+}
+
+/// An unfinished operation, as far as it is counted and listed without reading it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Open {
+    pub(crate) place: Place,
+    pub(crate) tally: Tally,
+}
+
+/// What is counted of an unfinished operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tally {
+    /// How many runs count towards its being stuck.
+    pub(crate) tries: u32,
+    pub(crate) is_in_doubt: bool,
+}
+
+impl Tally {
+    /// None where the operation is not unfinished.
+    pub(crate) fn of(record: &Record) -> Option<Self> {
+        let is_in_doubt = || record.steps.iter().any(crate::record::Step::is_in_doubt);
+        record.is_unfinished().then(|| Self { tries: record.tries(), is_in_doubt: is_in_doubt() })
+    }
 }
 
 /// A live run, as the store knows it.
@@ -76,20 +104,30 @@ pub(crate) struct Owner {
     pub(crate) token: u64,
     pub(crate) attempt: u32,
     pub(crate) since: Timestamp,
+    /// When it last moved or renewed; counts where there is a lease.
+    pub(crate) moved: Timestamp,
+    /// How many runs, this one included, count towards the operation's being stuck.
+    pub(crate) tries: u32,
     /// The request it runs for: only claims of the same one may wait for it.
     pub(crate) fingerprint: Fingerprint,
+}
+
+impl Owner {
+    pub(crate) fn tenure(self) -> Tenure {
+        Tenure { token: self.token, moved: self.moved }
+    }
 }
 
 /// A claim that waits for the run at work to end.
 #[derive(Debug)]
 pub(crate) struct Waiter {
-    pub(crate) fingerprint: Option<Fingerprint>,
+    pub(crate) ask: Ask,
     pub(crate) promise: Promise<Claimed>,
 }
 
 impl Waiter {
     fn is_for(&self, owner: Owner) -> bool {
-        self.fingerprint.is_none_or(|fingerprint| fingerprint == owner.fingerprint)
+        self.ask.fingerprint.is_none_or(|fingerprint| fingerprint == owner.fingerprint)
     }
 }
 
@@ -146,7 +184,7 @@ impl Index {
         self.operations.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, Place>> {
+    pub(crate) fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
         self.unfinished.lock()
     }
 
@@ -174,6 +212,32 @@ impl Shard {
         self.seats.find(hash.word(), |seat| seat.key == *key).and_then(|seat| seat.owner)
     }
 
+    /// The record of an owner whose claim is not on disk yet.
+    pub(crate) fn deferred(&self, hash: KeyHash, key: &Key) -> Option<(Arc<Record>, Owner)> {
+        let seat = self.seats.find(hash.word(), |seat| seat.key == *key)?;
+        Some((Arc::clone(seat.deferred.as_ref()?), seat.owner?))
+    }
+
+    /// Begins the lease of this owner anew, where it is still the owner.
+    pub(crate) fn renew(&mut self, hash: KeyHash, key: &Key, token: u64, now: Timestamp) {
+        let owner = self.seat_mut(hash, key).and_then(|seat| seat.owner.as_mut());
+        if let Some(owner) = owner.filter(|owner| owner.token == token) {
+            owner.moved = now;
+        }
+    }
+
+    /// The next in line of every key whose owner has lapsed.
+    pub(crate) fn next_of_lapsed(&mut self, has_lapsed: impl Fn(Tenure) -> bool) -> Vec<(KeyHash, Key, Waiter)> {
+        let lapsed = self.seats.iter_mut().filter(|seat| seat.owner.is_some_and(|owner| has_lapsed(owner.tenure())));
+        lapsed
+            .filter_map(|seat| {
+                let mut line = std::iter::from_fn(|| seat.waiters.pop_front());
+                let next = line.find(|waiter| !waiter.promise.is_abandoned())?;
+                Some((seat.hash, seat.key.clone(), next))
+            })
+            .collect()
+    }
+
     fn seat_mut(&mut self, hash: KeyHash, key: &Key) -> Option<&mut Seat> {
         self.seats.find_mut(hash.word(), |seat| seat.key == *key)
     }
@@ -188,11 +252,17 @@ impl Shard {
 
     /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run. Gives back those who wait for
     /// another request: the key began anew while they stood in line.
-    pub(crate) fn seat(&mut self, hash: KeyHash, key: &Key, owner: Owner) -> Vec<Waiter> {
-        let new = || Seat { hash, key: key.clone(), owner: None, waiters: VecDeque::new() };
+    pub(crate) fn seat(
+        &mut self,
+        hash: KeyHash,
+        key: &Key,
+        owner: Owner,
+        deferred: Option<Arc<Record>>,
+    ) -> Vec<Waiter> {
+        let new = || Seat { hash, key: key.clone(), owner: None, deferred: None, waiters: VecDeque::new() };
         let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
         let seat = entry.or_insert_with(new).into_mut();
-        seat.owner = Some(owner);
+        (seat.owner, seat.deferred) = (Some(owner), deferred);
         if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
             return Vec::new();
         }
@@ -208,7 +278,7 @@ impl Shard {
         if seat.owner?.token != token {
             return None;
         }
-        seat.owner = None;
+        (seat.owner, seat.deferred) = (None, None);
         self.next_of_unowned(hash, key)
     }
 

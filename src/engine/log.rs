@@ -18,19 +18,22 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Backend, Disk, Fault};
+use super::request::WriteRows;
+use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
+use crate::pending::waited_for;
 use crate::record::{Body, Record, format};
 
 /// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
 pub(crate) const BODY_HERE_BYTES_MAX: usize = 1024;
 
-type Rows<'a> = TableDefinition<'a, u64, &'static [u8]>;
+type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 
-const LOG: Rows<'_> = TableDefinition::new("reentry/log");
-const TOMBSTONES: Rows<'_> = TableDefinition::new("reentry/tombstones");
-const BODIES: Rows<'_> = TableDefinition::new("reentry/bodies");
-const META: Rows<'_> = TableDefinition::new("reentry/meta");
+const LOG: Definition<'_> = TableDefinition::new("reentry/log");
+const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
+const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
+const META: Definition<'_> = TableDefinition::new("reentry/meta");
 
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
 const SHARE_OF_CHECK: f64 = 0.5;
@@ -230,6 +233,12 @@ impl Log {
         self.reading(|reader| reader.open_table(BODIES).map_err(engine)?.len().map_err(engine))
     }
 
+    /// Lets the server read its own rows, all as they were at one moment.
+    pub(crate) fn read_rows<T>(&self, read: impl FnOnce(&Rows<'_>) -> T) -> Result<T> {
+        let reader = self.open.read().opened()?.database.begin_read().map_err(engine)?;
+        Ok(read(&Rows::new(&reader)))
+    }
+
     /// Reads in one short transaction. redb does not check what it reads, and may panic on a page that was damaged
     /// since the file was opened: to a caller that is an error like any other damage.
     fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
@@ -318,7 +327,7 @@ impl Place {
         }
     }
 
-    fn table(self) -> Rows<'static> {
+    fn table(self) -> Definition<'static> {
         match self {
             Self::Log(_) => LOG,
             Self::Tombstone(_) => TOMBSTONES,
@@ -397,6 +406,28 @@ impl<'t> Tables<'t> {
         Ok(rows)
     }
 
+    /// Lets the server write its own rows. What it wrote stands or falls with this transaction.
+    ///
+    /// # Errors
+    ///
+    /// `Aborted` where its closure failed or panicked: the transaction must not be committed then.
+    pub(crate) fn write_rows(&mut self, write: &mut WriteRows) -> Result<()> {
+        let transaction = Transaction::new(self.transaction);
+        match catch_unwind(AssertUnwindSafe(|| waited_for(|| write(&transaction)))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => {
+                let message = "nothing was committed: the closure that writes the server's own rows failed";
+                Err(Error::because(ErrorKind::Aborted, message, source))
+            }
+            Err(panic) => {
+                let text = text_of(&*panic).unwrap_or("no message");
+                let message =
+                    format!("nothing was committed: the closure that writes the server's rows panicked: {text}");
+                Err(Error::new(ErrorKind::Aborted, message))
+            }
+        }
+    }
+
     pub(crate) fn put_meta(&mut self, meta: Meta) -> Result<()> {
         write_meta(self.transaction, meta)
     }
@@ -416,7 +447,7 @@ impl<'t> Tables<'t> {
 fn opened<'a, 't>(
     transaction: &'t WriteTransaction,
     slot: &'a mut Option<Table<'t, u64, &'static [u8]>>,
-    definition: Rows<'_>,
+    definition: Definition<'_>,
 ) -> Result<&'a mut Table<'t, u64, &'static [u8]>> {
     match slot {
         Some(table) => Ok(table),
@@ -485,9 +516,12 @@ fn at(place: Place, error: Error) -> Error {
 }
 
 fn damaged(panic: &(dyn std::any::Any + Send)) -> Error {
-    let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
-    let message = format!("the file is damaged: {}", text.unwrap_or("reading it panicked"));
+    let message = format!("the file is damaged: {}", text_of(panic).unwrap_or("reading it panicked"));
     Error::new(ErrorKind::Corrupt, message)
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
 }
 
 /// An error of redb's as one of ours.

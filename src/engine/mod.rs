@@ -3,6 +3,8 @@
 //! A call becomes a [`Request`] in the [`queue`]; the [`writer`] takes all that is queued as one [`batch`], decides
 //! each by the rules, commits once, publishes in the [`index`] and answers. What only reads goes past the writer: the
 //! index, then one short read of the [`log`], on the caller's own thread.
+//!
+//! What the server writes of its own in the same commit goes through [`transaction`].
 
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
@@ -15,9 +17,9 @@ use parking_lot::Mutex;
 
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
-use crate::key::{Fingerprint, Key};
-use crate::pending::{Answer, Pending, promise};
-use crate::record::transitions::{Command, Decision, Policy, Situation, Standing, decide, is_kept, is_over};
+use crate::key::Key;
+use crate::pending::{Answer, Pending, may_wait, promise};
+use crate::record::transitions::{Ask, Command, Decision, Policy, Situation, Standing, decide, is_kept, is_over};
 use crate::record::{Outcome, Phase, Record};
 
 mod batch;
@@ -30,20 +32,22 @@ mod request;
 mod retention;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
+mod transaction;
 mod verify;
 mod writer;
 
 use disk::Disk;
-use index::{Index, KeyHash, Owner, Waiter};
+use index::{Index, KeyHash, Open, Owner, Tally, Waiter};
 pub use log::OpenCheck;
 pub(crate) use log::Opening;
 use log::{Log, Place};
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
-pub(crate) use request::{Advanced, Claimed, Granted, Known, Ownership, Seen, Working};
-use request::{Reply, Request, Turn};
+pub(crate) use request::{Advanced, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
+use request::{OwnRows, Reply, Request, Turn};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Loss, SimulatedDisk, Unsynced};
+pub use transaction::{ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
 pub(crate) use verify::Verdict;
 use writer::Writer;
 
@@ -120,8 +124,8 @@ impl Engine {
             next = next.max(place.number().saturating_add(1));
             highest_time = highest_time.max(record.written.as_millis());
             index.replace(index.hash(&record.key), None, Some(place));
-            if record.is_unfinished() {
-                index.unfinished().insert(record.born, place);
+            if let Some(tally) = Tally::of(&record) {
+                index.unfinished().insert(record.born, Open { place, tally });
             }
             Ok(())
         };
@@ -139,27 +143,27 @@ impl Engine {
             durable_time: AtomicU64::new(meta.highest_time),
             counters: Counters::default(),
         });
-        let writer = Writer::new(Arc::clone(&shared), meta);
+        let mut writer = Writer::new(Arc::clone(&shared), meta);
+        writer.reserve()?;
         let thread = thread::Builder::new().name("reentry-writer".to_owned()).spawn(move || writer.run());
         let thread = thread.map_err(|e| Error::because(ErrorKind::Io, "cannot start the writer thread", e))?;
         Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
     }
 
-    /// Claims a key, or gets what is known of it. Without a fingerprint only what is known already can be claimed.
+    /// Claims a key, or gets what is known of it.
     pub(crate) fn claim<T: Send + 'static>(
         self: &Arc<Self>,
         key: &Key,
-        fingerprint: Option<Fingerprint>,
+        ask: Ask,
         read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
     ) -> Pending<T> {
         let hash = self.shared.index.hash(key);
-        let command = Command::Claim { fingerprint };
+        let command = Command::Claim(ask);
         match self.shared.peek(key, hash, &command) {
             Some(answer) => Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed))),
             None => {
                 let (promise, answer) = promise();
-                let reply = Reply::Claim { turn: None, promise };
-                let unsent = self.shared.queue.push(Request { key: key.clone(), hash, command, known: None, reply });
+                let unsent = self.push(key, hash, command, None, None, Reply::Claim { turn: None, promise });
                 self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
             }
         }
@@ -169,52 +173,87 @@ impl Engine {
     pub(crate) fn claim_after<T: Send + 'static>(
         self: &Arc<Self>,
         key: &Key,
-        working: Working,
+        ask: Ask,
         read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
     ) -> Pending<T> {
         let hash = self.shared.index.hash(key);
         let (promise, answer) = promise();
-        let waiter = Waiter { fingerprint: working.fingerprint, promise };
-        let parked = self.shared.park(key, hash, waiter);
+        let parked = self.shared.park(key, hash, Waiter { ask, promise });
         let unsent = parked.err().and_then(|waiter| self.shared.queue.push(self.shared.turn_of(waiter, key, hash)));
         self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
     }
 
-    /// Moves a checkpoint, for the run with this token or for anybody.
+    /// Moves a checkpoint, for a run or for anybody, with the server's own rows where there are any.
     pub(crate) fn advance<T: Send + 'static>(
         self: &Arc<Self>,
         key: &Key,
         known: Option<Known>,
         command: Command,
+        rows: Option<WriteRows>,
         read: impl FnOnce(Arc<Self>, Advanced) -> Result<T> + Send + 'static,
     ) -> Pending<T> {
         let (promise, answer) = promise();
-        let request = self.shared.request(key, command, Reply::Advance(promise));
-        let unsent = self.shared.queue.push(Request { known, ..request });
+        let hash = self.shared.index.hash(key);
+        let unsent = self.push(key, hash, command, known, rows, Reply::Advance(promise));
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, read)
     }
 
-    /// Ends the operation that `ownership` owns.
-    pub(crate) fn end(
+    /// Changes a step, by a command that somebody waits for.
+    pub(crate) fn step<T: Send + 'static>(
         self: &Arc<Self>,
-        ownership: Ownership,
-        known: Known,
-        success: bool,
-        bytes: Arc<[u8]>,
-    ) -> Pending<Outcome> {
+        key: &Key,
+        known: Option<Known>,
+        command: Command,
+        read: impl FnOnce(Stepped) -> Result<T> + Send + 'static,
+    ) -> Pending<T> {
         let (promise, answer) = promise();
-        let command = Command::End { token: ownership.token, success, bytes };
-        let (key, hash, known) = (ownership.key.clone(), ownership.hash, Some(known));
-        let request = Request { key, hash, command, known, reply: Reply::End { ownership, promise } };
-        let unsent = self.shared.queue.push(request);
-        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, outcome| Ok(outcome))
+        let hash = self.shared.index.hash(key);
+        let unsent = self.push(key, hash, command, known, None, Reply::Step(promise));
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, stepped| read(stepped))
     }
 
-    /// Forgets or revokes.
-    pub(crate) fn end_by_name(self: &Arc<Self>, key: &Key, command: Command) -> Pending<bool> {
+    /// Takes in what a run reports of a step. It is on disk with the next batch at the latest; nobody need wait.
+    pub(crate) fn report(self: &Arc<Self>, key: &Key, command: Command) -> Answer<Stepped> {
         let (promise, answer) = promise();
-        let unsent = self.shared.queue.push(self.shared.request(key, command, Reply::Done(promise)));
+        let (hash, reply) = (self.shared.index.hash(key), Reply::Step(promise));
+        self.shared.queue.readmit(Request { key: key.clone(), hash, command, known: None, rows: None, reply });
+        answer
+    }
+
+    /// Ends the operation that `ownership` owns, with the server's own rows where there are any.
+    pub(crate) fn end<T: Send + 'static>(
+        self: &Arc<Self>,
+        ownership: Arc<Ownership>,
+        known: Option<Known>,
+        command: Command,
+        rows: Option<WriteRows>,
+        read: impl FnOnce(Outcome) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let (promise, answer) = promise();
+        let (key, hash) = (ownership.key.clone(), ownership.hash);
+        let unsent = self.push(&key, hash, command, known, rows, Reply::End { ownership, promise });
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, outcome| Ok(read(outcome)))
+    }
+
+    /// Does what can be asked of an operation by name alone, and tells whether there was anything to do.
+    pub(crate) fn by_name(self: &Arc<Self>, key: &Key, command: Command) -> Pending<bool> {
+        let (promise, answer) = promise();
+        let unsent = self.push(key, self.shared.index.hash(key), command, None, None, Reply::Done(promise));
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, done| Ok(done))
+    }
+
+    /// Hands a request to the writer, or gives it back where there is no room for it yet.
+    fn push(
+        &self,
+        key: &Key,
+        hash: KeyHash,
+        command: Command,
+        known: Option<Known>,
+        rows: Option<WriteRows>,
+        reply: Reply,
+    ) -> Option<Request> {
+        let rows = rows.map(|write| OwnRows { write, failed: None });
+        self.shared.queue.push(Request { key: key.clone(), hash, command, known, rows, reply })
     }
 
     /// What comes of a request: handed over first where there was no room for it yet.
@@ -241,21 +280,43 @@ impl Engine {
         let counts = is_kept(&seen.record, time);
         // What is told of an expiry must outlast a restart with the clock turned back.
         if !counts && time.as_millis() > shared.durable_time.load(Ordering::Acquire) {
-            self.end_by_name(key, Command::Look).wait()?;
+            self.by_name(key, Command::Look).wait()?;
         }
         Ok((counts || !is_over(&seen.record, time)).then_some((seen, time)))
     }
 
+    /// What every operation is decided by.
+    pub(crate) fn policy(&self) -> Policy {
+        self.shared.policy
+    }
+
+    /// The store's time at this moment.
+    pub(crate) fn time(&self) -> Timestamp {
+        self.shared.timeline.now().time
+    }
+
+    /// Lets the server read its own rows, all as they were at one moment.
+    pub(crate) fn read_rows<T>(&self, read: impl FnOnce(&ReadTransaction<'_>) -> T) -> Result<T> {
+        self.shared.log.read_rows(read)
+    }
+
     /// Up to `most` unfinished operations born after `after`, oldest first, and where to go on.
-    pub(crate) fn unfinished(&self, after: u64, most: usize) -> Result<(Vec<Seen>, Option<u64>)> {
+    pub(crate) fn unfinished(&self, after: u64, most: usize) -> Result<(Vec<Result<Seen>>, Option<u64>)> {
         let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
         let page: Vec<_> =
-            self.shared.index.unfinished().range(range).take(most).map(|(born, place)| (*born, *place)).collect();
+            self.shared.index.unfinished().range(range).take(most).map(|(born, open)| (*born, open.place)).collect();
         let last = page.last().map(|(born, _)| *born).filter(|_| page.len() == most);
         let mut seen = Vec::with_capacity(page.len());
         for (born, place) in page {
-            let record = self.shared.follow_unfinished(born, place)?;
-            seen.extend(record.filter(|r| r.born == born && r.is_unfinished()).map(|r| self.shared.seen(r)));
+            // A damaged row is told where it stands, and stops none behind it.
+            match self.shared.follow_unfinished(born, place) {
+                Ok(record) => {
+                    let record = record.filter(|record| record.born == born && record.is_unfinished());
+                    seen.extend(record.map(|record| Ok(self.shared.seen(record))));
+                }
+                Err(error) if error.kind() == ErrorKind::Corrupt => seen.push(Err(error)),
+                Err(error) => return Err(error),
+            }
         }
         Ok((seen, last))
     }
@@ -268,16 +329,27 @@ impl Engine {
     /// The figures at this moment.
     pub(crate) fn figures(&self) -> Result<Figures> {
         let shared = &self.shared;
-        let (mut owned, mut waiting) = (0, 0);
+        let most = shared.policy.attempts_max;
+        let (mut owned, mut waiting, mut on_their_last) = (0, 0, 0);
         for shard in shared.index.shards() {
             for seat in shard.seats() {
                 owned += u64::from(seat.owner.is_some());
+                // What is at its last try is stuck only when that failed too.
+                on_their_last += u64::from(seat.owner.is_some_and(|owner| owner.tries >= most));
                 waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
             }
         }
+        let (mut unfinished, mut in_doubt, mut tried_enough) = (0, 0, 0_u64);
+        for Open { tally, .. } in shared.index.unfinished().values() {
+            unfinished += 1;
+            in_doubt += u64::from(tally.is_in_doubt);
+            tried_enough += u64::from(tally.tries >= most);
+        }
         Ok(Figures {
             operations: shared.index.operations(),
-            unfinished: shared.index.unfinished().len() as u64,
+            unfinished,
+            in_doubt,
+            stuck: tried_enough.saturating_sub(on_their_last),
             owned,
             waiting,
             queued: shared.queue.len() as u64,
@@ -291,6 +363,12 @@ impl Engine {
 
     /// Lets the writer finish what is queued, closes the file and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
+        // Inside a closure of the writer's it would wait for itself.
+        may_wait()?;
+        self.end_writer()
+    }
+
+    fn end_writer(&self) -> Result<()> {
         self.shared.queue.shut(Shut::Closed);
         // Held until the file is closed, so that nobody is told so before.
         let mut writer = self.writer.lock();
@@ -326,7 +404,7 @@ impl fmt::Debug for Shared {
 impl Drop for Engine {
     fn drop(&mut self) {
         // Nobody is left to tell; `close` is for those who want to know.
-        drop(self.close());
+        drop(self.end_writer());
     }
 }
 
@@ -335,6 +413,8 @@ impl Drop for Engine {
 pub(crate) struct Figures {
     pub(crate) operations: u64,
     pub(crate) unfinished: u64,
+    pub(crate) in_doubt: u64,
+    pub(crate) stuck: u64,
     pub(crate) owned: u64,
     pub(crate) waiting: u64,
     pub(crate) queued: u64,
@@ -346,10 +426,6 @@ pub(crate) struct Figures {
 }
 
 impl Shared {
-    fn request(&self, key: &Key, command: Command, reply: Reply) -> Request {
-        Request { key: key.clone(), hash: self.index.hash(key), command, known: None, reply }
-    }
-
     /// The answer to a claim that changes nothing, without the writer; none where it may change something.
     fn peek(&self, key: &Key, hash: KeyHash, command: &Command) -> Option<Result<Claimed>> {
         let (record, owner) = match self.look_up(key, hash) {
@@ -357,14 +433,14 @@ impl Shared {
             Ok(Lookup::Absent | Lookup::Moving) => return None,
             Err(error) => return Some(Err(error)),
         };
-        let situation = Situation { record: Some(&record), owner: owner.map(|owner| owner.token) };
+        let situation = Situation { record: Some(&record), owner: owner.map(Owner::tenure) };
         let Decision::Stand(standing) = decide(situation, command, self.timeline.now(), self.policy) else {
             return None;
         };
-        match (standing, record.phase, owner) {
-            (Standing::Replay, Phase::Completed { outcome, .. }, _) => Some(Ok(Claimed::Replay(outcome))),
+        match (standing, record.phase, owner, command) {
+            (Standing::Replay, Phase::Completed { outcome, .. }, ..) => Some(Ok(Claimed::Replay(outcome))),
             (Standing::Reject { since }, ..) => Some(Ok(Claimed::Reject { since })),
-            (Standing::Wait, _, Some(owner)) => Some(Ok(Claimed::Wait(Working::of(owner, command)))),
+            (Standing::Wait, _, Some(owner), Command::Claim(ask)) => Some(Ok(Claimed::Wait(Working::of(owner, ask)))),
             // An expiry is told by the writer, which keeps the time it rests on.
             _ => None,
         }
@@ -376,7 +452,7 @@ impl Shared {
             match self.look_up(key, hash)? {
                 Lookup::Absent => return Ok(None),
                 Lookup::Found(record, owner) => {
-                    return Ok(Some(Seen { record: *record, owner: owner.map(|owner| owner.token) }));
+                    return Ok(Some(Seen { record: *record, owner: owner.map(Owner::tenure) }));
                 }
                 Lookup::Moving => thread::yield_now(),
             }
@@ -393,7 +469,7 @@ impl Shared {
                 return Ok(Some(record));
             }
             thread::yield_now();
-            place = self.index.unfinished().get(&born).copied();
+            place = self.index.unfinished().get(&born).map(|open| open.place);
         }
         Err(moves_too_fast())
     }
@@ -419,7 +495,7 @@ impl Shared {
 
     fn seen(&self, record: Record) -> Seen {
         let hash = self.index.hash(&record.key);
-        let owner = self.index.shard(hash).owner(hash, &record.key).map(|owner| owner.token);
+        let owner = self.index.shard(hash).owner(hash, &record.key).map(Owner::tenure);
         Seen { record, owner }
     }
 
@@ -440,10 +516,10 @@ impl Shared {
 
     /// The claim that a waiter becomes when its turn has come.
     fn turn_of(self: &Arc<Self>, waiter: Waiter, key: &Key, hash: KeyHash) -> Request {
-        let command = Command::Claim { fingerprint: waiter.fingerprint };
+        let command = Command::Claim(waiter.ask);
         let turn = Turn { shared: Arc::clone(self), key: key.clone(), hash };
         let reply = Reply::Claim { turn: Some(turn), promise: waiter.promise };
-        Request { key: key.clone(), hash, command, known: None, reply }
+        Request { key: key.clone(), hash, command, known: None, rows: None, reply }
     }
 }
 

@@ -2,21 +2,27 @@
 //!
 //! Invariants:
 //! 1. It never grows past its bounds: a full one keeps a caller's request with the caller. Only what was admitted
-//!    once already (the next in line for a key) comes back without asking for room.
+//!    once already (the next in line for a key) and what has happened already (a step's result: one at most for each
+//!    effect under way) comes in without asking for room.
 //! 2. Whatever is pushed is answered: once the queue is shut a request is refused on the spot.
+//! 3. A request that nobody waits for goes with the next batch that somebody waits for, at the latest after a second;
+//!    order is kept.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use parking_lot::{Condvar, Mutex};
 
 use super::Shared;
 use super::request::Request;
 use crate::error::{Error, ErrorKind, Result};
+
+/// How long what nobody waits for is kept from the disk at most.
+const PATIENCE_MAX: Duration = Duration::from_secs(1);
 
 /// How much may wait for the writer.
 #[derive(Debug, Clone, Copy)]
@@ -36,6 +42,12 @@ pub(crate) struct Queue {
 struct State {
     requests: Vec<Request>,
     bytes: usize,
+    /// Whether anybody waits for one of the requests, or they are too many to wait for that.
+    is_pressing: bool,
+    /// When the first of them came.
+    patient_since: Option<Instant>,
+    /// Whether the writer sleeps longer than what nobody waits for may be kept from the disk.
+    sleeps_long: bool,
     /// Callers whose request did not fit, each under a number of its own.
     outside: HashMap<u64, Waker>,
     next_outside: u64,
@@ -78,6 +90,9 @@ impl Queue {
         let fits = state.requests.len() < self.limits.commands_max
             && (state.requests.is_empty() || state.bytes.saturating_add(bytes) <= self.limits.bytes_max);
         if !fits {
+            // Room is made by taking what is there, whoever waits for it.
+            state.is_pressing = true;
+            self.filled.notify_one();
             return Some(request);
         }
         self.admit(&mut state, request, bytes);
@@ -97,9 +112,17 @@ impl Queue {
 
     fn admit(&self, state: &mut State, request: Request, bytes: usize) {
         state.bytes = state.bytes.saturating_add(bytes);
+        let is_full = state.requests.len() >= self.limits.commands_max || state.bytes >= self.limits.bytes_max;
+        let is_pressing = !request.is_patient() || is_full;
         state.requests.push(request);
-        if state.requests.len() == 1 {
+        if is_pressing && !state.is_pressing {
+            state.is_pressing = true;
             self.filled.notify_one();
+        } else if !state.is_pressing && state.patient_since.is_none() {
+            state.patient_since = Some(Instant::now());
+            if std::mem::take(&mut state.sleeps_long) {
+                self.filled.notify_one();
+            }
         }
     }
 
@@ -107,11 +130,16 @@ impl Queue {
     /// `requests`.
     pub(crate) fn take(&self, requests: &mut Vec<Request>, patience: Duration) -> Option<Shut> {
         let mut state = self.state.lock();
-        if state.requests.is_empty() && state.shut.is_none() {
-            self.filled.wait_for(&mut state, patience);
+        let wakes_at = Instant::now() + patience;
+        while !state.is_pressing && state.shut.is_none() {
+            let until = state.patient_since.map_or(wakes_at, |since| wakes_at.min(since + PATIENCE_MAX));
+            state.sleeps_long = state.patient_since.is_none() && patience > PATIENCE_MAX;
+            if self.filled.wait_until(&mut state, until).timed_out() {
+                break;
+            }
         }
         std::mem::swap(&mut state.requests, requests);
-        state.bytes = 0;
+        (state.bytes, state.is_pressing, state.patient_since, state.sleeps_long) = (0, false, None, false);
         let outside = std::mem::take(&mut state.outside);
         let shut = state.shut;
         drop(state);

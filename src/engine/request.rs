@@ -1,22 +1,25 @@
 //! What goes to the writer, and what comes back.
 //!
 //! Invariants:
-//! 1. Ownership is a value: whoever holds it owns, and dropping it gives the operation free at that moment (P7).
+//! 1. Ownership is a value: whoever holds it owns, and dropping the last of it gives the operation free at that
+//!    moment (P7).
 //! 2. Nobody in line is forgotten: a turn that ends without an owner gives the next one its turn (P7).
 
+use std::fmt;
 use std::sync::Arc;
 
 use super::Shared;
 use super::index::{KeyHash, Owner};
 use super::log::Place;
+use super::transaction::Transaction;
 use crate::clock::Timestamp;
-use crate::error::Error;
-use crate::key::{Fingerprint, Key};
+use crate::error::{Error, Source};
+use crate::key::Key;
 use crate::pending::Promise;
-use crate::record::transitions::Command;
-use crate::record::{Checkpoint, Outcome, Record};
+use crate::record::transitions::{Ask, Command, Tenure};
+use crate::record::{Checkpoint, Outcome, Record, Step};
 
-/// One command on its way to the writer.
+/// One command on its way to the writer. It stays whole until it is answered: a batch may have to be done again.
 #[derive(Debug)]
 pub(super) struct Request {
     pub(super) key: Key,
@@ -24,7 +27,19 @@ pub(super) struct Request {
     pub(super) command: Command,
     /// What the caller knows of the record, to spare reading it.
     pub(super) known: Option<Known>,
+    /// What the server writes of its own in the same commit.
+    pub(super) rows: Option<OwnRows>,
     pub(super) reply: Reply,
+}
+
+/// The server's closure that writes its own rows.
+pub(crate) type WriteRows = Box<dyn FnMut(&Transaction<'_>) -> Result<(), Source> + Send>;
+
+/// The server's own rows, to be written in one commit with a change (P8).
+pub(super) struct OwnRows {
+    pub(super) write: WriteRows,
+    /// Why they could not be written; then the change is not made either.
+    pub(super) failed: Option<Error>,
 }
 
 /// Whom to answer, and with what.
@@ -36,9 +51,10 @@ pub(super) enum Reply {
         promise: Promise<Claimed>,
     },
     Advance(Promise<Advanced>),
+    Step(Promise<Stepped>),
     /// The ownership comes with the request, so that it lasts until the outcome is durable and ends with it.
     End {
-        ownership: Ownership,
+        ownership: Arc<Ownership>,
         promise: Promise<Outcome>,
     },
     Done(Promise<bool>),
@@ -58,24 +74,26 @@ pub(crate) enum Claimed {
 #[derive(Debug)]
 pub(crate) struct Granted {
     pub(crate) ownership: Ownership,
-    pub(crate) known: Known,
-    /// The record's checkpoint, with its payload.
-    pub(crate) checkpoint: Option<Checkpoint>,
+    /// None as long as nothing of the operation is on disk.
+    pub(crate) known: Option<Known>,
+    /// The record, with its payloads.
+    pub(crate) record: Box<Record>,
 }
 
 /// A record, and where it stands as long as nobody changes it. Large bodies are not in it.
 #[derive(Debug, Clone)]
 pub(crate) struct Known {
     pub(super) place: Place,
-    pub(crate) record: Arc<Record>,
+    pub(super) record: Arc<Record>,
 }
 
 /// Another run that is at work.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Working {
     pub(crate) attempt: u32,
     pub(crate) since: Timestamp,
-    pub(crate) fingerprint: Option<Fingerprint>,
+    /// What the claim asked that found it at work.
+    pub(crate) ask: Ask,
 }
 
 /// What moving a checkpoint comes to.
@@ -85,11 +103,22 @@ pub(crate) enum Advanced {
     Lost(Option<Checkpoint>),
 }
 
-/// A record and the token of the run that owns it, if one does, at one moment.
+/// What changing a step comes to.
+#[derive(Debug)]
+pub(crate) enum Stepped {
+    /// It changed, to this.
+    Changed { step: Step, known: Known },
+    /// It has a result already, which stays.
+    Done(Step),
+    /// There was nothing that it could change.
+    Nothing,
+}
+
+/// A record and the run that owns it, if one does, at one moment.
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) record: Record,
-    pub(crate) owner: Option<u64>,
+    pub(crate) owner: Option<Tenure>,
 }
 
 /// The right to change one operation. Dropping it gives the operation free, in memory only.
@@ -108,6 +137,12 @@ impl Ownership {
 
     pub(crate) fn token(&self) -> u64 {
         self.token
+    }
+
+    /// Whether nobody took the operation away.
+    pub(crate) fn stands(&self) -> bool {
+        let owner = self.shared.index.shard(self.hash).owner(self.hash, &self.key);
+        owner.is_some_and(|owner| owner.token == self.token)
     }
 }
 
@@ -144,25 +179,44 @@ impl Drop for Turn {
 impl Request {
     /// Bytes it keeps in memory while it waits.
     pub(super) fn bytes(&self) -> usize {
+        let optional = |bytes: &Option<Arc<[u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
         let payload = match &self.command {
+            Command::Claim(ask) => optional(&ask.request),
             Command::Advance { name, bytes, .. } => name.len() + bytes.len(),
+            Command::Intend { name, .. } => name.len(),
+            Command::Report { name, result, .. } => name.len() + optional(result),
+            Command::Resolve { name, result, note, .. } => name.len() + optional(result) + note.len(),
             Command::End { bytes, .. } => bytes.len(),
-            Command::Claim { .. } | Command::Forget | Command::Revoke | Command::Look => 0,
+            Command::Renew { .. } | Command::Free | Command::Forget | Command::Revoke | Command::Look => 0,
         };
         size_of::<Self>() + self.key.len() + payload
+    }
+
+    /// Whether nobody waits for it: it goes with the next batch that somebody does wait for.
+    pub(super) fn is_patient(&self) -> bool {
+        matches!(self.command, Command::Report { .. })
     }
 
     pub(super) fn refuse(self, error: Error) {
         self.reply.refuse(error);
     }
+
+    /// Whether the server's rows could not be written, so that the change is not made.
+    pub(super) fn has_failed(&self) -> bool {
+        self.rows.as_ref().is_some_and(|rows| rows.failed.is_some())
+    }
+}
+
+impl fmt::Debug for OwnRows {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OwnRows").field("failed", &self.failed).finish_non_exhaustive()
+    }
 }
 
 impl Reply {
-    pub(super) fn take_turn(&mut self) -> Option<Turn> {
-        match self {
-            Self::Claim { turn, .. } => turn.take(),
-            Self::Advance(_) | Self::End { .. } | Self::Done(_) => None,
-        }
+    /// Whether it is a claim that stood in line.
+    pub(super) fn has_turn(&self) -> bool {
+        matches!(self, Self::Claim { turn: Some(_), .. })
     }
 
     /// Whether it is a claim that nobody waits for any more: it is not made at all.
@@ -174,6 +228,7 @@ impl Reply {
         match self {
             Self::Claim { promise, .. } => promise.keep(Err(error)),
             Self::Advance(promise) => promise.keep(Err(error)),
+            Self::Step(promise) => promise.keep(Err(error)),
             // The caller learns of the error before somebody else can own the operation.
             Self::End { ownership, promise } => {
                 promise.keep(Err(error));
@@ -185,11 +240,7 @@ impl Reply {
 }
 
 impl Working {
-    pub(super) fn of(owner: Owner, command: &Command) -> Self {
-        let fingerprint = match command {
-            Command::Claim { fingerprint } => *fingerprint,
-            _ => None,
-        };
-        Self { attempt: owner.attempt, since: owner.since, fingerprint }
+    pub(super) fn of(owner: Owner, ask: &Ask) -> Self {
+        Self { attempt: owner.attempt, since: owner.since, ask: ask.clone() }
     }
 }

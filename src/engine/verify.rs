@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Shared;
-use super::index::NUMBER_MAX;
+use super::index::{NUMBER_MAX, Open, Tally};
 use super::log::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Phase, Record};
@@ -93,10 +93,16 @@ fn check(shared: &Arc<Shared>, place: Place, record: &Record) -> Result<bool> {
         Phase::Unfinished | Phase::Completed { .. } if matches!(place, Place::Tombstone(_)) => {
             violated("it stands among the tombstones")
         }
-        Phase::Unfinished if shared.index.unfinished().get(&record.born) != Some(&place) => {
+        Phase::Unfinished if !is_listed(shared, place, record) => {
             let moved = !shared.log.holds(place)?;
             if moved { Ok(false) } else { violated("it is not listed as unfinished") }
         }
         _ => Ok(true),
     }
+}
+
+/// Whether the list of the unfinished has it at its place, with what is counted of it.
+fn is_listed(shared: &Arc<Shared>, place: Place, record: &Record) -> bool {
+    let listed = shared.index.unfinished().get(&record.born).copied();
+    listed.zip(Tally::of(record)).is_some_and(|(open, tally)| open == Open { place, tally })
 }

@@ -13,14 +13,16 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::batch::{Batch, Broken, Done, Move, Numbers, publish_moves};
+use super::batch::{Batch, Done, Move, Numbers, Stop, publish_moves};
 use super::disk::Fault;
+use super::index::NUMBER_MAX;
 use super::log::{Meta, Tables, engine};
 use super::queue::Shut;
 use super::request::Request;
 use super::retention::Retention;
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
+use crate::record::transitions::has_lapsed;
 
 /// How long the writer sleeps at least and at most where nobody asks for anything.
 const IDLE_MIN: Duration = Duration::from_secs(1);
@@ -29,6 +31,13 @@ const IDLE_MAX: Duration = Duration::from_secs(60 * 60);
 /// How long a full disk is left alone, at first and at most.
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(2);
+
+/// How often the writer looks for owners that have lapsed, at most and at least, where there is a lease.
+const LAPSED_MIN: Duration = Duration::from_millis(10);
+const LAPSED_MAX: Duration = Duration::from_secs(1);
+
+/// How many numbers are reserved ahead, for claims that are not written at once.
+const RESERVE: u64 = 1 << 16;
 
 /// How many times as long as opening the file anew took it is left alone after that.
 const REOPEN_SHARE: u32 = 4;
@@ -63,8 +72,23 @@ enum Failure {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, meta: Meta) -> Self {
-        let numbers = Numbers { next: meta.next, newest: meta.next.saturating_sub(1), newest_gone: false };
+        let newest = meta.next.saturating_sub(1);
+        let numbers = Numbers { next: meta.next, newest, newest_gone: false, reserved: 0 };
         Self { shared, meta, numbers, retention: Retention::default(), full: None }
+    }
+
+    /// Reserves the first numbers, so that a claim can be deferred at once. A full disk refuses that and no more: until
+    /// a batch succeeds no claim is deferred then.
+    pub(super) fn reserve(&mut self) -> Result<()> {
+        let (now, mut done) = (self.shared.timeline.now(), Done::default());
+        match self.attempt(&mut [], now, &mut done) {
+            Ok(()) => {
+                done.publish(&self.shared, std::iter::empty(), now);
+                Ok(())
+            }
+            Err(_) if self.shared.log.fault().is_some_and(Fault::is_full) => self.shared.log.reopen(),
+            Err(Failure::Before(error) | Failure::In(error)) => Err(error),
+        }
     }
 
     /// Works until the queue is shut, then lets nobody wait any longer.
@@ -75,6 +99,7 @@ impl Writer {
             if shut == Some(Shut::Failed) || shut.is_some() && requests.is_empty() {
                 break;
             }
+            self.wake_lapsed();
             let mut batch = std::mem::take(&mut requests);
             if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
                 // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
@@ -91,7 +116,25 @@ impl Writer {
     fn patience(&self) -> Duration {
         let due = self.retention.due().since(self.shared.timeline.now().time);
         // A slice that did not reach the end goes on at once; single rows that fall due are gathered for a while.
-        if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) }
+        let patience = if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) };
+        match self.shared.policy.lease {
+            Some(lease) => patience.min((lease / 4).clamp(LAPSED_MIN, LAPSED_MAX)),
+            None => patience,
+        }
+    }
+
+    /// Where there is a lease, lets the next in line claim what its owner has let lapse.
+    fn wake_lapsed(&self) {
+        let (shared, policy) = (&self.shared, self.shared.policy);
+        if policy.lease.is_none() {
+            return;
+        }
+        let time = shared.timeline.now().time;
+        let lapsed = |owner| has_lapsed(owner, time, policy);
+        let next: Vec<_> = shared.index.shards().flat_map(|mut shard| shard.next_of_lapsed(lapsed)).collect();
+        for (hash, key, waiter) in next {
+            shared.readmit(&key, hash, waiter);
+        }
     }
 
     fn end(mut self, requests: Vec<Request>) {
@@ -108,7 +151,7 @@ impl Writer {
             // Only saves a later restart from a clock turned back meanwhile; everything told is durable already.
             let mut done = Done::default();
             done.tells_time = true;
-            drop(self.attempt(&mut Vec::new(), self.shared.timeline.now(), &mut done));
+            drop(self.attempt(&mut [], self.shared.timeline.now(), &mut done));
         }
     }
 
@@ -126,23 +169,39 @@ impl Writer {
         match self.attempt(requests, now, &mut done) {
             Ok(()) => {
                 self.full = None;
-                done.publish(&self.shared);
+                done.publish(&self.shared, requests.drain(..), now);
             }
-            Err(failure) => self.recover(failure, requests, done),
+            Err(failure) => self.recover(failure, requests, done, now),
         }
     }
 
-    /// Decides, writes and commits. What it did stands in `done`, what it did not come to stays in `requests`.
-    fn attempt(&mut self, requests: &mut Vec<Request>, now: Now, done: &mut Done) -> Result<(), Failure> {
+    /// Decides, writes and commits. What it did stands in `done`.
+    fn attempt(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let transaction = shared.log.begin().map_err(Failure::Before)?;
-        let tables = Tables::open(&transaction).map_err(Failure::Before)?;
-        if !self.fill(tables, requests, now, done).map_err(Failure::Before)? {
-            return transaction.abort().map_err(|e| Failure::Before(engine(e)));
+        let numbers = self.numbers;
+        loop {
+            let transaction = shared.log.begin().map_err(Failure::Before)?;
+            let tables = Tables::open(&transaction).map_err(Failure::Before)?;
+            match self.fill(tables, requests, now, done) {
+                Ok(true) => transaction.commit().map_err(|e| Failure::In(engine(e)))?,
+                Ok(false) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
+                Err(Stop::Fault(error)) => return Err(Failure::Before(error)),
+                // A closure that failed because the disk did is no reason to try again.
+                Err(Stop::Rows(error)) if shared.log.fault().is_some() => return Err(Failure::Before(error)),
+                Err(Stop::Rows(error)) => {
+                    transaction.abort().map_err(|e| Failure::Before(engine(e)))?;
+                    // The others are done again without it, as if they had come in this moment.
+                    let failed = requests.get_mut(done.told.len()).and_then(|request| request.rows.as_mut());
+                    failed.ok_or_else(lost_count).map_err(Failure::Before)?.failed = Some(error);
+                    (self.numbers, *done) = (numbers, Done::default());
+                    continue;
+                }
+            }
+            break;
         }
-        transaction.commit().map_err(|e| Failure::In(engine(e)))?;
         shared.log.check_name().map_err(Failure::In)?;
         self.numbers.newest_gone = false;
+        self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
         shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
         shared.counters.commits.fetch_add(1, Ordering::Relaxed);
         shared.counters.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
@@ -150,30 +209,23 @@ impl Writer {
     }
 
     /// Decides and writes. Returns whether there is anything to commit.
-    fn fill(
-        &mut self,
-        tables: Tables<'_>,
-        requests: &mut Vec<Request>,
-        now: Now,
-        done: &mut Done,
-    ) -> Result<bool, Error> {
+    fn fill(&mut self, tables: Tables<'_>, requests: &mut [Request], now: Now, done: &mut Done) -> Result<bool, Stop> {
         let shared = Arc::clone(&self.shared);
         let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done, requests.len());
-        let mut queued = std::mem::take(requests).into_iter();
-        while let Some(request) = queued.next() {
-            if let Err(Broken { error, reply }) = batch.process(request) {
-                requests.extend(queued);
-                reply.refuse(not_applied(&error));
-                return Err(error);
-            }
+        for request in requests {
+            let told = batch.process(request)?;
+            batch.done.told.push(told);
         }
         self.retention.sweep(&mut batch, shared.policy)?;
         let Batch { mut tables, .. } = batch;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
         // A batch that only removes writes no row that would keep its time.
         let only_removes = done.is_change() && done.moves.iter().all(|m| m.new.is_none());
-        if self.numbers.newest_gone || tells_time || only_removes {
-            self.meta.next = self.numbers.next;
+        let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
+        let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
+        if self.numbers.newest_gone || tells_time || only_removes || reserves {
+            let ahead = if reserves { RESERVE } else { 0 };
+            self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
             tables.put_meta(self.meta)?;
             return Ok(true);
@@ -182,20 +234,19 @@ impl Writer {
     }
 
     /// After a fault: tells everybody what is known, and goes on or stops for good.
-    fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done) {
+    fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done, now: Now) {
         let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
         let (error, is_in_commit) = match failure {
             Failure::Before(error) => (error, false),
             Failure::In(error) => (error, true),
         };
-        requests.drain(..).for_each(|request| request.refuse(not_applied(&error)));
         if !is_full {
             // A number that ran out or the like is no fault of the disk, and nothing of the batch is on it.
             if is_in_commit || self.shared.log.fault().is_some() || error.kind() != ErrorKind::Capacity {
                 self.shared.queue.shut(Shut::Failed);
             }
             let told = || if is_in_commit { unknown(&error) } else { not_applied(&error) };
-            return done.refuse(told);
+            return requests.drain(..).for_each(|request| request.refuse(told()));
         }
         let backoff = self.full.take().map_or(BACKOFF_MIN, |full| (full.backoff * 2).min(BACKOFF_MAX));
         let began = Instant::now();
@@ -214,9 +265,9 @@ impl Writer {
         let is_closed = reopened.is_err() || landed.is_none();
         self.full = Some(Full { backoff, until: Instant::now() + backoff, is_closed, in_doubt });
         match landed {
-            Some(true) => done.publish(&self.shared),
-            Some(false) => done.refuse(|| full(&error)),
-            None => done.refuse(|| unknown(&error)),
+            Some(true) => done.publish(&self.shared, requests.drain(..), now),
+            Some(false) => requests.drain(..).for_each(|request| request.refuse(full(&error))),
+            None => requests.drain(..).for_each(|request| request.refuse(unknown(&error))),
         }
     }
 
@@ -253,6 +304,10 @@ fn landed(shared: &Shared, moves: &[Move]) -> Result<bool> {
         Some(Move { old: Some(old), .. }) => Ok(!shared.log.holds(*old)?),
         _ => Ok(true),
     }
+}
+
+fn lost_count() -> Error {
+    Error::new(ErrorKind::Failed, "a closure failed that belongs to no request")
 }
 
 fn full(error: &Error) -> Error {

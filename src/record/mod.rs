@@ -10,7 +10,10 @@ use crate::key::{Fingerprint, Key};
 use crate::payload::Payload;
 
 pub(crate) mod format;
+pub(crate) mod step;
 pub(crate) mod transitions;
+
+pub use step::{Late, Note, Resolution, Step, StepState};
 
 /// All that is remembered of one operation: what one row of the log holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,11 +25,17 @@ pub(crate) struct Record {
     pub(crate) born: u64,
     /// How many runs there were.
     pub(crate) attempt: u32,
+    /// How many of them no longer count towards its being stuck: as many as there were when it was released by hand.
+    pub(crate) released: u32,
     /// When it was first claimed.
     pub(crate) since: Timestamp,
     /// When this row was written.
     pub(crate) written: Timestamp,
+    /// The request's bytes, where its claim carried them; kept until it ends.
+    pub(crate) request: Option<Body>,
     pub(crate) checkpoint: Option<Checkpoint>,
+    /// In the order of their first intents.
+    pub(crate) steps: Vec<Step>,
     pub(crate) phase: Phase,
 }
 
@@ -60,7 +69,7 @@ impl fmt::Debug for Body {
 }
 
 impl Body {
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Here(bytes) => bytes,
             Self::Apart { .. } => &[],
@@ -75,7 +84,9 @@ impl Record {
             Phase::Completed { outcome, .. } => Some(&mut outcome.body),
             Phase::Unfinished | Phase::Tombstone { .. } => None,
         };
-        self.checkpoint.as_mut().map(|c| &mut c.body).into_iter().chain(outcome)
+        let checkpoint = self.checkpoint.as_mut().map(|c| &mut c.body);
+        let steps = self.steps.iter_mut().flat_map(Step::bodies_mut);
+        self.request.as_mut().into_iter().chain(checkpoint).chain(steps).chain(outcome)
     }
 
     /// The rows of their own that this record's bodies live in.
@@ -84,11 +95,22 @@ impl Record {
             Phase::Completed { outcome, .. } => Some(&outcome.body),
             Phase::Unfinished | Phase::Tombstone { .. } => None,
         };
-        let bodies = self.checkpoint.as_ref().map(|c| &c.body).into_iter().chain(outcome);
+        let checkpoint = self.checkpoint.as_ref().map(|c| &c.body);
+        let steps = self.steps.iter().flat_map(Step::bodies);
+        let bodies = self.request.as_ref().into_iter().chain(checkpoint).chain(steps).chain(outcome);
         bodies.filter_map(|body| match body {
             Body::Apart { row, .. } => Some(*row),
             Body::Here(_) => None,
         })
+    }
+
+    pub(crate) fn step(&self, name: &str) -> Option<&Step> {
+        self.steps.iter().find(|step| &*step.name == name)
+    }
+
+    /// How many runs there were since it was first claimed or last released by hand.
+    pub(crate) fn tries(&self) -> u32 {
+        self.attempt.saturating_sub(self.released)
     }
 
     /// The revision that a compare-and-set must expect now.

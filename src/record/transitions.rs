@@ -7,46 +7,106 @@
 //! 3. An outcome is never changed or replaced before its retention and its tombstone are over (P5); what is unfinished
 //!    ends only by its outcome or by name (P6).
 //! 4. `now >= deadline` is expired, everywhere (P11).
+//! 5. A step with a result is never begun again, and one in doubt only where the run says that it knows (P4).
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Body, Checkpoint, Outcome, Phase, Record, Revision};
+use super::step::{self, STEPS_MAX, StepChange};
+use super::{Body, Checkpoint, Outcome, Phase, Record, Revision, StepState};
 use crate::clock::{Now, Timestamp};
 use crate::key::{Fingerprint, Key};
 
 /// Least time a row stands at the head before it is moved out of the way of others.
 const TURN_MIN: Duration = Duration::from_secs(60);
 
-/// How long things are kept, counted from completion.
+/// What the server decided for all of its operations.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Policy {
+    /// How long things are kept, counted from completion.
     pub(crate) retention: Duration,
     pub(crate) tombstones: Duration,
+    /// How long an owner may stand still before others may take over; none where it may for ever.
+    pub(crate) lease: Option<Duration>,
+    /// How many runs there may be before an operation that nobody finishes is stuck.
+    pub(crate) attempts_max: u32,
 }
 
-/// What the rules look at: the record, if there is one, and the fencing token of the run that owns it, if one does.
+/// What the rules look at: the record, if there is one, and the run that owns it, if one does.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Situation<'a> {
     pub(crate) record: Option<&'a Record>,
-    pub(crate) owner: Option<u64>,
+    pub(crate) owner: Option<Tenure>,
+}
+
+/// A run that owns an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tenure {
+    /// Its fencing token.
+    pub(crate) token: u64,
+    /// When it last moved or renewed.
+    pub(crate) moved: Timestamp,
+}
+
+/// What a claim asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Ask {
+    /// None where only what is known already can be claimed.
+    pub(crate) fingerprint: Option<Fingerprint>,
+    /// The request's bytes, to be kept with the operation.
+    pub(crate) request: Option<Arc<[u8]>>,
+    /// Whether a first claim may wait for the run's first change to become durable.
+    pub(crate) deferred: bool,
+}
+
+/// The run that reports what became of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Reporter {
+    pub(crate) token: u64,
+    /// The incarnation of the key it runs for, and which attempt at it it is.
+    pub(crate) born: u64,
+    pub(crate) attempt: u32,
+    /// Whether it owned the operation when it reported; it may have given it free since.
+    pub(crate) was_owner: bool,
 }
 
 /// What a caller wants of one operation.
 #[derive(Debug, Clone)]
 pub(crate) enum Command {
-    /// Claim or get. Without a fingerprint only what is known already can be claimed.
-    Claim { fingerprint: Option<Fingerprint> },
+    /// Claim or get.
+    Claim(Ask),
     /// Move the checkpoint, by the run with this token or (none) by anybody.
     Advance { token: Option<u64>, expected: Revision, name: Arc<str>, bytes: Arc<[u8]> },
+    /// Record that a step is about to run; `again` where the run knows that it is in doubt.
+    Intend { token: u64, name: Arc<str>, again: bool },
+    /// Record what became of a step: its result, or (none) that nothing happened.
+    Report { by: Reporter, name: Arc<str>, result: Option<Arc<[u8]>> },
+    /// Say by name what became of a step in doubt, by the run with this token or (none) while no run is at work.
+    Resolve { token: Option<u64>, name: Arc<str>, result: Option<Arc<[u8]>>, note: Arc<str> },
+    /// Begin the lease anew.
+    Renew { token: u64 },
     /// End it with an outcome.
     End { token: u64, success: bool, bytes: Arc<[u8]> },
+    /// Let what is stuck be tried again.
+    Free,
     /// Remove all that is known of it.
     Forget,
     /// Take it from the run that owns it.
     Revoke,
     /// Change nothing; the answer comes when what it rests on is durable, the time too.
     Look,
+}
+
+impl Command {
+    /// The token of the run that asks, where a run does and what it asks shows that it is at work.
+    pub(crate) fn token(&self) -> Option<u64> {
+        match self {
+            Self::Advance { token, .. } | Self::Resolve { token, .. } => *token,
+            Self::Intend { token, .. } | Self::Renew { token } | Self::End { token, .. } => Some(*token),
+            Self::Report { by, .. } => Some(by.token),
+            Self::Claim(_) | Self::Free | Self::Forget | Self::Revoke | Self::Look => None,
+        }
+    }
 }
 
 /// What a command comes to.
@@ -64,11 +124,15 @@ pub(crate) enum Decision {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Change {
     /// A key is claimed for the first time, or anew after its tombstone.
-    Begin { fingerprint: Fingerprint },
+    Begin { fingerprint: Fingerprint, request: Option<Arc<[u8]>>, deferred: bool },
     /// An unfinished operation is entered again.
     Enter { attempt: u32 },
     /// The checkpoint moves.
     Move { revision: Revision, name: Arc<str>, bytes: Arc<[u8]> },
+    /// One of its steps changes.
+    Step { name: Arc<str>, change: StepChange },
+    /// Its runs so far no longer count towards its being stuck.
+    Free,
     /// It ends.
     End { success: bool, bytes: Arc<[u8]>, until: Timestamp, gone: Timestamp },
     /// All that is known of it is removed.
@@ -91,6 +155,10 @@ pub(crate) enum Standing {
     },
     /// A compare-and-set lost against the checkpoint that stands.
     Lost,
+    /// The step has a result already.
+    Done,
+    /// The lease runs anew.
+    Renewed,
     /// There was nothing to do.
     Nothing,
 }
@@ -102,6 +170,11 @@ pub(crate) enum Refusal {
     Finished,
     Fenced,
     Busy,
+    /// The step is in doubt, which the run does not know.
+    InDoubt,
+    /// The step is not in doubt: there is nothing to resolve.
+    NotInDoubt,
+    TooManySteps,
     /// A counter reached its end.
     Exhausted,
 }
@@ -110,49 +183,68 @@ pub(crate) enum Refusal {
 pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, policy: Policy) -> Decision {
     let record = situation.record.filter(|record| !is_over(record, now.time));
     let owner = situation.owner;
-    match command {
-        Command::Claim { fingerprint } => claim(record, owner, *fingerprint, now),
-        Command::Advance { token, expected, name, bytes } => match unfinished(record, owner, *token) {
-            Err(refusal) => Decision::Refuse(refusal),
-            Ok(record) if record.revision() != *expected => Decision::Stand(Standing::Lost),
-            Ok(record) => match record.revision().0.checked_add(1) {
-                None => Decision::Refuse(Refusal::Exhausted),
-                Some(next) => {
-                    let (name, bytes) = (Arc::clone(name), Arc::clone(bytes));
-                    Decision::Change(Change::Move { revision: Revision(next), name, bytes })
+    let token = owner.map(|owner| owner.token);
+    let decided = match command {
+        Command::Claim(ask) => Ok(claim(record, owner, ask, now, policy)),
+        Command::Advance { token: by, expected, name, bytes } => {
+            unfinished(record, token, *by).and_then(|record| advance(record, *expected, name, bytes))
+        }
+        Command::Intend { token: by, name, again } => {
+            unfinished(record, token, Some(*by)).and_then(|record| intend(record, name, *again))
+        }
+        Command::Report { by, name, result } => Ok(report(record, token, *by, name, result.as_ref())),
+        Command::Resolve { token: by, name, result, note } => {
+            unfinished(record, token, *by).and_then(|record| match record.step(name) {
+                // Nobody else can tell what a run at work is doing at this moment.
+                _ if token != *by => Err(Refusal::Busy),
+                None => Err(Refusal::NotFound),
+                Some(step) if !step.is_in_doubt() => Err(Refusal::NotInDoubt),
+                Some(_) => {
+                    let change = StepChange::Resolve { result: result.clone(), note: Arc::clone(note) };
+                    Ok(Decision::Change(Change::Step { name: Arc::clone(name), change }))
                 }
-            },
-        },
-        Command::End { token, success, bytes } => match unfinished(record, owner, Some(*token)) {
-            Err(refusal) => Decision::Refuse(refusal),
-            Ok(_) => {
-                let until = now.ahead + policy.retention;
-                let gone = until + policy.tombstones;
-                Decision::Change(Change::End { success: *success, bytes: Arc::clone(bytes), until, gone })
-            }
-        },
+            })
+        }
+        Command::Renew { token: by } => {
+            unfinished(record, token, Some(*by)).map(|_| Decision::Stand(Standing::Renewed))
+        }
+        Command::End { token: by, success, bytes } => unfinished(record, token, Some(*by)).map(|_| {
+            let until = now.ahead + policy.retention;
+            let gone = until + policy.tombstones;
+            Decision::Change(Change::End { success: *success, bytes: Arc::clone(bytes), until, gone })
+        }),
+        Command::Free => unfinished(record, token, None).map(|record| match record.tries() {
+            0 => Decision::Stand(Standing::Nothing),
+            _ => Decision::Change(Change::Free),
+        }),
         Command::Forget => match (record, owner) {
-            (None, _) => Decision::Stand(Standing::Nothing),
-            (Some(_), Some(_)) => Decision::Refuse(Refusal::Busy),
-            (Some(_), None) => Decision::Change(Change::Remove),
+            (None, _) => Ok(Decision::Stand(Standing::Nothing)),
+            (Some(_), Some(_)) => Err(Refusal::Busy),
+            (Some(_), None) => Ok(Decision::Change(Change::Remove)),
         },
-        Command::Revoke if owner.is_some() => Decision::Change(Change::Unseat),
-        Command::Revoke | Command::Look => Decision::Stand(Standing::Nothing),
-    }
+        Command::Revoke if owner.is_some() => Ok(Decision::Change(Change::Unseat)),
+        Command::Revoke | Command::Look => Ok(Decision::Stand(Standing::Nothing)),
+    };
+    decided.unwrap_or_else(Decision::Refuse)
 }
 
-fn claim(record: Option<&Record>, owner: Option<u64>, fingerprint: Option<Fingerprint>, now: Now) -> Decision {
+fn claim(record: Option<&Record>, owner: Option<Tenure>, ask: &Ask, now: Now, policy: Policy) -> Decision {
     let Some(record) = record else {
-        return match fingerprint {
-            Some(fingerprint) => Decision::Change(Change::Begin { fingerprint }),
+        return match ask.fingerprint {
+            Some(fingerprint) => {
+                let (request, deferred) = (ask.request.clone(), ask.deferred);
+                Decision::Change(Change::Begin { fingerprint, request, deferred })
+            }
             None => Decision::Refuse(Refusal::NotFound),
         };
     };
-    if fingerprint.is_some_and(|given| given != record.fingerprint) {
+    if ask.fingerprint.is_some_and(|given| given != record.fingerprint) {
         return Decision::Stand(Standing::Reject { since: record.since });
     }
     match &record.phase {
-        Phase::Unfinished if owner.is_some() => Decision::Stand(Standing::Wait),
+        Phase::Unfinished if owner.is_some_and(|owner| !has_lapsed(owner, now.time, policy)) => {
+            Decision::Stand(Standing::Wait)
+        }
         Phase::Unfinished => match record.attempt.checked_add(1) {
             Some(attempt) => Decision::Change(Change::Enter { attempt }),
             None => Decision::Refuse(Refusal::Exhausted),
@@ -165,6 +257,55 @@ fn claim(record: Option<&Record>, owner: Option<u64>, fingerprint: Option<Finger
             Decision::Stand(Standing::Gone { completed_at: *completed_at, until: *gone })
         }
     }
+}
+
+fn advance(record: &Record, expected: Revision, name: &Arc<str>, bytes: &Arc<[u8]>) -> Result<Decision, Refusal> {
+    if record.revision() != expected {
+        return Ok(Decision::Stand(Standing::Lost));
+    }
+    let revision = Revision(record.revision().0.checked_add(1).ok_or(Refusal::Exhausted)?);
+    Ok(Decision::Change(Change::Move { revision, name: Arc::clone(name), bytes: Arc::clone(bytes) }))
+}
+
+fn intend(record: &Record, name: &Arc<str>, again: bool) -> Result<Decision, Refusal> {
+    match record.step(name).map(super::Step::state) {
+        Some(StepState::Done) => return Ok(Decision::Stand(Standing::Done)),
+        Some(StepState::InDoubt) if !again => return Err(Refusal::InDoubt),
+        None if record.steps.len() >= STEPS_MAX => return Err(Refusal::TooManySteps),
+        Some(StepState::InDoubt | StepState::Withdrawn) | None => {}
+    }
+    let change = StepChange::Intend { attempt: record.attempt };
+    Ok(Decision::Change(Change::Step { name: Arc::clone(name), change }))
+}
+
+/// What a report comes to. It is applied where it comes from the run that owns the operation, or that gave it free
+/// after reporting, with nobody having entered it since. Any other is evidence, where it still belongs to something.
+fn report(
+    record: Option<&Record>,
+    owner: Option<u64>,
+    by: Reporter,
+    name: &Arc<str>,
+    result: Option<&Arc<[u8]>>,
+) -> Decision {
+    let of_this = record.filter(|record| record.born == by.born).and_then(|record| Some((record, record.step(name)?)));
+    let Some((record, step)) = of_this else { return Decision::Stand(Standing::Nothing) };
+    let owns = owner == Some(by.token) || owner.is_none() && by.was_owner;
+    let change = if owns && record.is_unfinished() && record.attempt == by.attempt && step.is_in_doubt() {
+        StepChange::Settle { result: result.cloned() }
+    } else {
+        StepChange::Witness { attempt: by.attempt, result: result.cloned() }
+    };
+    Decision::Change(Change::Step { name: Arc::clone(name), change })
+}
+
+/// Whether an owner stood still for so long that others may take over.
+pub(crate) fn has_lapsed(owner: Tenure, time: Timestamp, policy: Policy) -> bool {
+    policy.lease.is_some_and(|lease| time >= owner.moved + lease)
+}
+
+/// Whether there were so many runs that no resumer tries again by itself.
+pub(crate) fn is_stuck(record: &Record, policy: Policy) -> bool {
+    record.is_unfinished() && record.tries() >= policy.attempts_max
 }
 
 /// The record that a change may be made to: unfinished, and owned by the run that asks, if a run does.
@@ -180,14 +321,17 @@ fn unfinished(record: Option<&Record>, owner: Option<u64>, token: Option<u64>) -
 /// The record after a change that is written under `sequence`; none where it is removed.
 pub(crate) fn apply(record: Option<Record>, key: &Key, change: Change, sequence: u64, now: Now) -> Option<Record> {
     match change {
-        Change::Begin { fingerprint } => Some(Record {
+        Change::Begin { fingerprint, request, deferred: _ } => Some(Record {
             key: key.clone(),
             fingerprint,
             born: sequence,
             attempt: 1,
+            released: 0,
             since: now.time,
             written: now.time,
+            request: request.map(Body::Here),
             checkpoint: None,
+            steps: Vec::new(),
             phase: Phase::Unfinished,
         }),
         Change::Enter { attempt } => record.map(|record| Record { attempt, written: now.time, ..record }),
@@ -195,9 +339,12 @@ pub(crate) fn apply(record: Option<Record>, key: &Key, change: Change, sequence:
             let checkpoint = Checkpoint { name, revision, at: now.time, body: Body::Here(bytes) };
             Record { checkpoint: Some(checkpoint), written: now.time, ..record }
         }),
+        Change::Step { name, change } => record.map(|record| step::apply(record, &name, change, now.time)),
+        Change::Free => record.map(|record| Record { released: record.attempt, written: now.time, ..record }),
         Change::End { success, bytes, until, gone } => record.map(|record| {
             let outcome = Outcome { success, completed_at: now.time, body: Body::Here(bytes) };
-            Record { phase: Phase::Completed { outcome, until, gone }, written: now.time, ..record }
+            // The request was kept for those who finish without the client; nobody does any more.
+            Record { phase: Phase::Completed { outcome, until, gone }, request: None, written: now.time, ..record }
         }),
         Change::Remove => None,
         Change::Unseat => record,
@@ -240,6 +387,8 @@ pub(crate) fn fate(record: &Record, time: Timestamp, policy: Policy) -> Fate {
         _ if is_over(record, time) => Fate::Goes,
         Phase::Completed { outcome, until, gone } if time >= *until => Fate::Fades(Box::new(Record {
             checkpoint: None,
+            steps: Vec::new(),
+            released: 0,
             written: time,
             phase: Phase::Tombstone { completed_at: outcome.completed_at, gone: *gone },
             ..record.clone()
@@ -272,7 +421,12 @@ fn turn(record: &Record, policy: Policy) -> Timestamp {
 mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy { retention: Duration::from_secs(100), tombstones: Duration::from_secs(50) };
+    const POLICY: Policy = Policy {
+        retention: Duration::from_secs(100),
+        tombstones: Duration::from_secs(50),
+        lease: None,
+        attempts_max: 3,
+    };
     const SECOND: Duration = Duration::from_secs(1);
 
     fn at(seconds: u64) -> Now {
@@ -288,11 +442,20 @@ mod tests {
         Fingerprint::of("request")
     }
 
+    fn begin() -> Change {
+        Change::Begin { fingerprint: fingerprint(), request: None, deferred: false }
+    }
+
+    fn claim_of(fingerprint: Option<Fingerprint>) -> Command {
+        Command::Claim(Ask { fingerprint, request: None, deferred: false })
+    }
+
     fn begun() -> Record {
-        apply(None, &key(), Change::Begin { fingerprint: fingerprint() }, 7, at(0)).unwrap()
+        apply(None, &key(), begin(), 7, at(0)).unwrap()
     }
 
     fn done_at(record: &Record, owner: Option<u64>, command: &Command, now: Now) -> Decision {
+        let owner = owner.map(|token| Tenure { token, moved: at(0).time });
         decide(Situation { record: Some(record), owner }, command, now, POLICY)
     }
 
@@ -310,13 +473,41 @@ mod tests {
     }
 
     #[test]
+    fn p7_an_owner_can_be_taken_over_at_its_lease_and_not_before() {
+        let leased = Policy { lease: Some(SECOND * 10), ..POLICY };
+        let owner = Some(Tenure { token: 7, moved: at(5).time });
+        let record = begun();
+        let decided = |command: &Command, now| decide(Situation { record: Some(&record), owner }, command, now, leased);
+        assert_eq!(decided(&claim_of(None), at(14)), Decision::Stand(Standing::Wait));
+        assert_eq!(decided(&claim_of(None), at(15)), Decision::Change(Change::Enter { attempt: 2 }));
+        // As long as nobody does, it goes on, and its lease begins anew.
+        assert_eq!(decided(&Command::Renew { token: 7 }, at(99)), Decision::Stand(Standing::Renewed));
+        assert_eq!(decided(&Command::Renew { token: 6 }, at(5)), Decision::Refuse(Refusal::Fenced));
+    }
+
+    #[test]
+    fn p6_what_had_its_runs_is_stuck_until_it_is_freed_and_never_ends_by_itself() {
+        let mut record = begun();
+        for attempt in 2..=3 {
+            assert!(!is_stuck(&record, POLICY));
+            record = apply(Some(record), &key(), Change::Enter { attempt }, 8, at(1)).unwrap();
+        }
+        assert!(is_stuck(&record, POLICY));
+        assert_eq!(done_at(&record, None, &claim_of(None), at(2)), Decision::Change(Change::Enter { attempt: 4 }));
+        assert_eq!(done_at(&record, None, &Command::Free, at(2)), Decision::Change(Change::Free));
+        let record = apply(Some(record), &key(), Change::Free, 9, at(2)).unwrap();
+        assert_eq!((record.tries(), record.attempt, is_stuck(&record, POLICY)), (0, 3, false));
+        assert_eq!(done_at(&record, None, &Command::Free, at(2)), Decision::Stand(Standing::Nothing));
+    }
+
+    #[test]
     fn p5_p11_an_outcome_counts_until_its_deadline_and_not_at_it() {
         let record = completed(at(10));
-        let claim = Command::Claim { fingerprint: Some(fingerprint()) };
+        let claim = claim_of(Some(fingerprint()));
         assert_eq!(done_at(&record, None, &claim, at(109)), Decision::Stand(Standing::Replay));
         let gone = Standing::Gone { completed_at: at(10).time, until: at(160).time };
         assert_eq!(done_at(&record, None, &claim, at(110)), Decision::Stand(gone));
-        let begin = Decision::Change(Change::Begin { fingerprint: fingerprint() });
+        let begin = Decision::Change(begin());
         assert_eq!(done_at(&record, None, &claim, at(160)), begin);
     }
 
@@ -350,9 +541,9 @@ mod tests {
 
     #[test]
     fn p6_a_row_kept_longer_than_todays_policy_moves_out_of_the_way() {
-        let shorter = Policy { retention: Duration::from_secs(70), tombstones: Duration::ZERO };
+        let shorter = Policy { retention: Duration::from_secs(70), tombstones: Duration::ZERO, ..POLICY };
         assert_eq!(fate(&completed(at(10)), at(80).time, shorter), Fate::Moves);
-        let hasty = Policy { retention: SECOND, tombstones: Duration::ZERO };
+        let hasty = Policy { retention: SECOND, tombstones: Duration::ZERO, ..POLICY };
         assert_eq!(fate(&completed(at(10)), at(69).time, hasty), Fate::Stays, "no row moves all the time");
     }
 
@@ -360,7 +551,7 @@ mod tests {
     fn a_counter_at_its_end_is_refused_and_never_wraps() {
         let mut record = begun();
         record.attempt = u32::MAX;
-        let claim = Command::Claim { fingerprint: None };
+        let claim = claim_of(None);
         assert_eq!(done_at(&record, None, &claim, at(1)), Decision::Refuse(Refusal::Exhausted));
         let name: Arc<str> = "x".into();
         let bytes: Arc<[u8]> = Arc::from(&b""[..]);
