@@ -169,10 +169,11 @@ impl<T> Future for Pending<T> {
         match &mut self.source {
             Source::Ready(answer) => Poll::Ready(answer.take().unwrap_or_else(|| Err(taken()))),
             Source::Coming(future) => {
-                may_wait()?;
                 let answer = future.as_mut().poll(context);
                 if answer.is_ready() {
                     self.source = Source::Ready(None);
+                } else {
+                    may_wait()?;
                 }
                 answer
             }

@@ -20,7 +20,7 @@ use crate::key::Key;
 use crate::record::transitions::{
     Ask, Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept,
 };
-use crate::record::{Body, Outcome, Phase, Record};
+use crate::record::{Body, Outcome, Phase, Record, Step};
 
 /// The numbers that rows stand under.
 #[derive(Debug, Clone, Copy)]
@@ -301,7 +301,7 @@ impl<'b, 't> Batch<'b, 't> {
         let is_entry = matches!(change, Change::Begin { .. } | Change::Enter { .. });
         let written = self.write(touched, change, request)?;
         if let Some(rows) = &mut request.rows {
-            self.tables.write_rows(&mut rows.write).map_err(Stop::Rows)?;
+            rows.write(&self.tables.transaction()).map_err(Stop::Rows)?;
         }
         let known = touched.record.clone().zip(touched.place).map(|(record, place)| Known { place, record });
         Ok(match (&request.command, written, known) {
@@ -319,6 +319,8 @@ impl<'b, 't> Batch<'b, 't> {
                 Some(record),
                 Some(known),
             ) => {
+                let is_whole = record.step(name).is_none_or(Step::is_here);
+                let record = if is_whole { record } else { self.with_bodies(record)? };
                 let step = record.steps.into_iter().find(|step| step.name == *name);
                 step.map_or(Told::Nothing, |step| Told::Stepped(Stepped::Changed { step, known }))
             }
@@ -501,7 +503,7 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
         (Reply::Done(promise), Told::Done(done)) => promise.keep(Ok(done)),
         (reply, Told::Refused(error)) => reply.refuse(error),
         (reply, Told::Failed) => {
-            if let Some(error) = rows.and_then(|rows| rows.failed) {
+            if let Some(error) = rows.and_then(|mut rows| rows.failed.take()) {
                 reply.refuse(error);
             }
         }

@@ -18,11 +18,9 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Backend, Disk, Fault};
-use super::request::WriteRows;
 use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
-use crate::pending::waited_for;
 use crate::record::{Body, Record, format};
 
 /// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
@@ -406,26 +404,9 @@ impl<'t> Tables<'t> {
         Ok(rows)
     }
 
-    /// Lets the server write its own rows. What it wrote stands or falls with this transaction.
-    ///
-    /// # Errors
-    ///
-    /// `Aborted` where its closure failed or panicked: the transaction must not be committed then.
-    pub(crate) fn write_rows(&mut self, write: &mut WriteRows) -> Result<()> {
-        let transaction = Transaction::new(self.transaction);
-        match catch_unwind(AssertUnwindSafe(|| waited_for(|| write(&transaction)))) {
-            Ok(Ok(())) => Ok(()),
-            Ok(Err(source)) => {
-                let message = "nothing was committed: the closure that writes the server's own rows failed";
-                Err(Error::because(ErrorKind::Aborted, message, source))
-            }
-            Err(panic) => {
-                let text = text_of(&*panic).unwrap_or("no message");
-                let message =
-                    format!("nothing was committed: the closure that writes the server's rows panicked: {text}");
-                Err(Error::new(ErrorKind::Aborted, message))
-            }
-        }
+    /// What the server writes its own rows through: they stand or fall with this transaction.
+    pub(crate) fn transaction(&self) -> Transaction<'t> {
+        Transaction::new(self.transaction)
     }
 
     pub(crate) fn put_meta(&mut self, meta: Meta) -> Result<()> {
@@ -520,7 +501,8 @@ fn damaged(panic: &(dyn std::any::Any + Send)) -> Error {
     Error::new(ErrorKind::Corrupt, message)
 }
 
-fn text_of(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
+/// What a panic said.
+pub(crate) fn text_of(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
 }
 

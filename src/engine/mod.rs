@@ -178,6 +178,9 @@ impl Engine {
     ) -> Pending<T> {
         let hash = self.shared.index.hash(key);
         let (promise, answer) = promise();
+        if let Err(error) = may_wait() {
+            return Pending::ready(Err(error));
+        }
         let parked = self.shared.park(key, hash, Waiter { ask, promise });
         let unsent = parked.err().and_then(|waiter| self.shared.queue.push(self.shared.turn_of(waiter, key, hash)));
         self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
@@ -242,7 +245,8 @@ impl Engine {
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, done| Ok(done))
     }
 
-    /// Hands a request to the writer, or gives it back where there is no room for it yet.
+    /// Hands a request to the writer, or gives it back where there is no room for it yet. On a thread that the store
+    /// waits for it is refused: nobody could wait for its answer.
     fn push(
         &self,
         key: &Key,
@@ -252,8 +256,15 @@ impl Engine {
         rows: Option<WriteRows>,
         reply: Reply,
     ) -> Option<Request> {
-        let rows = rows.map(|write| OwnRows { write, failed: None });
-        self.shared.queue.push(Request { key: key.clone(), hash, command, known, rows, reply })
+        let rows = rows.map(OwnRows::new);
+        let request = Request { key: key.clone(), hash, command, known, rows, reply };
+        match may_wait() {
+            Ok(()) => self.shared.queue.push(request),
+            Err(error) => {
+                request.refuse(error);
+                None
+            }
+        }
     }
 
     /// What comes of a request: handed over first where there was no room for it yet.

@@ -6,16 +6,17 @@
 //! 2. Nobody in line is forgotten: a turn that ends without an owner gives the next one its turn (P7).
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Shared;
 use super::index::{KeyHash, Owner};
-use super::log::Place;
+use super::log::{Place, text_of};
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
-use crate::error::{Error, Source};
+use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
-use crate::pending::Promise;
+use crate::pending::{Promise, waited_for};
 use crate::record::transitions::{Ask, Command, Tenure};
 use crate::record::{Checkpoint, Outcome, Record, Step};
 
@@ -37,7 +38,7 @@ pub(crate) type WriteRows = Box<dyn FnMut(&Transaction<'_>) -> Result<(), Source
 
 /// The server's own rows, to be written in one commit with a change (P8).
 pub(super) struct OwnRows {
-    pub(super) write: WriteRows,
+    write: Option<WriteRows>,
     /// Why they could not be written; then the change is not made either.
     pub(super) failed: Option<Error>,
 }
@@ -204,6 +205,43 @@ impl Request {
     /// Whether the server's rows could not be written, so that the change is not made.
     pub(super) fn has_failed(&self) -> bool {
         self.rows.as_ref().is_some_and(|rows| rows.failed.is_some())
+    }
+}
+
+impl OwnRows {
+    pub(super) fn new(write: WriteRows) -> Self {
+        Self { write: Some(write), failed: None }
+    }
+
+    /// Calls the closure. The store waits for it, so it may not wait for the store.
+    ///
+    /// # Errors
+    ///
+    /// `Aborted` where it fails or panics: what it wrote must not be committed then.
+    pub(super) fn write(&mut self, transaction: &Transaction<'_>) -> Result<()> {
+        let Some(write) = &mut self.write else { return Ok(()) };
+        match catch_unwind(AssertUnwindSafe(|| waited_for(|| write(transaction)))) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => {
+                let message = "nothing was committed: the closure that writes the server's own rows failed";
+                Err(Error::because(ErrorKind::Aborted, message, source))
+            }
+            Err(panic) => {
+                let text = text_of(&*panic).unwrap_or("no message");
+                let message =
+                    format!("nothing was committed: the closure that writes the server's rows panicked: {text}");
+                Err(Error::new(ErrorKind::Aborted, message))
+            }
+        }
+    }
+}
+
+/// What the closure holds is the server's, and goes as the closure ran: it may not wait for the store, and a panic in
+/// it is nobody else's.
+impl Drop for OwnRows {
+    fn drop(&mut self) {
+        let write = self.write.take();
+        drop(catch_unwind(AssertUnwindSafe(|| waited_for(|| drop(write)))));
     }
 }
 

@@ -49,6 +49,8 @@ pub(super) struct Writer {
     numbers: Numbers,
     retention: Retention,
     full: Option<Full>,
+    /// When it looks again for owners that have lapsed; counts where there is a lease.
+    lapsed_at: Instant,
 }
 
 /// A full disk, until a batch succeeds again.
@@ -74,7 +76,7 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>, meta: Meta) -> Self {
         let newest = meta.next.saturating_sub(1);
         let numbers = Numbers { next: meta.next, newest, newest_gone: false, reserved: 0 };
-        Self { shared, meta, numbers, retention: Retention::default(), full: None }
+        Self { shared, meta, numbers, retention: Retention::default(), full: None, lapsed_at: Instant::now() }
     }
 
     /// Reserves the first numbers, so that a claim can be deferred at once. A full disk refuses that and no more: until
@@ -118,17 +120,20 @@ impl Writer {
         // A slice that did not reach the end goes on at once; single rows that fall due are gathered for a while.
         let patience = if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) };
         match self.shared.policy.lease {
-            Some(lease) => patience.min((lease / 4).clamp(LAPSED_MIN, LAPSED_MAX)),
+            Some(_) => patience.min(self.lapsed_at.saturating_duration_since(Instant::now())),
             None => patience,
         }
     }
 
     /// Where there is a lease, lets the next in line claim what its owner has let lapse.
-    fn wake_lapsed(&self) {
+    fn wake_lapsed(&mut self) {
         let (shared, policy) = (&self.shared, self.shared.policy);
-        if policy.lease.is_none() {
+        let Some(lease) = policy.lease else { return };
+        let now = Instant::now();
+        if now < self.lapsed_at {
             return;
         }
+        self.lapsed_at = now + (lease / 4).clamp(LAPSED_MIN, LAPSED_MAX);
         let time = shared.timeline.now().time;
         let lapsed = |owner| has_lapsed(owner, time, policy);
         let next: Vec<_> = shared.index.shards().flat_map(|mut shard| shard.next_of_lapsed(lapsed)).collect();

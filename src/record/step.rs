@@ -164,6 +164,11 @@ impl Step {
         self.standing == StepStanding::InDoubt
     }
 
+    /// Whether none of its bodies stands in a row of its own.
+    pub(crate) fn is_here(&self) -> bool {
+        self.bodies().all(|body| matches!(body, Body::Here(_)))
+    }
+
     pub(super) fn bodies_mut(&mut self) -> impl Iterator<Item = &mut Body> {
         let done = match &mut self.standing {
             StepStanding::Done { body, .. } => Some(body),
