@@ -130,15 +130,14 @@ impl Log {
         each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<(Self, Meta)> {
         // redb may panic on a damaged file where the check is off; that too is only an error.
-        let opened = catch_unwind(AssertUnwindSafe(|| {
+        let (open, meta) = unwound(|| {
             let open = Open::staged(Arc::clone(&disk), opening)?;
             let mut meta = open.meta()?;
             meta.next = meta.next.max(open.last_body()?.saturating_add(1));
             open.scan(opening, each)?;
             open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
             Ok((open, meta))
-        }));
-        let (open, meta) = opened.unwrap_or_else(|panic| Err(damaged(&panic)))?;
+        })?;
         Ok((Self { disk, cache_bytes: opening.cache_bytes, open: RwLock::new(State::Open(open)) }, meta))
     }
 
@@ -241,7 +240,7 @@ impl Log {
     /// since the file was opened: to a caller that is an error like any other damage.
     fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
         let reader = self.open.read().opened()?.database.begin_read().map_err(engine)?;
-        catch_unwind(AssertUnwindSafe(|| read(&reader))).unwrap_or_else(|panic| Err(damaged(&*panic)))
+        unwound(|| read(&reader))
     }
 }
 
@@ -485,6 +484,11 @@ fn read_meta(row: &[u8]) -> Result<Meta> {
 fn random_id() -> [u8; 16] {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     (half() << 64 | half()).to_le_bytes()
+}
+
+/// Does something that redb may panic in where a page is damaged: to a caller that is an error like any other damage.
+pub(crate) fn unwound<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(damaged(&*panic)))
 }
 
 /// Names the row in an error about it.

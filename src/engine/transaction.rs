@@ -12,7 +12,7 @@ use std::ops::RangeBounds;
 
 use redb::{AccessGuard, ReadOnlyTable, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
-use super::log::engine;
+use super::log::{engine, unwound};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the names of the store's own tables begin with.
@@ -129,7 +129,7 @@ impl Rows<'_> {
     /// [`ErrorKind::PayloadTooLarge`] where key or value is over 3 GiB, or both together over 3.75 GiB, which is redb's
     /// limit; else what the file tells.
     pub fn insert(&mut self, key: impl AsRef<[u8]>, value: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        Ok(copied(self.rows.insert(key.as_ref(), value.as_ref()).map_err(engine)?))
+        unwound(|| Ok(copied(self.rows.insert(key.as_ref(), value.as_ref()).map_err(engine)?)))
     }
 
     /// Removes a key and returns the value that stood there.
@@ -138,7 +138,7 @@ impl Rows<'_> {
     ///
     /// What the file tells.
     pub fn remove(&mut self, key: impl AsRef<[u8]>) -> Result<Option<Vec<u8>>> {
-        Ok(copied(self.rows.remove(key.as_ref()).map_err(engine)?))
+        unwound(|| Ok(copied(self.rows.remove(key.as_ref()).map_err(engine)?)))
     }
 
     /// How many rows there are; takes no longer for more of them.
@@ -254,12 +254,20 @@ pub struct RowRange<'r> {
 
 type Read<'r> = Option<Result<(AccessGuard<'r, Bytes>, AccessGuard<'r, Bytes>), redb::StorageError>>;
 
-impl RowRange<'_> {
-    fn copied(&mut self, read: Read<'_>) -> Option<Result<(Vec<u8>, Vec<u8>)>> {
-        if !matches!(read, Some(Ok(_))) {
+impl<'r> RowRange<'r> {
+    fn step(
+        &mut self,
+        read: impl FnOnce(&mut redb::Range<'r, Bytes, Bytes>) -> Read<'r>,
+    ) -> Option<Result<(Vec<u8>, Vec<u8>)>> {
+        let rest = self.rest.as_mut()?;
+        let read = unwound(|| {
+            let row = read(rest).transpose().map_err(engine)?;
+            Ok(row.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())))
+        });
+        if !matches!(read, Ok(Some(_))) {
             self.rest = None;
         }
-        Some(read?.map(|(key, value)| (key.value().to_vec(), value.value().to_vec())).map_err(engine))
+        read.transpose()
     }
 }
 
@@ -267,22 +275,20 @@ impl Iterator for RowRange<'_> {
     type Item = Result<(Vec<u8>, Vec<u8>)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        let read = self.rest.as_mut()?.next();
-        self.copied(read)
+        self.step(redb::Range::next)
     }
 }
 
 impl DoubleEndedIterator for RowRange<'_> {
     fn next_back(&mut self) -> Option<Self::Item> {
-        let read = self.rest.as_mut()?.next_back();
-        self.copied(read)
+        self.step(redb::Range::next_back)
     }
 }
 
 impl std::iter::FusedIterator for RowRange<'_> {}
 
 fn get(rows: &impl ReadableTable<Bytes, Bytes>, key: &[u8]) -> Result<Option<Vec<u8>>> {
-    Ok(copied(rows.get(key).map_err(engine)?))
+    unwound(|| Ok(copied(rows.get(key).map_err(engine)?)))
 }
 
 fn len(rows: &impl ReadableTable<Bytes, Bytes>) -> Result<u64> {
@@ -294,7 +300,7 @@ fn range<'r, 'k>(
     bounds: impl RangeBounds<&'k [u8]>,
 ) -> Result<RowRange<'r>> {
     let bounds = (bounds.start_bound().cloned(), bounds.end_bound().cloned());
-    Ok(RowRange { rest: Some(rows.range::<&[u8]>(bounds).map_err(engine)?) })
+    unwound(|| Ok(RowRange { rest: Some(rows.range::<&[u8]>(bounds).map_err(engine)?) }))
 }
 
 fn copied(value: Option<AccessGuard<'_, Bytes>>) -> Option<Vec<u8>> {
