@@ -419,7 +419,10 @@ impl Run {
             let message = format!("this run has had step {name:?} already; number the names of steps in a loop");
             return Err(Error::new(ErrorKind::StepRepeated, message));
         }
-        self.asked.insert(Arc::clone(name), false);
+        if self.asked.insert(Arc::clone(name), false).is_some() {
+            // This run's first try failed or was dropped half-way, and may have left an intent that it never heard of.
+            self.refresh()?;
+        }
         Ok(self.seen.lock().steps.iter().find(|step| step.name == *name).cloned())
     }
 
