@@ -24,6 +24,7 @@ mod opening;
 mod probe;
 mod reads;
 mod shop;
+mod steps;
 
 use std::cell::LazyCell;
 
@@ -37,6 +38,7 @@ fn main() {
         let shop = LazyCell::new(|| Shop::keeping(small));
         claims::compare(&mut comparison, &shop);
         advance::compare(&mut comparison, &shop);
+        steps::compare(&mut comparison, &shop);
         reads::compare(&mut comparison, &shop, small);
     }
     let shop = LazyCell::new(|| Shop::keeping(large));

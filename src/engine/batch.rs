@@ -17,6 +17,7 @@ use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Reques
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
+use crate::record::step::StepChange;
 use crate::record::transitions::{
     Ask, Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept,
 };
@@ -106,6 +107,8 @@ pub(super) struct Touched {
     pub(super) record: Option<Arc<Record>>,
     pub(super) place: Option<Place>,
     pub(super) owner: Option<Owner>,
+    /// Whether the record has a step's result that no row has yet.
+    pub(super) is_ahead: bool,
 }
 
 /// What a batch knows of every key it touched. The hash is the index's: nothing is hashed twice.
@@ -133,6 +136,8 @@ pub(super) struct Batch<'b, 't> {
     /// Whether nobody waits for it.
     pub(super) is_idle: bool,
     touched: TouchedKeys,
+    /// The keys whose records came to be ahead of their rows.
+    ahead: Vec<(KeyHash, Key)>,
     /// Operations that begin or go in this batch, which the index does not know of yet.
     begun: u64,
     gone: u64,
@@ -150,7 +155,18 @@ impl<'b, 't> Batch<'b, 't> {
         done.moves.reserve(requests);
         done.told.reserve(requests);
         let touched = TouchedKeys(HashTable::with_capacity(requests));
-        Self { shared, tables, numbers, now, done, is_idle: requests == 0, touched, begun: 0, gone: 0 }
+        Self {
+            shared,
+            tables,
+            numbers,
+            now,
+            done,
+            is_idle: requests == 0,
+            touched,
+            ahead: Vec::new(),
+            begun: 0,
+            gone: 0,
+        }
     }
 
     /// Decides one request and writes what changes.
@@ -188,6 +204,9 @@ impl<'b, 't> Batch<'b, 't> {
             Decision::Change(_) if touched.place.is_none() && self.is_at_capacity() => {
                 Told::Refused(self.at_capacity())
             }
+            Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
+                self.settle(&mut touched, change, request)
+            }
             Decision::Change(change) if self.may_defer(&touched, &change) => {
                 self.defer(&mut touched, change, request)?
             }
@@ -215,7 +234,7 @@ impl<'b, 't> Batch<'b, 't> {
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
         let owner = shard.owner(request.hash, &request.key);
-        stands.then(|| Touched { record: Some(Arc::clone(record)), place: Some(*place), owner })
+        stands.then(|| Touched { record: Some(Arc::clone(record)), place: Some(*place), owner, is_ahead: false })
     }
 
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
@@ -227,12 +246,12 @@ impl<'b, 't> Batch<'b, 't> {
             // What stands in the index is on disk, and nobody but the writer moves it.
             let record = self.tables.read(place)?.ok_or_else(|| missing(place))?;
             if record.key == *key {
-                return Ok(Touched { record: Some(Arc::new(record)), place: Some(place), owner });
+                return Ok(Touched { record: Some(Arc::new(record)), place: Some(place), owner, is_ahead: false });
             }
         }
         let deferred = self.shared.index.shard(hash).deferred(hash, key);
         let (record, owner) = deferred.unzip();
-        Ok(Touched { record, place: None, owner })
+        Ok(Touched { record, place: None, owner, is_ahead: false })
     }
 
     fn is_at_capacity(&self) -> bool {
@@ -294,6 +313,31 @@ impl<'b, 't> Batch<'b, 't> {
     fn owner(&self, token: u64, record: &Record) -> Owner {
         let (attempt, tries, fingerprint) = (record.attempt, record.tries(), record.fingerprint);
         Owner { token, attempt, since: self.now.time, moved: self.now.time, tries, fingerprint }
+    }
+
+    /// Takes in a step's result. Nobody waits for it, and something else mostly follows in this batch: one row then has
+    /// both.
+    fn settle(&mut self, touched: &mut Touched, change: Change, request: &Request) -> Told {
+        let record = touched.record.as_deref().cloned();
+        touched.record = apply(record, &request.key, change, 0, self.now).map(Arc::new);
+        if !std::mem::replace(&mut touched.is_ahead, true) {
+            self.ahead.push((request.hash, request.key.clone()));
+        }
+        Told::Stepped(Stepped::Nothing)
+    }
+
+    /// Writes the results that nothing followed.
+    pub(super) fn write_results(&mut self) -> Result<()> {
+        for (hash, key) in std::mem::take(&mut self.ahead) {
+            let Some(mut touched) = self.touched.take(hash, &key) else { continue };
+            if let (true, Some(old)) = (touched.is_ahead, touched.place) {
+                let (after, number) = (touched.record.as_deref().cloned(), self.number()?);
+                self.rewrite(hash, &mut touched, after, Place::Log(number))?;
+                self.tables.remove(old)?;
+            }
+            self.touched.put(hash, key, touched);
+        }
+        Ok(())
     }
 
     /// Writes a change, with the server's own rows where it has any, and makes the answer to it.
@@ -359,6 +403,7 @@ impl<'b, 't> Batch<'b, 't> {
     ) -> Result<()> {
         let before = touched.record.take();
         let old = touched.place.take();
+        touched.is_ahead = false;
         if let Some(mut record) = after {
             self.spill(&mut record)?;
             self.tables.put(place, &record)?;

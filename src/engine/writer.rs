@@ -221,6 +221,7 @@ impl Writer {
             let told = batch.process(request)?;
             batch.done.told.push(told);
         }
+        batch.write_results()?;
         self.retention.sweep(&mut batch, shared.policy)?;
         let Batch { mut tables, .. } = batch;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
