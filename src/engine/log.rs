@@ -7,7 +7,6 @@
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::RwLock;
@@ -18,6 +17,7 @@ use redb::{
 use serde::{Deserialize, Serialize};
 
 use super::disk::{Backend, Disk, Fault};
+use super::error::{engine, unwound};
 use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
@@ -486,11 +486,6 @@ fn random_id() -> [u8; 16] {
     (half() << 64 | half()).to_le_bytes()
 }
 
-/// Does something that redb may panic in where a page is damaged: to a caller that is an error like any other damage.
-pub(crate) fn unwound<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(damaged(&*panic)))
-}
-
 /// Names the row in an error about it.
 fn at(place: Place, error: Error) -> Error {
     let table = match place {
@@ -498,35 +493,4 @@ fn at(place: Place, error: Error) -> Error {
         Place::Tombstone(_) => "tombstones",
     };
     error.within(&format!("row {} of table reentry/{table}", place.number()))
-}
-
-fn damaged(panic: &(dyn std::any::Any + Send)) -> Error {
-    let message = format!("the file is damaged: {}", text_of(panic).unwrap_or("reading it panicked"));
-    Error::new(ErrorKind::Corrupt, message)
-}
-
-/// What a panic said.
-pub(crate) fn text_of(panic: &(dyn std::any::Any + Send)) -> Option<&str> {
-    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
-}
-
-/// An error of redb's as one of ours.
-pub(crate) fn engine(error: impl Into<redb::Error>) -> Error {
-    use std::io::ErrorKind as Io;
-    let error = error.into();
-    let (kind, message) = match &error {
-        redb::Error::Corrupted(_) => (ErrorKind::Corrupt, "the file is damaged"),
-        redb::Error::Io(e) => match e.kind() {
-            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (ErrorKind::Full, "the disk is full"),
-            Io::UnexpectedEof | Io::InvalidData => (ErrorKind::Corrupt, "the file is damaged or cut short"),
-            _ => (ErrorKind::Io, "the disk failed"),
-        },
-        redb::Error::ValueTooLarge(_) => (ErrorKind::PayloadTooLarge, "the payload is too large for the file"),
-        redb::Error::DatabaseAlreadyOpen => (ErrorKind::InUse, "the file is open elsewhere"),
-        redb::Error::UpgradeRequired(_) => (ErrorKind::NotAStore, "the file has a format of redb that is too old"),
-        redb::Error::PreviousIo => (ErrorKind::Failed, "the disk failed before; reopen the store"),
-        redb::Error::DatabaseClosed => (ErrorKind::Closed, "the store is closed"),
-        _ => (ErrorKind::Failed, "the engine failed; reopen the store"),
-    };
-    Error::because(kind, format!("{message}: {error}"), error)
 }

@@ -24,6 +24,7 @@ use crate::record::{Outcome, Phase, Record};
 
 mod batch;
 mod disk;
+mod error;
 mod file;
 mod index;
 mod log;

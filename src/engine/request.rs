@@ -10,8 +10,9 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use super::Shared;
+use super::error::text_of;
 use super::index::{KeyHash, Owner};
-use super::log::{Place, text_of};
+use super::log::Place;
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Source};

@@ -12,7 +12,7 @@ use std::ops::RangeBounds;
 
 use redb::{AccessGuard, ReadOnlyTable, ReadableTable, TableDefinition, TableError, WriteTransaction};
 
-use super::log::{engine, unwound};
+use super::error::{engine, unwound};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What the names of the store's own tables begin with.

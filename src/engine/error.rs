@@ -1,0 +1,42 @@
+//! Errors and panics of redb, as errors of ours.
+
+use std::any::Any;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// An error of redb's as one of ours.
+pub(crate) fn engine(error: impl Into<redb::Error>) -> Error {
+    use std::io::ErrorKind as Io;
+    let error = error.into();
+    let (kind, message) = match &error {
+        redb::Error::Corrupted(_) => (ErrorKind::Corrupt, "the file is damaged"),
+        redb::Error::Io(e) => match e.kind() {
+            Io::StorageFull | Io::QuotaExceeded | Io::FileTooLarge => (ErrorKind::Full, "the disk is full"),
+            Io::UnexpectedEof | Io::InvalidData => (ErrorKind::Corrupt, "the file is damaged or cut short"),
+            _ => (ErrorKind::Io, "the disk failed"),
+        },
+        redb::Error::ValueTooLarge(_) => (ErrorKind::PayloadTooLarge, "the payload is too large for the file"),
+        redb::Error::DatabaseAlreadyOpen => (ErrorKind::InUse, "the file is open elsewhere"),
+        redb::Error::UpgradeRequired(_) => (ErrorKind::NotAStore, "the file has a format of redb that is too old"),
+        redb::Error::PreviousIo => (ErrorKind::Failed, "the disk failed before; reopen the store"),
+        redb::Error::DatabaseClosed => (ErrorKind::Closed, "the store is closed"),
+        _ => (ErrorKind::Failed, "the engine failed; reopen the store"),
+    };
+    Error::because(kind, format!("{message}: {error}"), error)
+}
+
+/// Does something that redb may panic in where a page is damaged: to a caller that is an error like any other damage.
+pub(crate) fn unwound<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(damaged(&*panic)))
+}
+
+fn damaged(panic: &(dyn Any + Send)) -> Error {
+    let message = format!("the file is damaged: {}", text_of(panic).unwrap_or("reading it panicked"));
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+/// What a panic said.
+pub(crate) fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
+    panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
+}
