@@ -111,9 +111,14 @@ struct Shared {
 
 struct Work {
     found: VecDeque<(Position, Key)>,
-    /// Where looking goes on; none where it is to begin anew at `look_at`.
+    /// Where the pass over the unfinished that is under way goes on; none where the next begins at `look_at`.
     behind: Option<Position>,
-    look_at: Instant,
+    /// None where that is never.
+    look_at: Option<Instant>,
+    /// When the first of what this pass left alone for having failed is due.
+    due: Option<Instant>,
+    /// Whether another pass begins as soon as the one that is under way has ended.
+    is_woken: bool,
     is_looking: bool,
     running: HashSet<Position>,
     backoffs: HashMap<Position, Backoff>,
@@ -124,7 +129,8 @@ struct Work {
 /// When an operation that failed is tried again.
 struct Backoff {
     failures: u32,
-    until: Instant,
+    /// None where that is never.
+    until: Option<Instant>,
     /// Whether the pass over the unfinished that is under way has met it.
     is_met: bool,
 }
@@ -143,10 +149,13 @@ impl Resumer {
         }
     }
 
-    /// Lets it look at once, instead of when its time has come: after something was released by hand, say.
+    /// Lets it look at once, instead of when its time has come, and at what it leaves alone for having failed too:
+    /// after something was released by hand, say, or after the other side is up again.
     pub fn wake(&self) {
         let mut work = self.shared.work.lock();
-        (work.behind, work.look_at) = (None, Instant::now());
+        let now = Some(Instant::now());
+        work.backoffs.values_mut().for_each(|backoff| backoff.until = now);
+        work.is_woken = true;
         drop(work);
         self.shared.changed.notify_all();
     }
@@ -258,7 +267,9 @@ impl Work {
         Self {
             found: VecDeque::new(),
             behind: None,
-            look_at: Instant::now(),
+            look_at: None,
+            due: None,
+            is_woken: true,
             is_looking: false,
             running: HashSet::new(),
             backoffs: HashMap::new(),
@@ -267,13 +278,20 @@ impl Work {
         }
     }
 
-    /// Whether an operation that is free may be run now.
-    fn may_run(&mut self, position: Position) -> bool {
-        let is_early = self.backoffs.get_mut(&position).is_some_and(|backoff| {
-            backoff.is_met = true;
-            Instant::now() < backoff.until
-        });
-        !is_early && !self.running.contains(&position) && !self.found.iter().any(|(found, _)| *found == position)
+    /// Takes up an operation that is free, unless it is too early for it or it is taken up already.
+    fn meet(&mut self, position: Position, key: &Key) {
+        if self.running.contains(&position) || self.found.iter().any(|(found, _)| *found == position) {
+            return;
+        }
+        match self.backoffs.get(&position) {
+            Some(backoff) if !has_come(backoff.until) => self.due = earlier(self.due, backoff.until),
+            _ => self.found.push_back((position, key.clone())),
+        }
+    }
+
+    /// Whether somebody should look for more now.
+    fn wants_a_look(&self) -> bool {
+        !self.is_looking && (self.behind.is_some() || self.is_woken || has_come(self.look_at))
     }
 }
 
@@ -317,7 +335,7 @@ impl Shared {
                 work.running.insert(position);
                 return Some((position, key));
             }
-            if !work.is_looking && (work.behind.is_some() || Instant::now() >= work.look_at) {
+            if work.wants_a_look() {
                 work.is_looking = true;
                 let behind = work.behind;
                 drop(work);
@@ -326,11 +344,11 @@ impl Shared {
                 work.is_looking = false;
                 work.is_stopped |= !looked;
                 self.changed.notify_all();
-            } else if work.is_looking {
-                self.changed.wait(&mut work);
             } else {
-                let until = work.look_at;
-                self.changed.wait_until(&mut work, until);
+                match work.look_at.filter(|_| !work.is_looking) {
+                    Some(until) => drop(self.changed.wait_until(&mut work, until)),
+                    None => self.changed.wait(&mut work),
+                }
             }
         }
     }
@@ -345,7 +363,9 @@ impl Shared {
         if let Some(position) = behind {
             unfinished = unfinished.after(position);
         } else {
-            self.work.lock().backoffs.values_mut().for_each(|backoff| backoff.is_met = false);
+            let mut work = self.work.lock();
+            (work.is_woken, work.due) = (false, None);
+            work.backoffs.values_mut().for_each(|backoff| backoff.is_met = false);
         }
         for progress in unfinished {
             let progress = match progress {
@@ -356,8 +376,11 @@ impl Shared {
             };
             let mut work = self.work.lock();
             let position = progress.position();
-            if work.may_run(position) && progress.state() == State::Unfinished {
-                work.found.push_back((position, progress.key().clone()));
+            if let Some(backoff) = work.backoffs.get_mut(&position) {
+                backoff.is_met = true;
+            }
+            if progress.state() == State::Unfinished {
+                work.meet(position, progress.key());
             }
             if work.found.len() >= FOUND_MAX {
                 work.behind = Some(position);
@@ -370,13 +393,18 @@ impl Shared {
         work.backoffs.retain(|position, backoff| backoff.is_met || running.contains(position));
         work.running = running;
         work.behind = None;
-        let next = Instant::now() + self.settings.every;
-        let first_due = work.backoffs.values().map(|backoff| backoff.until).min();
-        work.look_at = first_due.map_or(next, |due| due.max(Instant::now()).min(next));
+        work.look_at = earlier(work.due, Instant::now().checked_add(self.settings.every));
         true
     }
 
     fn resume(&self, key: &Key) -> Ended {
+        // What was found may have had its last try, or its end, since.
+        match self.settings.store.progress(key) {
+            Ok(Some(progress)) if progress.state() == State::Unfinished => {}
+            Ok(_) => return Ended::NotOurs,
+            Err(error) if is_gone(&error) => return Ended::StoreIsGone,
+            Err(error) => return self.failed(key, &error),
+        }
         let run = match self.settings.store.claim_unfinished(key).wait() {
             Ok(Claim::Run(run)) => run,
             Ok(Claim::Replay(_) | Claim::Wait(_) | Claim::Reject(_) | Claim::Gone(_)) => return Ended::NotOurs,
@@ -407,13 +435,25 @@ impl Shared {
     }
 
     fn back_off(&self, work: &mut Work, position: Position) {
-        let now = Instant::now();
-        let backoff = work.backoffs.entry(position).or_insert(Backoff { failures: 0, until: now, is_met: true });
+        let fresh = Backoff { failures: 0, until: None, is_met: true };
+        let backoff = work.backoffs.entry(position).or_insert(fresh);
         let doubled = 2_u32.saturating_pow(backoff.failures);
         let pause = self.settings.backoff_min.saturating_mul(doubled).min(self.settings.backoff_max);
-        (backoff.failures, backoff.until) = (backoff.failures.saturating_add(1), now + pause);
-        work.look_at = work.look_at.min(now + pause);
+        (backoff.failures, backoff.until) = (backoff.failures.saturating_add(1), Instant::now().checked_add(pause));
+        let until = backoff.until;
+        // The pass that is under way may be past it.
+        (work.due, work.look_at) = (earlier(work.due, until), earlier(work.look_at, until));
     }
+}
+
+/// Whether this moment has come; none never does.
+fn has_come(moment: Option<Instant>) -> bool {
+    moment.is_some_and(|moment| Instant::now() >= moment)
+}
+
+/// The earlier of two moments; none is never.
+fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
+    [one, other].into_iter().flatten().min()
 }
 
 /// What running one operation came to.

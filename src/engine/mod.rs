@@ -314,6 +314,10 @@ impl Engine {
 
     /// Up to `most` unfinished operations born after `after`, oldest first, and where to go on.
     pub(crate) fn unfinished(&self, after: u64, most: usize) -> Result<(Vec<Result<Seen>>, Option<u64>)> {
+        // Where nothing is unfinished nothing is read that would tell.
+        if let Some(Shut::Closed) = self.shared.queue.is_shut() {
+            return Err(Shut::Closed.error());
+        }
         let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
         let page: Vec<_> =
             self.shared.index.unfinished().range(range).take(most).map(|(born, open)| (*born, open.place)).collect();
