@@ -35,6 +35,7 @@ struct State {
     room: Option<u64>,
     writes_fail: bool,
     syncs_fail: bool,
+    fails_from: Option<(usize, io::ErrorKind)>,
 }
 
 #[derive(Debug, Clone)]
@@ -142,6 +143,12 @@ impl SimulatedDisk {
         self.0.lock().writes_fail = fail;
     }
 
+    /// Makes every write, every change of the file's length and every sync fail with this kind of error once the disk
+    /// has seen this many calls; none lets them succeed again. A call that fails is not counted.
+    pub fn fail_from(&self, fails: Option<(usize, io::ErrorKind)>) {
+        self.0.lock().fails_from = fails;
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.0.lock().image.is_empty()
     }
@@ -155,7 +162,15 @@ impl SimulatedDisk {
 }
 
 impl State {
+    fn may_call(&self) -> io::Result<()> {
+        match self.fails_from {
+            Some((calls, kind)) if self.calls.len() >= calls => Err(kind.into()),
+            _ => Ok(()),
+        }
+    }
+
     fn may_write(&self, end: u64) -> io::Result<()> {
+        self.may_call()?;
         match self.room {
             _ if self.writes_fail => Err(io::Error::other("the simulated write fails")),
             Some(room) if end > room && end > self.image.len() as u64 => Err(io::ErrorKind::StorageFull.into()),
@@ -215,6 +230,7 @@ impl Disk for SimulatedDisk {
         if state.syncs_fail {
             return Err(io::Error::other("the simulated sync fails"));
         }
+        state.may_call()?;
         state.calls.push(Call::Sync);
         Ok(())
     }
