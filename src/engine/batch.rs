@@ -28,11 +28,7 @@ use crate::record::{Body, Outcome, Phase, Record, Step};
 pub(super) struct Numbers {
     /// The next one to give.
     pub(super) next: u64,
-    /// The newest one that a row stands under.
-    pub(super) newest: u64,
-    /// Whether that row went away, so that only the meta row can tell the next number.
-    pub(super) newest_gone: bool,
-    /// No number below this one is given again after a restart, row or not.
+    /// What the meta row says that is on disk: no number below this one is given after a restart.
     pub(super) reserved: u64,
 }
 
@@ -199,7 +195,7 @@ impl<'b, 't> Batch<'b, 't> {
         let told = match decision {
             Decision::Refuse(refusal) => Told::Refused(refused(refusal)),
             Decision::Stand(standing) => self.stand(&touched, standing, request)?,
-            Decision::Change(Change::Unseat) => touched.owner.take().map_or(Told::Nothing, |o| Told::Unseated(o.token)),
+            Decision::Change(Change::Unseat) => unseat(&mut touched),
             Decision::Change(Change::Remove) => self.change(&mut touched, Change::Remove, request)?,
             Decision::Change(_) if touched.place.is_none() && self.is_at_capacity() => {
                 Told::Refused(self.at_capacity())
@@ -266,32 +262,38 @@ impl<'b, 't> Batch<'b, 't> {
 
     /// The answer where nothing changes.
     fn stand(&mut self, touched: &Touched, standing: Standing, request: &Request) -> Result<Told> {
-        let record = touched.record.as_deref().map(|record| self.with_bodies(record.clone())).transpose()?;
-        Ok(match (&request.command, standing, record) {
-            (Command::Claim(ask), standing, record) => {
-                let claimed = match (standing, record.map(|record| record.phase), touched.owner) {
-                    (Standing::Wait, _, Some(_)) if request.reply.has_turn() => return Ok(Told::Parked(ask.clone())),
-                    (Standing::Wait, _, Some(owner)) => Claimed::Wait(Working::of(owner, ask)),
-                    (Standing::Replay, Some(Phase::Completed { outcome, .. }), _) => Claimed::Replay(outcome),
-                    (Standing::Reject { since }, ..) => Claimed::Reject { since },
-                    (Standing::Gone { completed_at, until }, ..) => Claimed::Gone { completed_at, until },
-                    // The rules give a claim no other standing.
-                    _ => return Ok(Told::Nothing),
-                };
-                Told::Claimed(claimed)
+        let told = match (&request.command, standing) {
+            (Command::Claim(ask), standing) => return self.stand_claim(touched, standing, ask, request),
+            (Command::Advance { .. }, Standing::Lost) => {
+                let current = self.whole(touched)?.and_then(|record| record.checkpoint);
+                Told::Advanced(Advanced::Lost(current))
             }
-            (Command::Advance { .. }, Standing::Lost, record) => {
-                Told::Advanced(Advanced::Lost(record.and_then(|record| record.checkpoint)))
-            }
-            (Command::Intend { name, .. }, Standing::Done, Some(record)) => {
-                let step = record.steps.into_iter().find(|step| step.name == *name);
+            (Command::Intend { name, .. }, Standing::Done) => {
+                let steps = self.whole(touched)?.map(|record| record.steps).unwrap_or_default();
+                let step = steps.into_iter().find(|step| step.name == *name);
                 step.map_or(Told::Nothing, |step| Told::Stepped(Stepped::Done(step)))
             }
-            (Command::Report { .. }, ..) => Told::Stepped(Stepped::Nothing),
-            (_, Standing::Renewed, _) => Told::Done(true),
-            (_, Standing::Nothing, _) => Told::Done(false),
+            (Command::Report { .. }, _) => Told::Stepped(Stepped::Nothing),
+            (_, Standing::Renewed) => Told::Done(true),
+            (_, Standing::Nothing) => Told::Done(false),
             _ => Told::Nothing,
-        })
+        };
+        Ok(told)
+    }
+
+    fn stand_claim(&mut self, touched: &Touched, standing: Standing, ask: &Ask, request: &Request) -> Result<Told> {
+        Ok(Told::Claimed(match (standing, touched.owner) {
+            (Standing::Wait, Some(_)) if request.reply.has_turn() => return Ok(Told::Parked(ask.clone())),
+            (Standing::Wait, Some(owner)) => Claimed::Wait(Working::of(owner, ask)),
+            (Standing::Reject { since }, _) => Claimed::Reject { since },
+            (Standing::Gone { completed_at, until }, _) => Claimed::Gone { completed_at, until },
+            (Standing::Replay, _) => match self.whole(touched)?.map(|record| record.phase) {
+                Some(Phase::Completed { outcome, .. }) => Claimed::Replay(outcome),
+                _ => return Ok(Told::Nothing),
+            },
+            // The rules give a claim no other standing.
+            _ => return Ok(Told::Nothing),
+        }))
     }
 
     /// Whether this change may wait for the next one to become durable: it begins an operation of which no row tells
@@ -407,12 +409,9 @@ impl<'b, 't> Batch<'b, 't> {
         if let Some(mut record) = after {
             self.spill(&mut record)?;
             self.tables.put(place, &record)?;
-            self.numbers.newest = place.number();
-            self.numbers.newest_gone = false;
             touched.place = Some(place);
             touched.record = Some(Arc::new(record));
         }
-        self.numbers.newest_gone |= old.is_some_and(|old| old.number() == self.numbers.newest);
         let (before, after) = (before.as_deref(), touched.record.as_deref());
         let kept: Vec<u64> = after.into_iter().flat_map(Record::rows_apart).collect();
         for row in before.into_iter().flat_map(Record::rows_apart).filter(|row| !kept.contains(row)) {
@@ -441,6 +440,11 @@ impl<'b, 't> Batch<'b, 't> {
         Ok(())
     }
 
+    /// The record with all its bodies.
+    fn whole(&mut self, touched: &Touched) -> Result<Option<Record>> {
+        touched.record.as_deref().map(|record| self.with_bodies(record.clone())).transpose()
+    }
+
     fn with_bodies(&mut self, mut record: Record) -> Result<Record> {
         self.tables.load_bodies(&mut record)?;
         Ok(record)
@@ -455,6 +459,14 @@ impl<'b, 't> Batch<'b, 't> {
         self.numbers.next = number + 1;
         Ok(number)
     }
+}
+
+/// Takes an operation from its run. What is not on disk yet goes with it.
+fn unseat(touched: &mut Touched) -> Told {
+    if touched.place.is_none() {
+        touched.record = None;
+    }
+    touched.owner.take().map_or(Told::Nothing, |owner| Told::Unseated(owner.token))
 }
 
 fn missing(place: Place) -> Error {

@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call: one held open would
 //!    make the file grow (redb reclaims nothing that a reader may still see).
-//! 2. A number is never used twice: before the newest row goes away, the next number is written to the meta row.
+//! 2. A number is never used twice: the meta row says from which on they are free, and is written before, or with, the
+//!    first row above it.
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
@@ -127,14 +128,16 @@ impl Log {
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         opening: &Opening,
-        each: impl FnMut(Place, Record) -> Result<()>,
+        mut each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<(Self, Meta)> {
         // redb may panic on a damaged file where the check is off; that too is only an error.
         let (open, meta) = unwound(|| {
             let open = Open::staged(Arc::clone(&disk), opening)?;
-            let mut meta = open.meta()?;
-            meta.next = meta.next.max(open.last_body()?.saturating_add(1));
-            open.scan(opening, each)?;
+            let meta = open.meta()?;
+            open.scan(opening, |place, record| match place.number() {
+                number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
+                _ => each(place, record),
+            })?;
             open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
             Ok((open, meta))
         })?;
@@ -277,12 +280,6 @@ impl Open {
         };
         let row = table.get(META_ROW).map_err(engine)?;
         read_meta(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
-    }
-
-    /// The greatest number that a body stands under.
-    fn last_body(&self) -> Result<u64> {
-        let table = self.database.begin_read().map_err(engine)?.open_table(BODIES).map_err(engine)?;
-        Ok(table.last().map_err(engine)?.map_or(0, |(row, _)| row.value()))
     }
 
     fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {

@@ -120,9 +120,8 @@ impl Engine {
 
     fn start(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
         let index = Index::new();
-        let (mut highest_time, mut next) = (0, 1);
+        let mut highest_time = 0;
         let each = |place: Place, record: Record| {
-            next = next.max(place.number().saturating_add(1));
             highest_time = highest_time.max(record.written.as_millis());
             index.replace(index.hash(&record.key), None, Some(place));
             if let Some(tally) = Tally::of(&record) {
@@ -131,7 +130,6 @@ impl Engine {
             Ok(())
         };
         let (log, mut meta) = Log::open(disk, &options.opening, each)?;
-        meta.next = meta.next.max(next);
         meta.highest_time = meta.highest_time.max(highest_time);
         let shared = Arc::new(Shared {
             queue: Queue::new(options.queue),

@@ -75,8 +75,8 @@ enum Failure {
 
 impl Writer {
     pub(super) fn new(shared: Arc<Shared>, meta: Meta) -> Self {
-        let newest = meta.next.saturating_sub(1);
-        let numbers = Numbers { next: meta.next, newest, newest_gone: false, reserved: 0 };
+        // Until the first commit nothing is reserved: numbers may have been given that no row tells of.
+        let numbers = Numbers { next: meta.next, reserved: 0 };
         Self { shared, meta, numbers, retention: Retention::default(), full: None, lapsed_at: Instant::now() }
     }
 
@@ -206,7 +206,6 @@ impl Writer {
             break;
         }
         shared.log.check_name().map_err(Failure::In)?;
-        self.numbers.newest_gone = false;
         self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
         shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
         shared.counters.commits.fetch_add(1, Ordering::Relaxed);
@@ -230,7 +229,7 @@ impl Writer {
         let only_removes = done.is_change() && done.moves.iter().all(|m| m.new.is_none());
         let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
-        if self.numbers.newest_gone || tells_time || only_removes || reserves {
+        if tells_time || only_removes || reserves {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
@@ -266,8 +265,6 @@ impl Writer {
             Ok(()) => landed(&self.shared, &done.moves).ok(),
             Err(_) => None,
         };
-        // No row stands under the newest number now: the next one is kept in the meta row before anything else.
-        self.numbers.newest_gone |= landed != Some(true);
         let in_doubt = if landed.is_none() { done.moves.clone() } else { Vec::new() };
         let is_closed = reopened.is_err() || landed.is_none();
         self.full = Some(Full { backoff, until: Instant::now() + backoff, is_closed, in_doubt });
