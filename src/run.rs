@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 
 use crate::clock::Timestamp;
 use crate::effect::EffectId;
-use crate::engine::{Advanced, Engine, Granted, Known, Ownership, Stepped, Transaction, WriteRows};
+use crate::engine::{Advanced, Carried, Engine, Granted, Known, Ownership, Stepped, Transaction, WriteRows};
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
 use crate::payload::{Limits, Payload};
@@ -160,6 +160,7 @@ impl Run {
     /// [`ErrorKind::Fenced`] where this run was revoked or its lease taken over: stop. [`ErrorKind::Corrupt`],
     /// [`ErrorKind::Io`] or [`ErrorKind::Closed`] where it cannot be read.
     pub fn refresh(&mut self) -> Result<Option<Checkpoint>> {
+        self.check_not_over()?;
         if !self.ownership.stands() {
             return Err(fenced("stop and change nothing more"));
         }
@@ -183,6 +184,9 @@ impl Run {
     /// [`ErrorKind::Fenced`] where the operation was taken over or revoked: stop, and do no further effect. Otherwise
     /// [`ErrorKind::Failed`] and [`ErrorKind::Closed`].
     pub fn renew(&mut self) -> Pending<()> {
+        if let Err(error) = self.check_not_over() {
+            return Pending::ready(Err(error));
+        }
         let command = Command::Renew { token: self.token() };
         self.engine.by_name(self.key(), command).map(|_| ())
     }
@@ -230,8 +234,8 @@ impl Run {
         payload: &(impl Payload + ?Sized),
         rows: Option<WriteRows>,
     ) -> Pending<Revision> {
-        let known = match self.before_asking() {
-            Ok(known) => known,
+        let carried = match self.before_asking() {
+            Ok(carried) => carried,
             Err(error) => return Pending::ready(Err(error)),
         };
         let expected = self.seen.lock().checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision);
@@ -240,7 +244,7 @@ impl Run {
             Err(error) => return Pending::ready(Err(error)),
         };
         let seen = Arc::clone(&self.seen);
-        self.engine.advance(self.key(), known, command, rows, move |_, advanced| match advanced {
+        self.engine.advance(self.key(), carried, command, rows, move |_, advanced| match advanced {
             Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
                 let mut seen = seen.lock();
@@ -345,7 +349,7 @@ impl Run {
             .before_asking()
             .and_then(|known| Ok((known, resolve_command(token, step, resolution, note, self.limits)?)));
         match asked {
-            Ok((known, command)) => self.change_step(known, command, |_| ()),
+            Ok((carried, command)) => self.change_step(carried, command, |_| ()),
             Err(error) => Pending::ready(Err(error)),
         }
     }
@@ -357,14 +361,14 @@ impl Run {
     }
 
     fn end(&mut self, success: bool, outcome: &(impl Payload + ?Sized), rows: Option<WriteRows>) -> Pending<Outcome> {
-        let asked = self.before_asking().and_then(|known| Ok((known, self.limits.encode(outcome)?)));
-        let (known, bytes) = match asked {
+        let asked = self.before_asking().and_then(|carried| Ok((carried, self.limits.encode(outcome)?)));
+        let (carried, bytes) = match asked {
             Ok(asked) => asked,
             Err(error) => return Pending::ready(Err(error)),
         };
         let command = Command::End { token: self.token(), success, bytes };
         let seen = Arc::clone(&self.seen);
-        self.engine.end(Arc::clone(&self.ownership), known, command, rows, move |outcome| {
+        self.engine.end(Arc::clone(&self.ownership), carried, command, rows, move |outcome| {
             seen.lock().is_over = true;
             outcome
         })
@@ -374,7 +378,7 @@ impl Run {
     pub(crate) fn intend(&mut self, name: &Arc<str>, again: bool) -> Pending<Option<Step>> {
         let command = Command::Intend { token: self.token(), name: Arc::clone(name), again };
         match self.before_asking() {
-            Ok(known) => self.change_step(known, command, |stepped| match stepped {
+            Ok(carried) => self.change_step(carried, command, |stepped| match stepped {
                 Stepped::Done(step) => Some(step),
                 Stepped::Changed { .. } | Stepped::Nothing => None,
             }),
@@ -415,6 +419,7 @@ impl Run {
     /// `StepRepeated` where it was given the step's result already.
     pub(crate) fn ask(&mut self, name: &Arc<str>) -> Result<Option<Step>> {
         validate(name, "the step's name", NAME_BYTES_MAX, ErrorKind::InvalidName)?;
+        self.check_not_over()?;
         if self.asked.get(name) == Some(&true) {
             let message = format!("this run has had step {name:?} already; number the names of steps in a loop");
             return Err(Error::new(ErrorKind::StepRepeated, message));
@@ -433,12 +438,12 @@ impl Run {
 
     fn change_step<T: Send + 'static>(
         &self,
-        known: Option<Known>,
+        carried: Carried,
         command: Command,
         read: impl FnOnce(Stepped) -> T + Send + 'static,
     ) -> Pending<T> {
         let seen = Arc::clone(&self.seen);
-        self.engine.step(self.key(), known, command, move |stepped| {
+        self.engine.step(self.key(), carried, command, move |stepped| {
             let mut seen = seen.lock();
             match &stepped {
                 Stepped::Changed { step, known } => {
@@ -452,11 +457,11 @@ impl Run {
         })
     }
 
-    /// What comes before every command of this run: what it reported and a full disk refused is reported again, so
-    /// that it is not on disk later than what follows from it. Gives what the run knows of the record.
-    fn before_asking(&mut self) -> Result<Option<Known>> {
-        let reports = std::mem::take(&mut self.reports);
-        for (command, answer) in reports {
+    /// What every command of this run carries: what it knows, and what it reported that is not known to be on disk. What
+    /// a full disk refused of that is reported again.
+    fn before_asking(&mut self) -> Result<Carried> {
+        self.check_not_over()?;
+        for (command, answer) in std::mem::take(&mut self.reports) {
             match answer.take() {
                 None => self.reports.push((command, answer)),
                 Some(Err(error)) if error.kind() == ErrorKind::Full => {
@@ -466,11 +471,15 @@ impl Run {
                 Some(_) => {}
             }
         }
-        let seen = self.seen.lock();
-        if seen.is_over {
+        let reports = self.reports.iter().map(|(command, _)| command.clone()).collect();
+        Ok(Carried { known: self.seen.lock().known.clone(), reports })
+    }
+
+    fn check_not_over(&self) -> Result<()> {
+        if self.seen.lock().is_over {
             return Err(Error::new(ErrorKind::Finished, "this run has ended the operation; drop it"));
         }
-        Ok(seen.known.clone())
+        Ok(())
     }
 }
 

@@ -136,6 +136,9 @@ impl<'r> StepBuilder<'r> {
     /// deduplicates on the effect id, for longer than any retry comes: it is then given as *their* idempotency key
     /// (P4).
     ///
+    /// [`not_applied`] withdraws the intent of the first try alone: of a step in doubt an earlier try may have happened,
+    /// so it stays in doubt, and the call fails with [`ErrorKind::EffectFailed`].
+    ///
     /// # Errors
     ///
     /// Those of [`StepBuilder`]; never `CannotTell` or `InDoubt`.
@@ -162,7 +165,8 @@ impl<'r> StepBuilder<'r> {
         match self.enter()? {
             Entry::Known(result) => Ok(result),
             Entry::New => self.perform(false, effect).await,
-            Entry::InDoubt(_) => self.perform(true, effect).await,
+            // That this try did not happen says nothing of the tries before it.
+            Entry::InDoubt(_) => self.perform(true, async |id| effect(id).await.map_err(still_in_doubt)).await,
         }
     }
 
@@ -379,4 +383,9 @@ impl<E: Into<Box<dyn StdError + Send + Sync>>> From<E> for Failure {
     fn from(error: E) -> Self {
         Self { source: error.into(), is_not_applied: false }
     }
+}
+
+/// The failure of one more try: an earlier one may have happened all the same.
+fn still_in_doubt(error: impl Into<Failure>) -> Failure {
+    Failure { is_not_applied: false, ..error.into() }
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::claim::{Claim, Request};
 use crate::clock::{Clock, SystemClock};
-use crate::engine::{Advanced, Engine, OpenCheck, Opening, Options, QueueLimits, ReadTransaction};
+use crate::engine::{Advanced, Carried, Engine, OpenCheck, Opening, Options, QueueLimits, ReadTransaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::payload::{Limits, Payload};
@@ -135,7 +135,7 @@ impl Store {
     ) -> Pending<Advance> {
         match advance_command(None, expected, name, payload, self.limits) {
             Err(error) => Pending::ready(Err(error)),
-            Ok(command) => self.engine.advance(key, None, command, None, |_, advanced| {
+            Ok(command) => self.engine.advance(key, Carried::default(), command, None, |_, advanced| {
                 Ok(match advanced {
                     Advanced::Moved { checkpoint, .. } => Advance::Moved(checkpoint),
                     Advanced::Lost(current) => Advance::Lost(current),
@@ -159,7 +159,7 @@ impl Store {
     pub fn resolve(&self, key: &Key, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
         match resolve_command(None, step, resolution, note, self.limits) {
             Err(error) => Pending::ready(Err(error)),
-            Ok(command) => self.engine.step(key, None, command, |_| Ok(())),
+            Ok(command) => self.engine.step(key, Carried::default(), command, |_| Ok(())),
         }
     }
 

@@ -107,6 +107,12 @@ pub(super) struct Touched {
     pub(super) is_ahead: bool,
 }
 
+impl Touched {
+    fn situation(&self) -> Situation<'_> {
+        Situation { record: self.record.as_deref(), owner: self.owner.map(Owner::tenure) }
+    }
+}
+
 /// What a batch knows of every key it touched. The hash is the index's: nothing is hashed twice.
 #[derive(Debug)]
 struct TouchedKeys(HashTable<(KeyHash, Key, Touched)>);
@@ -174,9 +180,6 @@ impl<'b, 't> Batch<'b, 't> {
         if request.reply.is_given_up() {
             return Ok(Told::Nothing);
         }
-        if request.has_failed() {
-            return Ok(Told::Failed);
-        }
         let hash = request.hash;
         let touched = self.touched.take(hash, &request.key).or_else(|| self.still_known(request));
         let mut touched = match touched.map_or_else(|| self.look_up(&request.key, hash), Ok) {
@@ -185,34 +188,45 @@ impl<'b, 't> Batch<'b, 't> {
             Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Told::Refused(error)),
             Err(error) => return Err(Stop::Fault(error)),
         };
-        // Whatever is told of an expiry rests on the time, which must outlast a restart.
-        self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
-        let situation = Situation { record: touched.record.as_deref(), owner: touched.owner.map(Owner::tenure) };
-        let decision = decide(situation, &request.command, self.now, self.shared.policy);
-        if !matches!(decision, Decision::Refuse(_)) {
-            self.renew(&mut touched, request);
-        }
-        let told = match decision {
-            Decision::Refuse(refusal) => Told::Refused(refused(refusal)),
-            Decision::Stand(standing) => self.stand(&touched, standing, request)?,
-            Decision::Change(Change::Unseat) => unseat(&mut touched),
-            Decision::Change(Change::Remove) => self.change(&mut touched, Change::Remove, request)?,
-            Decision::Change(_) if touched.place.is_none() && self.is_at_capacity() => {
-                Told::Refused(self.at_capacity())
-            }
-            Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
-                self.settle(&mut touched, change, request)
-            }
-            Decision::Change(change) if self.may_defer(&touched, &change) => {
-                self.defer(&mut touched, change, request)?
-            }
-            Decision::Change(change) => self.change(&mut touched, change, request)?,
-        };
+        self.renew(&mut touched, request);
+        self.take_reports(&mut touched, request);
+        let told = if request.has_failed() { Told::Failed } else { self.decide(&mut touched, request)? };
         self.touched.put(hash, request.key.clone(), touched);
         Ok(told)
     }
 
-    /// Begins the lease of the run that asks anew.
+    fn decide(&mut self, touched: &mut Touched, request: &mut Request) -> Result<Told, Stop> {
+        // Whatever is told of an expiry rests on the time, which must outlast a restart.
+        self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
+        let decision = decide(touched.situation(), &request.command, self.now, self.shared.policy);
+        Ok(match decision {
+            Decision::Refuse(refusal) => Told::Refused(refused(refusal)),
+            Decision::Stand(standing) => self.stand(touched, standing, request)?,
+            Decision::Change(Change::Unseat) => unseat(touched),
+            Decision::Change(Change::Remove) => self.change(touched, Change::Remove, request)?,
+            Decision::Change(_) if touched.place.is_none() && self.is_at_capacity() => {
+                Told::Refused(self.at_capacity())
+            }
+            Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
+                self.settle(touched, change, request);
+                Told::Stepped(Stepped::Nothing)
+            }
+            Decision::Change(change) if self.may_defer(touched, &change) => self.defer(touched, change, request)?,
+            Decision::Change(change) => self.change(touched, change, request)?,
+        })
+    }
+
+    /// Takes in what the run reported before, where that has not been taken in yet.
+    fn take_reports(&mut self, touched: &mut Touched, request: &Request) {
+        for report in &request.carried.reports {
+            let decision = decide(touched.situation(), report, self.now, self.shared.policy);
+            if let Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) = decision {
+                self.settle(touched, change, request);
+            }
+        }
+    }
+
+    /// Begins the lease of the run that asks anew, whatever comes of what it asks: it is at work.
     fn renew(&mut self, touched: &mut Touched, request: &Request) {
         let Some(owner) = touched.owner.as_mut().filter(|owner| request.command.token() == Some(owner.token)) else {
             return;
@@ -226,7 +240,7 @@ impl<'b, 't> Batch<'b, 't> {
     /// What the caller knows of the record, if that still stands where it knew it: a row never changes under its
     /// number, so it need not be read again.
     fn still_known(&self, request: &Request) -> Option<Touched> {
-        let Known { place, record } = request.known.as_ref()?;
+        let Known { place, record } = request.carried.known.as_ref()?;
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
         let owner = shard.owner(request.hash, &request.key);
@@ -313,19 +327,18 @@ impl<'b, 't> Batch<'b, 't> {
     }
 
     fn owner(&self, token: u64, record: &Record) -> Owner {
-        let (attempt, tries, fingerprint) = (record.attempt, record.tries(), record.fingerprint);
-        Owner { token, attempt, since: self.now.time, moved: self.now.time, tries, fingerprint }
+        let (attempt, born, fingerprint) = (record.attempt, record.born, record.fingerprint);
+        Owner { token, attempt, since: self.now.time, moved: self.now.time, born, fingerprint }
     }
 
     /// Takes in a step's result. Nobody waits for it, and something else mostly follows in this batch: one row then has
     /// both.
-    fn settle(&mut self, touched: &mut Touched, change: Change, request: &Request) -> Told {
+    fn settle(&mut self, touched: &mut Touched, change: Change, request: &Request) {
         let record = touched.record.as_deref().cloned();
         touched.record = apply(record, &request.key, change, 0, self.now).map(Arc::new);
         if !std::mem::replace(&mut touched.is_ahead, true) {
             self.ahead.push((request.hash, request.key.clone()));
         }
-        Told::Stepped(Stepped::Nothing)
     }
 
     /// Writes the results that nothing followed.

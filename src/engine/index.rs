@@ -106,8 +106,8 @@ pub(crate) struct Owner {
     pub(crate) since: Timestamp,
     /// When it last moved or renewed; counts where there is a lease.
     pub(crate) moved: Timestamp,
-    /// How many runs, this one included, count towards the operation's being stuck.
-    pub(crate) tries: u32,
+    /// The number that the operation was born under.
+    pub(crate) born: u64,
     /// The request it runs for: only claims of the same one may wait for it.
     pub(crate) fingerprint: Fingerprint,
 }

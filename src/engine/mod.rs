@@ -6,6 +6,7 @@
 //!
 //! What the server writes of its own in the same commit goes through [`transaction`].
 
+use std::collections::HashSet;
 use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
@@ -19,7 +20,9 @@ use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::pending::{Answer, Pending, may_wait, promise};
-use crate::record::transitions::{Ask, Command, Decision, Policy, Situation, Standing, decide, is_kept, is_over};
+use crate::record::transitions::{
+    Ask, Command, Decision, Policy, Situation, Standing, decide, has_lapsed, is_kept, is_over,
+};
 use crate::record::{Outcome, Phase, Record};
 
 mod batch;
@@ -44,7 +47,7 @@ pub(crate) use log::Opening;
 use log::{Log, Place};
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
-pub(crate) use request::{Advanced, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
+pub(crate) use request::{Advanced, Carried, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
 use request::{OwnRows, Reply, Request, Turn};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Loss, SimulatedDisk, Unsynced};
@@ -162,7 +165,8 @@ impl Engine {
             Some(answer) => Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed))),
             None => {
                 let (promise, answer) = promise();
-                let unsent = self.push(key, hash, command, None, None, Reply::Claim { turn: None, promise });
+                let unsent =
+                    self.push(key, hash, command, Carried::default(), None, Reply::Claim { turn: None, promise });
                 self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
             }
         }
@@ -189,14 +193,14 @@ impl Engine {
     pub(crate) fn advance<T: Send + 'static>(
         self: &Arc<Self>,
         key: &Key,
-        known: Option<Known>,
+        carried: Carried,
         command: Command,
         rows: Option<WriteRows>,
         read: impl FnOnce(Arc<Self>, Advanced) -> Result<T> + Send + 'static,
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let hash = self.shared.index.hash(key);
-        let unsent = self.push(key, hash, command, known, rows, Reply::Advance(promise));
+        let unsent = self.push(key, hash, command, carried, rows, Reply::Advance(promise));
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, read)
     }
 
@@ -204,13 +208,13 @@ impl Engine {
     pub(crate) fn step<T: Send + 'static>(
         self: &Arc<Self>,
         key: &Key,
-        known: Option<Known>,
+        carried: Carried,
         command: Command,
         read: impl FnOnce(Stepped) -> Result<T> + Send + 'static,
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let hash = self.shared.index.hash(key);
-        let unsent = self.push(key, hash, command, known, None, Reply::Step(promise));
+        let unsent = self.push(key, hash, command, carried, None, Reply::Step(promise));
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, stepped| read(stepped))
     }
 
@@ -218,7 +222,8 @@ impl Engine {
     pub(crate) fn report(self: &Arc<Self>, key: &Key, command: Command) -> Answer<Stepped> {
         let (promise, answer) = promise();
         let (hash, reply) = (self.shared.index.hash(key), Reply::Step(promise));
-        self.shared.queue.readmit(Request { key: key.clone(), hash, command, known: None, rows: None, reply });
+        let (key, carried) = (key.clone(), Carried::default());
+        self.shared.queue.readmit(Request { key, hash, command, carried, rows: None, reply });
         answer
     }
 
@@ -226,21 +231,22 @@ impl Engine {
     pub(crate) fn end<T: Send + 'static>(
         self: &Arc<Self>,
         ownership: Arc<Ownership>,
-        known: Option<Known>,
+        carried: Carried,
         command: Command,
         rows: Option<WriteRows>,
         read: impl FnOnce(Outcome) -> T + Send + 'static,
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let (key, hash) = (ownership.key.clone(), ownership.hash);
-        let unsent = self.push(&key, hash, command, known, rows, Reply::End { ownership, promise });
+        let unsent = self.push(&key, hash, command, carried, rows, Reply::End { ownership, promise });
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, outcome| Ok(read(outcome)))
     }
 
     /// Does what can be asked of an operation by name alone, and tells whether there was anything to do.
     pub(crate) fn by_name(self: &Arc<Self>, key: &Key, command: Command) -> Pending<bool> {
         let (promise, answer) = promise();
-        let unsent = self.push(key, self.shared.index.hash(key), command, None, None, Reply::Done(promise));
+        let unsent =
+            self.push(key, self.shared.index.hash(key), command, Carried::default(), None, Reply::Done(promise));
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, done| Ok(done))
     }
 
@@ -251,12 +257,12 @@ impl Engine {
         key: &Key,
         hash: KeyHash,
         command: Command,
-        known: Option<Known>,
+        carried: Carried,
         rows: Option<WriteRows>,
         reply: Reply,
     ) -> Option<Request> {
         let rows = rows.map(OwnRows::new);
-        let request = Request { key: key.clone(), hash, command, known, rows, reply };
+        let request = Request { key: key.clone(), hash, command, carried, rows, reply };
         match may_wait() {
             Ok(()) => self.shared.queue.push(request),
             Err(error) => {
@@ -343,28 +349,27 @@ impl Engine {
     /// The figures at this moment.
     pub(crate) fn figures(&self) -> Result<Figures> {
         let shared = &self.shared;
-        let most = shared.policy.attempts_max;
-        let (mut owned, mut waiting, mut on_their_last) = (0, 0, 0);
+        let (policy, time) = (shared.policy, shared.timeline.now().time);
+        let (mut owned, mut waiting) = (HashSet::new(), 0);
         for shard in shared.index.shards() {
             for seat in shard.seats() {
-                owned += u64::from(seat.owner.is_some());
-                // What is at its last try is stuck only when that failed too.
-                on_their_last += u64::from(seat.owner.is_some_and(|owner| owner.tries >= most));
+                owned.extend(seat.owner.filter(|o| !has_lapsed(o.tenure(), time, policy)).map(|owner| owner.born));
                 waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
             }
         }
-        let (mut unfinished, mut in_doubt, mut tried_enough) = (0, 0, 0_u64);
-        for Open { tally, .. } in shared.index.unfinished().values() {
+        let (mut unfinished, mut in_doubt, mut stuck) = (0, 0, 0);
+        for (born, Open { tally, .. }) in shared.index.unfinished().iter() {
             unfinished += 1;
             in_doubt += u64::from(tally.is_in_doubt);
-            tried_enough += u64::from(tally.tries >= most);
+            // What is at its last try is stuck only when that failed too.
+            stuck += u64::from(tally.tries >= policy.attempts_max && !owned.contains(born));
         }
         Ok(Figures {
             operations: shared.index.operations(),
             unfinished,
             in_doubt,
-            stuck: tried_enough.saturating_sub(on_their_last),
-            owned,
+            stuck,
+            owned: owned.len() as u64,
             waiting,
             queued: shared.queue.len() as u64,
             removed: shared.counters.removed.load(Ordering::Relaxed),
@@ -533,7 +538,7 @@ impl Shared {
         let command = Command::Claim(waiter.ask);
         let turn = Turn { shared: Arc::clone(self), key: key.clone(), hash };
         let reply = Reply::Claim { turn: Some(turn), promise: waiter.promise };
-        Request { key: key.clone(), hash, command, known: None, rows: None, reply }
+        Request { key: key.clone(), hash, command, carried: Carried::default(), rows: None, reply }
     }
 }
 

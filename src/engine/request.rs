@@ -27,11 +27,20 @@ pub(super) struct Request {
     pub(super) key: Key,
     pub(super) hash: KeyHash,
     pub(super) command: Command,
-    /// What the caller knows of the record, to spare reading it.
-    pub(super) known: Option<Known>,
+    pub(super) carried: Carried,
     /// What the server writes of its own in the same commit.
     pub(super) rows: Option<OwnRows>,
     pub(super) reply: Reply,
+}
+
+/// What a run gives along with a command.
+#[derive(Debug, Default)]
+pub(crate) struct Carried {
+    /// What it knows of the record, to spare reading it.
+    pub(crate) known: Option<Known>,
+    /// What it reported of steps and does not know to be on disk: a full disk may have refused it, and what follows from
+    /// it must not be on disk without it (P3).
+    pub(crate) reports: Vec<Command>,
 }
 
 /// The server's closure that writes its own rows.

@@ -292,6 +292,9 @@ fn report(
     let owns = owner == Some(by.token) || owner.is_none() && by.was_owner;
     let change = if owns && record.is_unfinished() && record.attempt == by.attempt && step.is_in_doubt() {
         StepChange::Settle { result: result.cloned() }
+    } else if owner == Some(by.token) {
+        // It has been taken in already.
+        return Decision::Stand(Standing::Nothing);
     } else {
         StepChange::Witness { attempt: by.attempt, result: result.cloned() }
     };
