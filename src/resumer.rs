@@ -17,6 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
+use crate::pending::may_wait;
 use crate::progress::{Position, State};
 use crate::run::Run;
 use crate::store::Store;
@@ -166,10 +167,12 @@ impl Resumer {
         ResumerStats { at_work: work.running.len(), ..work.stats }
     }
 
-    /// Lets it begin nothing more, and waits until the runs it is at have ended.
+    /// Lets it begin nothing more, and waits until the runs it is at have ended; but for one that calls this itself, and
+    /// not inside a closure that the store waits for.
     pub fn stop(mut self) {
         self.shared.stop();
-        for thread in self.threads.drain(..) {
+        let others = self.threads.drain(..).filter(|thread| thread.thread().id() != thread::current().id());
+        for thread in others.filter(|_| may_wait().is_ok()) {
             // The function's panics were caught; nothing else is lost with a thread.
             drop(thread.join());
         }

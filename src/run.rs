@@ -420,6 +420,9 @@ impl Run {
     pub(crate) fn ask(&mut self, name: &Arc<str>) -> Result<Option<Step>> {
         validate(name, "the step's name", NAME_BYTES_MAX, ErrorKind::InvalidName)?;
         self.check_not_over()?;
+        if !self.ownership.stands() {
+            return Err(fenced("stop and do no further effect"));
+        }
         if self.asked.get(name) == Some(&true) {
             let message = format!("this run has had step {name:?} already; number the names of steps in a loop");
             return Err(Error::new(ErrorKind::StepRepeated, message));
@@ -457,8 +460,8 @@ impl Run {
         })
     }
 
-    /// What every command of this run carries: what it knows, and what it reported that is not known to be on disk. What
-    /// a full disk refused of that is reported again.
+    /// What every command of this run carries: what it knows, and what it reported that is not known to be on disk.
+    /// What a full disk refused of that is reported again.
     fn before_asking(&mut self) -> Result<Carried> {
         self.check_not_over()?;
         for (command, answer) in std::mem::take(&mut self.reports) {

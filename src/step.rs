@@ -136,8 +136,8 @@ impl<'r> StepBuilder<'r> {
     /// deduplicates on the effect id, for longer than any retry comes: it is then given as *their* idempotency key
     /// (P4).
     ///
-    /// [`not_applied`] withdraws the intent of the first try alone: of a step in doubt an earlier try may have happened,
-    /// so it stays in doubt, and the call fails with [`ErrorKind::EffectFailed`].
+    /// [`not_applied`] withdraws the intent of the first try alone: of a step in doubt an earlier try may have
+    /// happened, so it stays in doubt, and the call fails with [`ErrorKind::EffectFailed`].
     ///
     /// # Errors
     ///

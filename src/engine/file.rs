@@ -129,7 +129,10 @@ fn open_existing(path: &Path) -> Result<RealFile> {
     }
     let mut start = [0; MAGIC.len()];
     match (&locked.file).read_exact(&mut start) {
-        Ok(()) if start == MAGIC => Ok(locked),
+        Ok(()) if start == MAGIC => {
+            settle_name(&locked, path).map_err(|e| io_error("cannot make durable the name of", path, e))?;
+            Ok(locked)
+        }
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(io_error("cannot read", path, error)),
         Err(_) if found.len() == 0 => {
             Err(not_a_store(path, "is empty, which no store ever is: restore a copy, or remove it to start anew"))
@@ -143,12 +146,9 @@ fn open_existing(path: &Path) -> Result<RealFile> {
 /// Whoever holds the lock of the other name's file may finish or replace it; a file left there by a crash is locked by
 /// nobody and taken over.
 fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Result<()> {
-    let Some(name) = path.file_name() else {
+    let Some(creating) = creating(path) else {
         return Err(not_a_store(path, "names no file"));
     };
-    let mut creating = name.to_owned();
-    creating.push(CREATING_SUFFIX);
-    let creating = path.with_file_name(creating);
     let failed = |error| io_error("cannot create", path, error);
     if fs::symlink_metadata(&creating).is_ok_and(|found| !found.is_file()) {
         return Err(not_a_store(&creating, "is in the way of creating the store; remove it"));
@@ -161,6 +161,10 @@ fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Resu
     }
     // A maker that died after giving the file its name left both names: then this file is the store.
     if fs::symlink_metadata(path).is_err() {
+        if has_another_name(&locked.file).map_err(failed)? {
+            // It was the store, and somebody moved it away: it is whole, and not ours to clear.
+            return remove_name(&creating, path).map_err(failed);
+        }
         locked.file.set_len(0).map_err(failed)?;
         initialise(Arc::<RealFile>::clone(&locked))?;
         locked.file.sync_all().map_err(failed)?;
@@ -169,6 +173,32 @@ fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Resu
         return remove_name(&creating, path).map_err(failed);
     }
     remove_name(&creating, path).map_err(failed)
+}
+
+/// Finishes what the file's maker may have left undone when it died: the name that was made last may not be durable,
+/// and the other may still be there.
+fn settle_name(locked: &RealFile, path: &Path) -> io::Result<()> {
+    match creating(path) {
+        Some(creating) if is_same(&locked.file, &creating).unwrap_or(false) => remove_name(&creating, path),
+        _ => sync_folder(path),
+    }
+}
+
+/// The name that a store has while it is made.
+fn creating(path: &Path) -> Option<PathBuf> {
+    let mut creating = path.file_name()?.to_owned();
+    creating.push(CREATING_SUFFIX);
+    Some(path.with_file_name(creating))
+}
+
+#[cfg(unix)]
+fn has_another_name(file: &File) -> io::Result<bool> {
+    Ok(std::os::unix::fs::MetadataExt::nlink(&file.metadata()?) > 1)
+}
+
+#[cfg(not(unix))]
+fn has_another_name(_: &File) -> io::Result<bool> {
+    Ok(false)
 }
 
 /// Gives the file a second name, which never replaces a file that has it already.

@@ -118,6 +118,7 @@ impl Engine {
             Log::initialise(Arc::<disk::Memory>::clone(&made))?;
             disk.publish(made.image());
         }
+        disk.settle_name();
         Self::start(Arc::new(disk.clone()), options)
     }
 

@@ -38,8 +38,8 @@ pub(super) struct Request {
 pub(crate) struct Carried {
     /// What it knows of the record, to spare reading it.
     pub(crate) known: Option<Known>,
-    /// What it reported of steps and does not know to be on disk: a full disk may have refused it, and what follows from
-    /// it must not be on disk without it (P3).
+    /// What it reported of steps and does not know to be on disk: a full disk may have refused it, and what follows
+    /// from it must not be on disk without it (P3).
     pub(crate) reports: Vec<Command>,
 }
 

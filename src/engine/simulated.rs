@@ -153,6 +153,15 @@ impl SimulatedDisk {
         self.0.lock().image.is_empty()
     }
 
+    /// Makes the file's name durable, where that was left undone.
+    pub(super) fn settle_name(&self) {
+        let mut state = self.0.lock();
+        let unsynced = state.calls.iter().rev().take_while(|call| !matches!(call, Call::Sync));
+        if unsynced.into_iter().any(|call| matches!(call, Call::Publish(_))) {
+            state.calls.push(Call::Sync);
+        }
+    }
+
     /// Puts a whole file in place at once, durably.
     pub(super) fn publish(&self, image: Vec<u8>) {
         let mut state = self.0.lock();
