@@ -59,8 +59,6 @@ pub struct Run {
     seen: Arc<Mutex<Seen>>,
     /// The steps that this run asked for, and whether it was given their result.
     asked: HashMap<Arc<str>, bool>,
-    /// What it reported of steps, and is not known to be on disk yet.
-    reports: Vec<(Command, Answer<Stepped>)>,
 }
 
 #[derive(Debug)]
@@ -69,8 +67,20 @@ struct Seen {
     steps: Vec<Step>,
     /// Spares the writer a read, as long as nobody else changes the record.
     known: Option<Known>,
+    /// What this run reported of steps and is not known to be taken in, and how many reports there were.
+    reports: Vec<Report>,
+    reported: u64,
     /// Whether this run has ended the operation.
     is_over: bool,
+}
+
+/// What became of a step, on its way to the writer.
+#[derive(Debug)]
+struct Report {
+    nth: u64,
+    name: Arc<str>,
+    command: Command,
+    answer: Answer<Stepped>,
 }
 
 impl Seen {
@@ -78,6 +88,15 @@ impl Seen {
         match self.steps.iter_mut().find(|known| known.name == step.name) {
             Some(known) => *known = step,
             None => self.steps.push(step),
+        }
+    }
+
+    /// Notes what a command came to that carried the first so many reports: they are taken in now, and must not come
+    /// again, since a step may be begun anew.
+    fn succeeded(&mut self, known: Option<Known>, carried: u64) {
+        self.reports.retain(|report| report.nth >= carried);
+        if known.is_some() {
+            self.known = known;
         }
     }
 }
@@ -90,9 +109,9 @@ impl Run {
     pub(crate) fn new(engine: Arc<Engine>, limits: Limits, granted: Granted) -> Self {
         let Granted { ownership, known, record } = granted;
         let Record { born, attempt, since, request, checkpoint, steps, .. } = *record;
-        let seen = Arc::new(Mutex::new(Seen { checkpoint, steps, known, is_over: false }));
-        let (ownership, asked, reports) = (Arc::new(ownership), HashMap::new(), Vec::new());
-        Self { engine, ownership, limits, born, attempt, since, request, seen, asked, reports }
+        let seen = Seen { checkpoint, steps, known, reports: Vec::new(), reported: 0, is_over: false };
+        let (ownership, asked, seen) = (Arc::new(ownership), HashMap::new(), Arc::new(Mutex::new(seen)));
+        Self { engine, ownership, limits, born, attempt, since, request, seen, asked }
     }
 
     /// The key it runs for.
@@ -169,8 +188,11 @@ impl Run {
             let mut seen = self.seen.lock();
             seen.checkpoint.clone_from(&read.record.checkpoint);
             // A report of this run that is not on disk yet knows better.
-            let reported = |name: &Arc<str>| self.reports.iter().any(|(command, _)| step_name(command) == Some(name));
-            read.record.steps.into_iter().filter(|step| !reported(&step.name)).for_each(|step| seen.put(step));
+            for step in read.record.steps {
+                if !seen.reports.iter().any(|report| report.name == step.name) {
+                    seen.put(step);
+                }
+            }
         }
         Ok(self.checkpoint())
     }
@@ -234,7 +256,7 @@ impl Run {
         payload: &(impl Payload + ?Sized),
         rows: Option<WriteRows>,
     ) -> Pending<Revision> {
-        let carried = match self.before_asking() {
+        let (carried, reported) = match self.before_asking() {
             Ok(carried) => carried,
             Err(error) => return Pending::ready(Err(error)),
         };
@@ -248,7 +270,8 @@ impl Run {
             Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
                 let mut seen = seen.lock();
-                (seen.checkpoint, seen.known) = (Some(checkpoint), Some(known));
+                seen.checkpoint = Some(checkpoint);
+                seen.succeeded(Some(known), reported);
                 Ok(revision)
             }
             Advanced::Lost(current) => {
@@ -362,7 +385,7 @@ impl Run {
 
     fn end(&mut self, success: bool, outcome: &(impl Payload + ?Sized), rows: Option<WriteRows>) -> Pending<Outcome> {
         let asked = self.before_asking().and_then(|carried| Ok((carried, self.limits.encode(outcome)?)));
-        let (carried, bytes) = match asked {
+        let ((carried, _), bytes) = match asked {
             Ok(asked) => asked,
             Err(error) => return Pending::ready(Err(error)),
         };
@@ -397,12 +420,14 @@ impl Run {
         let by = Reporter { token, born, attempt, was_owner };
         let command = Command::Report { by, name: Arc::clone(name), result: result.clone() };
         let answer = self.engine.report(self.key(), command.clone());
-        self.reports.push((command, answer));
+        let mut seen = self.seen.lock();
+        let nth = seen.reported;
+        seen.reported += 1;
+        seen.reports.push(Report { nth, name: Arc::clone(name), command, answer });
         if !was_owner {
             return Err(fenced("stop; what its step came to is kept as evidence"));
         }
         let at = self.engine.time();
-        let mut seen = self.seen.lock();
         if let Some(step) = seen.steps.iter_mut().find(|step| step.name == *name) {
             step.standing = match result {
                 Some(bytes) => StepStanding::Done { at, body: Body::Here(bytes) },
@@ -441,41 +466,37 @@ impl Run {
 
     fn change_step<T: Send + 'static>(
         &self,
-        carried: Carried,
+        (carried, reported): (Carried, u64),
         command: Command,
         read: impl FnOnce(Stepped) -> T + Send + 'static,
     ) -> Pending<T> {
         let seen = Arc::clone(&self.seen);
         self.engine.step(self.key(), carried, command, move |stepped| {
             let mut seen = seen.lock();
-            match &stepped {
+            let known = match &stepped {
                 Stepped::Changed { step, known } => {
                     seen.put(step.clone());
-                    seen.known = Some(known.clone());
+                    Some(known.clone())
                 }
-                Stepped::Done(step) => seen.put(step.clone()),
-                Stepped::Nothing => {}
-            }
+                Stepped::Done(step) => {
+                    seen.put(step.clone());
+                    None
+                }
+                Stepped::Nothing => None,
+            };
+            seen.succeeded(known, reported);
             Ok(read(stepped))
         })
     }
 
-    /// What every command of this run carries: what it knows, and what it reported that is not known to be on disk.
-    /// What a full disk refused of that is reported again.
-    fn before_asking(&mut self) -> Result<Carried> {
+    /// What every command of this run carries: what it knows, and what it reported that is not known to be taken in; and
+    /// how many reports there were by now.
+    fn before_asking(&mut self) -> Result<(Carried, u64)> {
         self.check_not_over()?;
-        for (command, answer) in std::mem::take(&mut self.reports) {
-            match answer.take() {
-                None => self.reports.push((command, answer)),
-                Some(Err(error)) if error.kind() == ErrorKind::Full => {
-                    let answer = self.engine.report(self.key(), command.clone());
-                    self.reports.push((command, answer));
-                }
-                Some(_) => {}
-            }
-        }
-        let reports = self.reports.iter().map(|(command, _)| command.clone()).collect();
-        Ok(Carried { known: self.seen.lock().known.clone(), reports })
+        let mut seen = self.seen.lock();
+        seen.reports.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
+        let reports = seen.reports.iter().map(|report| report.command.clone()).collect();
+        Ok((Carried { known: seen.known.clone(), reports }, seen.reported))
     }
 
     fn check_not_over(&self) -> Result<()> {
@@ -488,13 +509,6 @@ impl Run {
 
 fn fenced(what_now: &str) -> Error {
     Error::new(ErrorKind::Fenced, format!("this run no longer owns the operation; {what_now}"))
-}
-
-fn step_name(command: &Command) -> Option<&Arc<str>> {
-    match command {
-        Command::Report { name, .. } => Some(name),
-        _ => None,
-    }
 }
 
 /// The command that says what became of a step, after all of it was checked.

@@ -144,7 +144,8 @@ impl SimulatedDisk {
     }
 
     /// Makes every write, every change of the file's length and every sync fail with this kind of error once the disk
-    /// has seen this many calls; none lets them succeed again. A call that fails is not counted.
+    /// has seen this many calls; none lets them succeed again. A call that fails is not counted. A full disk
+    /// (`StorageFull`) syncs all the same.
     pub fn fail_from(&self, fails: Option<(usize, io::ErrorKind)>) {
         self.0.lock().fails_from = fails;
     }
@@ -239,7 +240,9 @@ impl Disk for SimulatedDisk {
         if state.syncs_fail {
             return Err(io::Error::other("the simulated sync fails"));
         }
-        state.may_call()?;
+        if !matches!(state.fails_from, Some((_, io::ErrorKind::StorageFull))) {
+            state.may_call()?;
+        }
         state.calls.push(Call::Sync);
         Ok(())
     }
