@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reentry::{Claim, Clock, Fingerprint, Key, ManualClock, Pending, Result, Run, Store, Timestamp};
 
@@ -110,6 +110,16 @@ impl Clock for Gate {
 /// Waits until everything that was called before is decided and answered.
 pub(crate) fn settle(store: &Store) {
     assert!(!store.revoke(&Key::new("settle", "settle").unwrap()).wait_for(PATIENCE).unwrap());
+}
+
+/// Waits until this is so; what never comes fails the test.
+#[track_caller]
+pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !is_so() {
+        assert!(began.elapsed() < PATIENCE, "it never came that {what}");
+        std::thread::yield_now();
+    }
 }
 
 /// A waker that counts how often it is woken.
