@@ -167,8 +167,8 @@ impl Resumer {
         ResumerStats { at_work: work.running.len(), ..work.stats }
     }
 
-    /// Lets it begin nothing more, and waits until the runs it is at have ended; but for one that calls this itself, and
-    /// not inside a closure that the store waits for.
+    /// Lets it begin nothing more, and waits until the runs it is at have ended; but for one that calls this itself,
+    /// and not inside a closure that the store waits for.
     pub fn stop(mut self) {
         self.shared.stop();
         let others = self.threads.drain(..).filter(|thread| thread.thread().id() != thread::current().id());

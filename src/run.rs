@@ -489,8 +489,8 @@ impl Run {
         })
     }
 
-    /// What every command of this run carries: what it knows, and what it reported that is not known to be taken in; and
-    /// how many reports there were by now.
+    /// What every command of this run carries: what it knows, and what it reported that is not known to be taken in;
+    /// and how many reports there were by now.
     fn before_asking(&mut self) -> Result<(Carried, u64)> {
         self.check_not_over()?;
         let mut seen = self.seen.lock();

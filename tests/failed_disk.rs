@@ -190,7 +190,8 @@ fn role_of_the_child_whose_file_may_not_grow() {
     assert!(is_full(&refusal), "{refusal}");
     for nth in 0..10 {
         is_replayed(&store, "done");
-        assert!(fill_one(&store, 200_000 + nth).is_err_and(|error| is_full(&error)));
+        // What fits into pages that have become free meanwhile is taken.
+        assert!(fill_one(&store, 200_000 + nth).err().is_none_or(|error| is_full(&error)));
     }
     // Ends without closing, as a process that is killed.
     std::process::exit(42);

@@ -277,8 +277,8 @@ impl Reply {
             Self::Claim { promise, .. } => promise.keep(Err(error)),
             Self::Advance(promise) => promise.keep(Err(error)),
             Self::Step(promise) => promise.keep(Err(error)),
-            // Where the run lives on it alone owns by the time it hears of the error; else the caller hears of it before
-            // somebody else can own the operation.
+            // Where the run lives on it alone owns by the time it hears of the error; else the caller hears of it
+            // before somebody else can own the operation.
             Self::End { ownership, promise } => {
                 let last = Arc::into_inner(ownership);
                 promise.keep(Err(error));
