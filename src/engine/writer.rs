@@ -120,6 +120,11 @@ impl Writer {
         let due = self.retention.due().since(self.shared.timeline.now().time);
         // A slice that did not reach the end goes on at once; single rows that fall due are gathered for a while.
         let patience = if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) };
+        // Those who only read wait for the file to be open again, and nothing they do would wake the writer.
+        let patience = match &self.full {
+            Some(full) if full.is_closed => patience.min(full.until.saturating_duration_since(Instant::now())),
+            _ => patience,
+        };
         match self.shared.policy.lease {
             Some(_) => patience.min(self.lapsed_at.saturating_duration_since(Instant::now())),
             None => patience,
@@ -163,6 +168,10 @@ impl Writer {
 
     /// Does one batch.
     fn work(&mut self, requests: &mut Vec<Request>) {
+        if requests.is_empty() && self.full.as_ref().is_some_and(|full| full.is_closed) {
+            // It is tried again when its time has come; nobody is there to hear of it.
+            drop(self.mend());
+        }
         let now = self.shared.timeline.now();
         if requests.is_empty() && now.time < self.retention.due() {
             return;
