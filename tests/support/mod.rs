@@ -1,15 +1,20 @@
-//! What several test files need: shorthands, a way to hold the store's writer still, and a waker that counts.
+//! What several test files need: shorthands, the ways to guard an effect, a way to hold the store's writer still, an
+//! executor that polls only what was woken, and a waker that counts.
 
 #![allow(dead_code, reason = "each test file takes what it needs of this")]
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use reentry::{Claim, Clock, Fingerprint, Key, ManualClock, Pending, Result, Run, Store, Timestamp};
+use reentry::{
+    Claim, Clock, EffectId, ErrorKind, Failure, Fingerprint, Key, Loss, ManualClock, Payload, Pending, Result, Run,
+    SimulatedDisk, Step, Store, Timestamp,
+};
 
 /// Longer than any answer takes; a test that hangs fails after it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -48,6 +53,70 @@ pub(crate) fn stand_in_line(store: &Store, key: &Key) -> Pending<Claim> {
         Claim::Wait(busy) => busy.outcome(),
         other => panic!("expected a busy operation, got {other:?}"),
     }
+}
+
+/// The kind of error that a call must have come to.
+#[track_caller]
+pub(crate) fn kind<T>(answer: Result<T>) -> ErrorKind {
+    match answer {
+        Ok(_) => panic!("expected an error"),
+        Err(error) => error.kind(),
+    }
+}
+
+/// The store that a power cut at this moment leaves, where every unsynced call is lost.
+pub(crate) fn after_a_cut(disk: &SimulatedDisk) -> Store {
+    Store::builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap()
+}
+
+/// The step of this name as the store shows it to anybody, if it remembers one.
+pub(crate) fn step_of(store: &Store, key: &Key, name: &str) -> Option<Step> {
+    let progress = store.progress(key).unwrap()?;
+    progress.steps().iter().find(|step| step.name() == name).cloned()
+}
+
+/// The ways to guard an effect.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Rechecked,
+    Keyed,
+    AtMostOnce,
+}
+
+pub(crate) const MODES: [Mode; 3] = [Mode::Rechecked, Mode::Keyed, Mode::AtMostOnce];
+
+/// Guards an effect by a step that must not be in doubt where it is rechecked.
+pub(crate) fn guard<T: Payload>(
+    run: &mut Run,
+    mode: Mode,
+    name: &str,
+    effect: impl FnOnce(EffectId) -> Result<T, Failure>,
+) -> Result<T> {
+    let never = |_| -> Result<Option<T>, Failure> { panic!("step {name} is not in doubt") };
+    match mode {
+        Mode::Rechecked => run.step(name).recheck(never).run(effect),
+        Mode::Keyed => run.step(name).run_keyed(effect),
+        Mode::AtMostOnce => run.step(name).run_at_most_once(effect),
+    }
+}
+
+/// Guards an effect that succeeds with this result.
+#[track_caller]
+pub(crate) fn does(run: &mut Run, name: &str, result: &str) {
+    let given = run.step(name).run_keyed(|_| Ok::<_, Failure>(result.to_owned())).unwrap();
+    assert_eq!(given, result);
+}
+
+/// Guards an effect that times out, so that nobody knows whether it happened.
+#[track_caller]
+pub(crate) fn times_out(run: &mut Run, name: &str) {
+    let timed_out = run.step(name).run_keyed(|_| Err::<(), _>("timed out"));
+    assert_eq!(kind(timed_out), ErrorKind::EffectFailed);
+}
+
+/// An effect that must not run.
+pub(crate) fn never<T>(_: EffectId) -> Result<T, Failure> {
+    panic!("this effect must not run")
 }
 
 /// A clock at which the store's writer can be held, so that a test decides what comes into one batch.
@@ -94,7 +163,7 @@ impl Clock for Gate {
     }
 
     fn elapsed(&self) -> Duration {
-        if std::thread::current().name() == Some("reentry-writer") {
+        if thread::current().name() == Some("reentry-writer") {
             let mut state = self.state.0.lock().unwrap();
             while state.is_shut {
                 state.is_held = true;
@@ -118,7 +187,7 @@ pub(crate) fn until(what: &str, mut is_so: impl FnMut() -> bool) {
     let began = Instant::now();
     while !is_so() {
         assert!(began.elapsed() < PATIENCE, "it never came that {what}");
-        std::thread::yield_now();
+        thread::yield_now();
     }
 }
 
@@ -145,6 +214,56 @@ impl Wake for Wakes {
 /// Polls once with this waker.
 pub(crate) fn poll<T>(pending: &mut Pending<T>, wakes: &Arc<Wakes>) -> Poll<Result<T>> {
     Pin::new(pending).poll(&mut Context::from_waker(&Waker::from(Arc::clone(wakes))))
+}
+
+/// Wakes the thread that made it, and counts.
+#[derive(Debug)]
+pub(crate) struct Alarm {
+    thread: Thread,
+    wakes: AtomicUsize,
+}
+
+impl Alarm {
+    pub(crate) fn new() -> Arc<Self> {
+        Arc::new(Self { thread: thread::current(), wakes: AtomicUsize::new(0) })
+    }
+
+    /// Sleeps until it was woken more often than this.
+    fn sleep(&self, seen: usize) {
+        let end = Instant::now() + PATIENCE;
+        while self.wakes.load(Ordering::SeqCst) <= seen {
+            assert!(Instant::now() < end, "nobody woke the task");
+            thread::park_timeout(PATIENCE);
+        }
+    }
+}
+
+impl Wake for Alarm {
+    fn wake(self: Arc<Self>) {
+        self.wakes.fetch_add(1, Ordering::SeqCst);
+        self.thread.unpark();
+    }
+}
+
+/// The smallest executor: it polls only what was woken, so a wake that is lost is a test that fails.
+pub(crate) fn block_on<T>(future: impl Future<Output = T>) -> T {
+    poll_at_most(usize::MAX, pin!(future)).expect("it is polled until it is ready")
+}
+
+/// Polls up to this often, each time after it was woken; none where it is not ready by then.
+pub(crate) fn poll_at_most<T>(times: usize, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
+    let alarm = Alarm::new();
+    let waker = Waker::from(Arc::clone(&alarm));
+    for nth in 0..times {
+        let seen = alarm.wakes.load(Ordering::SeqCst);
+        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+            return Some(answer);
+        }
+        if nth + 1 < times {
+            alarm.sleep(seen);
+        }
+    }
+    None
 }
 
 /// Chance that is the same in every run (splitmix64).
