@@ -96,23 +96,22 @@ impl<T> Pending<T> {
             return answer.take().unwrap_or_else(|| Err(taken()));
         }
         let gives_up = self.gives_up;
-        let gave_up = || Err(Error::new(gives_up, "gave up waiting for the answer"));
-        drive(Pin::new(&mut self), deadline).unwrap_or_else(gave_up)
+        let gave_up = |()| Err(Error::new(gives_up, "gave up waiting for the answer"));
+        drive(Pin::new(&mut self), deadline).unwrap_or_else(|| may_block().and_then(gave_up))
     }
 }
 
 /// Blocks this thread until the future is ready.
-pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
-    let mut future = std::pin::pin!(future);
-    loop {
-        // Without a deadline it ends with an answer alone.
-        if let Some(output) = drive(future.as_mut(), None) {
-            return output;
-        }
-    }
+///
+/// # Errors
+///
+/// Its own, and `WouldDeadlock` on a thread that the store waits for.
+pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> {
+    // Without a deadline it only gives up where it may not wait.
+    drive(std::pin::pin!(future), None).unwrap_or_else(|| Err(would_deadlock()))
 }
 
-/// Polls the future on this thread until it is ready, or (none) until the deadline.
+/// Polls the future on this thread until it is ready; none at the deadline, or where this thread may not wait.
 fn drive<F: Future>(mut future: Pin<&mut F>, deadline: Option<Instant>) -> Option<F::Output> {
     let parker = Parker::of_this_thread();
     let waker = Waker::from(Arc::clone(&parker));
@@ -121,39 +120,68 @@ fn drive<F: Future>(mut future: Pin<&mut F>, deadline: Option<Instant>) -> Optio
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
         }
-        if !parker.park(deadline) {
+        if may_block().is_err() || !parker.park(deadline) {
             return None;
         }
     }
 }
 
-thread_local! {
-    /// Whether this thread is one that the store waits for, so that it may not wait for the store.
-    static IS_WAITED_FOR: Cell<bool> = const { Cell::new(false) };
+/// What the store waits for on a thread.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum WaitedFor {
+    Nothing,
+    /// The thread itself, which answers others: it may call the store, as a task does that is run where it is woken, and
+    /// never block.
+    Thread,
+    /// What the thread does at this moment: it may call nothing that would need an answer.
+    Work,
 }
 
-/// Calls `work` as something that the store waits for: in it no answer can be waited for.
+thread_local! {
+    static WAITED_FOR: Cell<WaitedFor> = const { Cell::new(WaitedFor::Nothing) };
+}
+
+/// Does `work` as something that the store waits for: in it no call is made that would wait for the store.
 pub(crate) fn waited_for<T>(work: impl FnOnce() -> T) -> T {
-    struct Ends(bool);
+    within(WaitedFor::Work, work)
+}
+
+/// Does `work` on a thread that the store waits for: in it nothing blocks.
+pub(crate) fn thread_waited_for<T>(work: impl FnOnce() -> T) -> T {
+    within(WaitedFor::Thread, work)
+}
+
+fn within<T>(what: WaitedFor, work: impl FnOnce() -> T) -> T {
+    struct Ends(WaitedFor);
     impl Drop for Ends {
         fn drop(&mut self) {
             let before = self.0;
-            let _ = IS_WAITED_FOR.try_with(|flag| flag.set(before));
+            let _ = WAITED_FOR.try_with(|waited_for| waited_for.set(before));
         }
     }
-    let _ends = Ends(IS_WAITED_FOR.try_with(|flag| flag.replace(true)).unwrap_or_default());
+    let _ends = Ends(WAITED_FOR.try_with(|waited_for| waited_for.replace(what)).unwrap_or(WaitedFor::Nothing));
     work()
 }
 
 /// # Errors
 ///
+/// `WouldDeadlock` in what the store waits for.
+pub(crate) fn may_ask() -> Result<()> {
+    let is_allowed = WAITED_FOR.try_with(Cell::get).unwrap_or(WaitedFor::Nothing) != WaitedFor::Work;
+    if is_allowed { Ok(()) } else { Err(would_deadlock()) }
+}
+
+/// # Errors
+///
 /// `WouldDeadlock` on a thread that the store waits for.
-pub(crate) fn may_wait() -> Result<()> {
-    if IS_WAITED_FOR.try_with(Cell::get).unwrap_or_default() {
-        let message = "this call would wait for the store inside a closure that the store waits for; make it outside";
-        return Err(Error::new(ErrorKind::WouldDeadlock, message));
-    }
-    Ok(())
+pub(crate) fn may_block() -> Result<()> {
+    let is_allowed = WAITED_FOR.try_with(Cell::get).unwrap_or(WaitedFor::Nothing) == WaitedFor::Nothing;
+    if is_allowed { Ok(()) } else { Err(would_deadlock()) }
+}
+
+fn would_deadlock() -> Error {
+    let message = "this call would wait for the store in something that the store waits for; make it outside";
+    Error::new(ErrorKind::WouldDeadlock, message)
 }
 
 impl<T> Unpin for Pending<T> {}
@@ -173,7 +201,7 @@ impl<T> Future for Pending<T> {
                 if answer.is_ready() {
                     self.source = Source::Ready(None);
                 } else {
-                    may_wait()?;
+                    may_ask()?;
                 }
                 answer
             }

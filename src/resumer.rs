@@ -17,7 +17,7 @@ use parking_lot::{Condvar, Mutex};
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
-use crate::pending::may_wait;
+use crate::pending::may_block;
 use crate::progress::{Position, State};
 use crate::run::Run;
 use crate::store::Store;
@@ -172,7 +172,7 @@ impl Resumer {
     pub fn stop(mut self) {
         self.shared.stop();
         let others = self.threads.drain(..).filter(|thread| thread.thread().id() != thread::current().id());
-        for thread in others.filter(|_| may_wait().is_ok()) {
+        for thread in others.filter(|_| may_block().is_ok()) {
             // The function's panics were caught; nothing else is lost with a thread.
             drop(thread.join());
         }

@@ -13,7 +13,7 @@ use hashbrown::HashTable;
 use super::Shared;
 use super::index::{KeyHash, NUMBER_MAX, Open, Owner, Tally, Waiter};
 use super::log::{BODY_HERE_BYTES_MAX, Place, Tables};
-use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, Working};
+use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, Working, harmless};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -574,7 +574,8 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
         (reply, Told::Refused(error)) => reply.refuse(error),
         (reply, Told::Failed) => {
             if let Some(error) = rows.and_then(|mut rows| rows.failed.take()) {
-                reply.refuse(error);
+                // Where nobody takes the answer, what the server's closure returned is dropped here.
+                harmless(|| reply.refuse(error));
             }
         }
         // Whoever waits learns from the broken promise that nobody knows.

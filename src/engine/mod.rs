@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::pending::{Answer, Pending, may_wait, promise};
+use crate::pending::{Answer, Pending, may_ask, may_block, promise, thread_waited_for};
 use crate::record::transitions::{
     Ask, Command, Decision, Policy, Situation, Standing, decide, has_lapsed, is_kept, is_over,
 };
@@ -148,7 +148,8 @@ impl Engine {
         });
         let mut writer = Writer::new(Arc::clone(&shared), meta);
         writer.reserve()?;
-        let thread = thread::Builder::new().name("reentry-writer".to_owned()).spawn(move || writer.run());
+        let work = move || thread_waited_for(|| writer.run());
+        let thread = thread::Builder::new().name("reentry-writer".to_owned()).spawn(work);
         let thread = thread.map_err(|e| Error::because(ErrorKind::Io, "cannot start the writer thread", e))?;
         Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
     }
@@ -182,7 +183,7 @@ impl Engine {
     ) -> Pending<T> {
         let hash = self.shared.index.hash(key);
         let (promise, answer) = promise();
-        if let Err(error) = may_wait() {
+        if let Err(error) = may_ask() {
             return Pending::ready(Err(error));
         }
         let parked = self.shared.park(key, hash, Waiter { ask, promise });
@@ -264,7 +265,7 @@ impl Engine {
     ) -> Option<Request> {
         let rows = rows.map(OwnRows::new);
         let request = Request { key: key.clone(), hash, command, carried, rows, reply };
-        match may_wait() {
+        match may_ask() {
             Ok(()) => self.shared.queue.push(request),
             Err(error) => {
                 request.refuse(error);
@@ -383,20 +384,21 @@ impl Engine {
 
     /// Lets the writer finish what is queued, closes the file and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
-        // Inside a closure of the writer's it would wait for itself.
-        may_wait()?;
+        // On the writer's thread it would wait for itself.
+        may_block()?;
         self.end_writer()
     }
 
     fn end_writer(&self) -> Result<()> {
         self.shared.queue.shut(Shut::Closed);
+        if may_block().is_err() {
+            // The last handle went on a writer's thread, this one's or another store's that may wait for this one: the
+            // writer ends by itself, and the file with it.
+            return Ok(());
+        }
         // Held until the file is closed, so that nobody is told so before.
         let mut writer = self.writer.lock();
         let Some(thread) = writer.take() else { return Ok(()) };
-        if thread.thread().id() == thread::current().id() {
-            // The last handle went with an answer, on the writer itself: it ends by itself, and the file with it.
-            return Ok(());
-        }
         if thread.join().is_err() {
             return Err(Shut::Failed.error());
         }

@@ -240,18 +240,27 @@ impl OwnRows {
                 let text = text_of(&*panic).unwrap_or("no message");
                 let message =
                     format!("nothing was committed: the closure that writes the server's rows panicked: {text}");
+                // What it panicked with is the server's too.
+                harmless(|| drop(panic));
                 Err(Error::new(ErrorKind::Aborted, message))
             }
         }
     }
 }
 
-/// What the closure holds is the server's, and goes as the closure ran: it may not wait for the store, and a panic in
-/// it is nobody else's.
+/// Does something of the server's that the store waits for, and whose panic is nobody else's.
+pub(super) fn harmless(work: impl FnOnce()) {
+    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waited_for(work))) {
+        // It may panic again when it is dropped.
+        std::mem::forget(panic);
+    }
+}
+
+/// What the closure holds is the server's, and goes as the closure ran.
 impl Drop for OwnRows {
     fn drop(&mut self) {
         let write = self.write.take();
-        drop(catch_unwind(AssertUnwindSafe(|| waited_for(|| drop(write)))));
+        harmless(|| drop(write));
     }
 }
 
