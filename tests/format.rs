@@ -11,15 +11,17 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use reentry::{
-    Checkpoint, Claim, ErrorKind, Fingerprint, Key, ManualClock, Outcome, SimulatedDisk, State, Store, Timestamp,
+    Checkpoint, Claim, Error, ErrorKind, Failure, Fingerprint, Key, ManualClock, Outcome, Request, Resolution,
+    SimulatedDisk, State, Step, StepState, Store, Timestamp, not_applied,
 };
 use support::{START, key, request, run, run_of};
 use tempfile::TempDir;
 
 const HOUR: Duration = Duration::from_secs(3600);
+const SECOND: Duration = Duration::from_secs(1);
 
 /// When both files were left, and when the tests open them.
-const LEFT: Timestamp = Timestamp::from_millis(START.as_millis() + 2 * 3_600_000);
+const LEFT: Timestamp = Timestamp::from_millis(START.as_millis() + 2 * 3_600_000 + 1_000);
 
 type Rows = TableDefinition<'static, u64, &'static [u8]>;
 
@@ -31,6 +33,13 @@ const META: Rows = TableDefinition::new("reentry/meta");
 /// What a row has beside scope, key, checkpoint and payloads, by `docs/format.md`.
 const UNFINISHED_BYTES: usize = 72;
 const ENDED_BYTES: usize = 87;
+const MORE_BYTES: usize = 7;
+
+/// What `guarded` is known by at whom it charged; computed without this crate, by `docs/format.md`.
+const CHARGE_ID: &str = "ae25b2cf-5814-83de-97e0-7936501da279";
+
+/// Runs after which an operation is stuck, in the store that the tests open.
+const ATTEMPTS_MAX: u32 = 3;
 
 fn large(seed: u8) -> Vec<u8> {
     (0..3_000_u32).map(|n| u8::try_from((n * 7 + u32::from(seed)) % 251).unwrap()).collect()
@@ -57,7 +66,7 @@ fn fixtures() -> PathBuf {
 }
 
 fn open(path: &Path) -> reentry::Result<Store> {
-    Store::builder().clock(ManualClock::at(LEFT)).open(path)
+    Store::builder().clock(ManualClock::at(LEFT)).attempts_max(ATTEMPTS_MAX).open(path)
 }
 
 /// How the fixtures were made.
@@ -82,6 +91,7 @@ fn make_the_fixtures() {
     succeeded.complete(&"done".to_owned()).wait().unwrap();
     run(&store, &key("failed")).fail(&large(4)).wait().unwrap();
     run(&store, &longest()).complete(&()).wait().unwrap();
+    guard(&store, &clock);
     let unclean = disk.image();
     store.close().unwrap();
     for (name, image) in [("v1-unclean.reentry", unclean), ("v1.reentry", disk.image())] {
@@ -92,12 +102,55 @@ fn make_the_fixtures() {
     }
 }
 
+/// Operations with a kept request, with steps that came to everything a step can come to, and with many runs.
+fn guard(store: &Store, clock: &ManualClock) {
+    let lost = || Err::<Vec<u8>, _>(Failure::from("the answer was lost"));
+    let request = || Request::from(request()).keep(&large(6));
+    let mut run = run_of(store.claim(&key("guarded"), request()).wait().unwrap());
+    run.step("charge").run_keyed(|_| Ok::<_, Error>("receipt 8".to_owned())).unwrap();
+    run.step("invoice").run_keyed(|_| Ok::<_, Error>(large(7))).unwrap();
+    run.step("sms").run_at_most_once(|_| Err::<(), _>(not_applied("no such number"))).unwrap_err();
+    for (at, resolution) in
+        [Resolution::DidNotHappen, Resolution::happened(&b"parcel 3".to_vec()).unwrap()].into_iter().enumerate()
+    {
+        run.step("überweisen").run_at_most_once(|_| lost()).unwrap_err();
+        run.resolve("überweisen", resolution, ["Ada: nicht im Buch", "Ada: doch"][at]).wait().unwrap();
+    }
+    let mut late = |result: Result<Vec<u8>, Failure>| {
+        let not_found = |_| Ok::<Option<Vec<u8>>, Error>(None);
+        let fenced = run.step("slow").recheck(not_found).run(|_| {
+            assert!(store.revoke(&key("guarded")).wait().unwrap());
+            result
+        });
+        assert_eq!(fenced.unwrap_err().kind(), ErrorKind::Fenced);
+        run = run_of(store.claim(&key("guarded"), request()).wait().unwrap());
+    };
+    late(Ok(large(8)));
+    late(Err(not_applied("it was not sent")));
+    late(Ok(b"too late".to_vec()));
+    clock.advance(SECOND);
+    run.step("mail").run_at_most_once(|_| lost()).unwrap_err();
+    drop(run);
+    assert!(store.release_stuck(&key("guarded")).wait().unwrap());
+
+    (0..4).for_each(|_| drop(support::run(store, &key("stuck"))));
+    (0..4).for_each(|_| drop(support::run(store, &key("released"))));
+    assert!(store.release_stuck(&key("released")).wait().unwrap());
+    drop(support::run(store, &key("released")));
+    let mut shipped = support::run(store, &key("shipped"));
+    shipped.step("ship").run_at_most_once(|_| lost()).unwrap_err();
+    shipped.resolve("ship", Resolution::Happened(b"truck 12".to_vec()), "seen").wait().unwrap();
+    shipped.complete(&"on its way".to_owned()).wait().unwrap();
+}
+
 /// All that the fixtures hold, read by whoever asks and by whoever claims.
 fn reads_back(store: &Store) {
     let verified = store.verify().unwrap();
-    assert_eq!((verified.operations, verified.tombstones, verified.payload_rows), (6, 1, 3));
+    assert_eq!((verified.operations, verified.tombstones, verified.payload_rows), (10, 1, 6));
     let unfinished: Vec<_> = store.unfinished().map(|progress| progress.unwrap().key().clone()).collect();
-    assert_eq!(unfinished, [key("fresh"), key("half")], "oldest first");
+    assert_eq!(unfinished, ["fresh", "half", "guarded", "stuck", "released"].map(key), "oldest first");
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.operations, stats.unfinished, stats.stuck, stats.in_doubt), (10, 5, 1, 1));
 
     let shown = |key: &Key, state, attempt, since: Timestamp, fingerprint| {
         let progress = store.progress(key).unwrap().unwrap();
@@ -125,8 +178,69 @@ fn reads_back(store: &Store) {
         assert_eq!(Some(end(&outcome)), end_before);
         assert!(matches!(claim(&support::key(key), Fingerprint::of("another")), Claim::Reject(_)));
     }
+    assert_eq!(shown(&key("stuck"), State::Stuck, 4, then + SECOND, request()), (None, None));
+    assert_eq!(shown(&key("released"), State::Unfinished, 5, then + SECOND, request()), (None, None));
+    let on_its_way = Some((true, then + SECOND, b"on its way".to_vec()));
+    assert_eq!(shown(&key("shipped"), State::Succeeded, 1, then + SECOND, request()), (None, on_its_way));
+    steps_read_back(store);
     let Claim::Run(run) = claim(&key("half"), request()) else { panic!("it is unfinished and free") };
     assert_eq!((run.attempt(), run.checkpoint().as_ref().map(position)), (3, half));
+}
+
+/// A step's notes, and what was reported of it late.
+type Told = (Vec<(Timestamp, bool, String)>, Vec<(u32, Timestamp, Option<Vec<u8>>)>);
+
+fn told(step: &Step) -> Told {
+    let notes = step.notes().iter().map(|note| (note.at(), note.happened(), note.text().to_owned()));
+    let late = step.late().iter().map(|late| (late.attempt(), late.at(), late.bytes().map(<[u8]>::to_vec)));
+    (notes.collect(), late.collect())
+}
+
+/// What steps came to, their notes and late reports, and the request; and that a run goes on from there.
+fn steps_read_back(store: &Store) {
+    let then = START + 2 * HOUR;
+    let progress = store.progress(&key("guarded")).unwrap().unwrap();
+    assert_eq!((progress.state(), progress.attempt(), progress.since()), (State::Unfinished, 4, then));
+    assert_eq!((progress.request(), progress.checkpoint()), (Some(&large(6)[..]), None));
+    let (done, parcel) = (StepState::Done, Some(b"parcel 3".to_vec()));
+    let expected = [
+        ("charge", 1, then, done, Some(then), Some(b"receipt 8".to_vec())),
+        ("invoice", 1, then, done, Some(then), Some(large(7))),
+        ("sms", 1, then, StepState::Withdrawn, Some(then), None),
+        ("überweisen", 1, then, done, Some(then), parcel),
+        ("slow", 3, then, StepState::InDoubt, None, None),
+        ("mail", 4, LEFT, StepState::InDoubt, None, None),
+    ];
+    assert_eq!(progress.steps().len(), expected.len());
+    for (step, (name, attempt, begun_at, state, settled_at, bytes)) in progress.steps().iter().zip(expected) {
+        assert_eq!((step.name(), step.attempt(), step.begun_at(), step.state()), (name, attempt, begun_at, state));
+        assert_eq!((step.settled_at(), step.bytes().map(<[u8]>::to_vec)), (settled_at, bytes), "{name}");
+        let notes = vec![(then, false, "Ada: nicht im Buch".to_owned()), (then, true, "Ada: doch".to_owned())];
+        let late = vec![(1, then, Some(large(8))), (2, then, None), (3, then, Some(b"too late".to_vec()))];
+        let expected = match name {
+            "überweisen" => (notes, Vec::new()),
+            "slow" => (Vec::new(), late),
+            _ => Told::default(),
+        };
+        assert_eq!(told(step), expected, "{name}");
+    }
+    let shipped = store.progress(&key("shipped")).unwrap().unwrap();
+    let [step] = shipped.steps() else { panic!("steps stay as long as the outcome") };
+    assert_eq!((step.name(), step.bytes()), ("ship", Some(&b"truck 12"[..])));
+    assert_eq!(told(step), (vec![(LEFT, true, "seen".to_owned())], Vec::new()));
+
+    let mut run = run(store, &key("guarded"));
+    assert_eq!((run.attempt(), run.request()), (5, Some(&large(6)[..])));
+    let never = || Err::<Vec<u8>, _>(Failure::from("it is recorded"));
+    assert_eq!(run.step("charge").run_at_most_once(|_| never()).unwrap(), b"receipt 8");
+    assert_eq!(run.step("invoice").run_at_most_once(|_| never()).unwrap(), large(7));
+    assert_eq!(run.step("überweisen").run_at_most_once(|_| never()).unwrap(), b"parcel 3");
+    assert_eq!(run.step("mail").run_at_most_once(|_| never()).unwrap_err().kind(), ErrorKind::InDoubt);
+    // Files of a format must find what was sent under the ids of their time.
+    assert_eq!(run.effect_id("charge").to_string(), CHARGE_ID);
+    run.step("sms").run_at_most_once(|_| Ok::<_, Error>(())).unwrap();
+    let left: Vec<_> = run.unasked_steps().iter().map(|step| step.name().to_owned()).collect();
+    assert_eq!(left, ["slow"]);
 }
 
 fn position(checkpoint: &Checkpoint) -> (String, u64, Timestamp, Vec<u8>) {
@@ -171,6 +285,27 @@ fn assert_summed(row: &[u8]) {
     assert_eq!(crc32fast::hash(body).to_le_bytes(), *checksum);
 }
 
+/// The row of `guarded`, counted by `docs/format.md`.
+fn guarded_bytes() -> usize {
+    const REQUEST_APART: usize = 17;
+    const IN_DOUBT: usize = 16;
+    const WITHDRAWN: usize = 25;
+    const DONE: usize = 30;
+    const DONE_APART: usize = 42;
+    const NOTE: usize = 11;
+    let (late_none, late_here, late_apart) = (13, 18, 30);
+    let steps = [
+        "charge".len() + DONE + "receipt 8".len(),
+        "invoice".len() + DONE_APART,
+        "sms".len() + WITHDRAWN,
+        "überweisen".len() + DONE + "parcel 3".len() + 2 * NOTE + "Ada: nicht im Buch".len() + "Ada: doch".len(),
+        "slow".len() + IN_DOUBT + late_apart + late_none + late_here + "too late".len(),
+        "mail".len() + IN_DOUBT,
+    ];
+    let steps: usize = steps.iter().sum();
+    UNFINISHED_BYTES + MORE_BYTES + REQUEST_APART + "scope".len() + "guarded".len() + steps
+}
+
 #[test]
 fn a_store_is_laid_out_as_the_format_says() {
     let (_folder, path) = copy("v1.reentry");
@@ -187,7 +322,7 @@ fn a_store_is_laid_out_as_the_format_says() {
     assert!(numbers[0] >= 1 && *numbers.last().unwrap() < next, "numbers are reserved ahead");
     let mut kept: Vec<_> = bodies.into_iter().map(|(_, body)| body).collect();
     kept.sort_unstable();
-    let mut large = [large(2), large(3), large(4)];
+    let mut large = [2, 3, 4, 6, 7, 8].map(large);
     large.sort_unstable();
     assert_eq!(kept, large, "nothing but the payload");
     let mut times = vec![highest_time];
@@ -201,6 +336,10 @@ fn a_store_is_laid_out_as_the_format_says() {
     let lengths: Vec<_> = log.iter().chain(&tombstones).map(|(_, row)| row.len()).collect();
     let fresh = UNFINISHED_BYTES + "scope".len() + "fresh".len();
     assert!(lengths.contains(&fresh) && lengths.contains(&(ENDED_BYTES + 128 + 255)), "{lengths:?}");
+    let released = UNFINISHED_BYTES + MORE_BYTES + "scope".len() + "released".len();
+    let stuck = UNFINISHED_BYTES + "scope".len() + "stuck".len();
+    assert!(lengths.contains(&released) && lengths.contains(&stuck), "{lengths:?}");
+    assert!(lengths.contains(&guarded_bytes()), "{lengths:?}, not {}", guarded_bytes());
     // The tombstone was written after its operation ended, so it also holds when that was.
     assert_eq!(tombstones[0].1.len(), ENDED_BYTES + 8 + "scope".len() + "gone".len());
 }
