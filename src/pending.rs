@@ -130,8 +130,8 @@ fn drive<F: Future>(mut future: Pin<&mut F>, deadline: Option<Instant>) -> Optio
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WaitedFor {
     Nothing,
-    /// The thread itself, which answers others: it may call the store, as a task does that is run where it is woken, and
-    /// never block.
+    /// The thread itself, which answers others: it may call the store, as a task does that is run where it is woken,
+    /// and never block.
     Thread,
     /// What the thread does at this moment: it may call nothing that would need an answer.
     Work,
