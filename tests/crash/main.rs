@@ -4,6 +4,8 @@
 //! `REENTRY_CRASH_FULL=1` loses every subset of up to ten unsynced calls, tears every write at the border of every
 //! sector, and cuts far more recoveries a second time.
 
+#[path = "../support/losses.rs"]
+mod losses;
 #[path = "../support/mod.rs"]
 mod support;
 
