@@ -43,3 +43,8 @@ pub use store::{Advance, Builder, Stats, Store, Verified};
 pub fn fuzz_row(body: &[u8]) -> Option<Vec<u8>> {
     record::format::decode_and_encode(body)
 }
+
+/// The guide's code, as tests.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/effects.md")]
+pub struct Effects;

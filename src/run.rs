@@ -452,11 +452,13 @@ impl Run {
             let message = format!("this run has had step {name:?} already; number the names of steps in a loop");
             return Err(Error::new(ErrorKind::StepRepeated, message));
         }
-        if self.asked.insert(Arc::clone(name), false).is_some() {
-            // This run's first try failed or was dropped half-way, and may have left an intent that it never heard of.
-            self.refresh()?;
-        }
+        self.asked.insert(Arc::clone(name), false);
         Ok(self.seen.lock().steps.iter().find(|step| step.name == *name).cloned())
+    }
+
+    /// Whether this run asked for the step before and was not given its result.
+    pub(crate) fn has_asked(&self, name: &Arc<str>) -> bool {
+        self.asked.get(name) == Some(&false)
     }
 
     /// Notes that this run was given the step's result.

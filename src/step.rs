@@ -162,7 +162,7 @@ impl<'r> StepBuilder<'r> {
         E: Into<Failure>,
         F: Future<Output = Result<T, E>>,
     {
-        match self.enter()? {
+        match self.enter().await? {
             Entry::Known(result) => Ok(result),
             Entry::New => self.perform(false, effect).await,
             // That this try did not happen says nothing of the tries before it.
@@ -197,7 +197,7 @@ impl<'r> StepBuilder<'r> {
         E: Into<Failure>,
         F: Future<Output = Result<T, E>>,
     {
-        match self.enter()? {
+        match self.enter().await? {
             Entry::Known(result) => Ok(result),
             Entry::New => self.perform(false, effect).await,
             Entry::InDoubt(_) => {
@@ -214,7 +214,13 @@ impl<'r> StepBuilder<'r> {
     }
 
     /// Looks at what is remembered of the step.
-    fn enter<T: Payload>(&mut self) -> Result<Entry<T>> {
+    async fn enter<T: Payload>(&mut self) -> Result<Entry<T>> {
+        if self.run.has_asked(&self.name) {
+            // The first try of this run failed or was dropped half-way. It may have left an intent that the run never
+            // heard of, or that is on its way still, in front of this.
+            self.run.renew().await?;
+            self.run.refresh()?;
+        }
         let Some(step) = self.run.ask(&self.name)? else { return Ok(Entry::New) };
         match &step.standing {
             StepStanding::Done { .. } => self.known(&step).map(Entry::Known),
@@ -320,7 +326,7 @@ impl<R> Rechecked<'_, R> {
         E: Into<Failure>,
         RE: Into<Failure>,
     {
-        let begun_at = match self.step.enter()? {
+        let begun_at = match self.step.enter().await? {
             Entry::Known(result) => return Ok(result),
             Entry::New => return self.step.perform(false, effect).await,
             Entry::InDoubt(begun_at) => begun_at,
