@@ -582,7 +582,15 @@ impl World {
             model.lose_what_is_deferred();
             self.model = model;
             if self.agrees() {
-                return;
+                break;
+            }
+        }
+        // Whether this was done shows in nothing until it is stuck, so it is done again.
+        if let Command::ReleaseStuck { key: n } = *command {
+            let n = n % KEYS;
+            drop(self.store.release_stuck(&key(n)).wait());
+            if let Some(known) = self.model.operations.get_mut(&n).filter(|known| known.is_unfinished()) {
+                known.released = known.attempt;
             }
         }
     }
