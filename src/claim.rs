@@ -36,7 +36,7 @@ pub struct Request {
 
 impl Request {
     /// A request of these bytes: bound to their fingerprint, and kept with the operation until it ends, so that whoever
-    /// finishes it without the client has them ([`Run::request`](crate::Run::request)).
+    /// finishes it without the client has them ([`Run::request`](crate::Run::request); P3).
     ///
     /// They count as a payload: at most the builder's `payload_bytes_max`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
@@ -52,9 +52,10 @@ impl Request {
     /// Lets a first claim wait for its run's first step, checkpoint or outcome to become durable, instead of waiting
     /// for the disk itself: an operation with n steps then waits n + 1 times, not n + 2.
     ///
-    /// Nothing is lost by it, since nothing has happened yet: after a crash before that, the key was never claimed. At
-    /// most one run lives all the same (P1), other requests under the key are rejected (P5), and the run's token is
-    /// never given again (P7). What is entered again is durable at once, so that attempts are counted.
+    /// Nothing is lost by it, since nothing has happened yet: where its run ends before that, by a crash or however
+    /// else, the key was never claimed, and its next claim is attempt 1. At most one run lives all the same (P1), other
+    /// requests under the key are rejected (P5), and the run's token is never given again (P7). What is entered again
+    /// is durable at once, so that attempts are counted.
     pub fn deferred(self) -> Self {
         Self { deferred: true, ..self }
     }
@@ -115,8 +116,9 @@ impl Busy {
         self.working.attempt
     }
 
-    /// Waits until the run at work ends, and claims then: [`Claim::Replay`] where it brought an outcome, which all
-    /// who wait get at once; [`Claim::Run`] where it gave way, which the first in line gets and nobody else hears of.
+    /// Waits until the run at work ends, and claims then: [`Claim::Replay`] where it brought an outcome, which all who
+    /// wait get at once (P5); [`Claim::Run`] where it gave way, which the first in line gets and nobody else hears of
+    /// (P1).
     ///
     /// Dropping the answer, or giving up on it, leaves the line; if it was granted in that moment, the claim is given
     /// back and goes to the next.

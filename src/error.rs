@@ -60,13 +60,16 @@ pub enum ErrorKind {
     InvalidConfig,
     /// A payload is over the store's limit. Store less, or raise the builder's `payload_bytes_max`.
     PayloadTooLarge,
-    /// A payload could not be encoded, or stored bytes do not decode into the type asked for. The bytes are kept.
+    /// A payload could not be encoded, or stored bytes do not decode into the type asked for. Bring back code that
+    /// reads them; nothing was lost.
     Codec,
-    /// This run no longer owns the operation: it was revoked. Stop at once and do no further effect.
+    /// This run no longer owns the operation: it was revoked, or its lease lapsed and another run took over. Stop at
+    /// once and do no further effect. What its step came to, reported late, is kept as evidence.
     Fenced,
     /// Somebody else moved the checkpoint since this run last saw it. Read it again before going on.
     Conflict,
-    /// No operation is known under this key: never claimed, forgotten, or its retention is over.
+    /// No operation is known under this key (never claimed, forgotten, or its retention is over), or none of its steps
+    /// has this name.
     NotFound,
     /// The operation already has an outcome, which nothing changes any more. Claim the key to read it.
     Finished,
@@ -74,25 +77,29 @@ pub enum ErrorKind {
     /// or revoke it first.
     Busy,
     /// A step that is guarded by `run_at_most_once` has an intent and no result: it may have happened or not, and only
-    /// somebody who finds out may say. Resolve it, then claim again.
+    /// somebody who finds out may say. Resolve it, then claim again. Never end the operation with it: drop the run, so
+    /// that it stays resumable.
     InDoubt,
     /// The step that was to be resolved is not in doubt: it has a result, was withdrawn, or never began. Look at it.
     NotInDoubt,
     /// The recheck of a step in doubt could not tell whether it happened, or not yet. Drop the run and come back later;
     /// the step stays in doubt. The source is what the recheck returned, if it returned an error.
     CannotTell,
-    /// An effect returned an error, so nobody knows whether it happened: its step is in doubt. Drop the run; the next
-    /// one rechecks. The source is what the effect returned.
+    /// An effect returned an error, so nobody knows whether it happened: its step is in doubt. Drop the run, or ask for
+    /// the step again: a recheck then asks, a keyed step runs again, and one at most once is `InDoubt`. The source is
+    /// what the effect returned.
     EffectFailed,
     /// An effect said that nothing happened: its step was withdrawn and runs again when it is asked for. The source is
     /// what the effect returned.
     NotApplied,
-    /// This run has had a step of this name already. Number the names of steps in a loop.
+    /// This run was given the result of a step of this name already. Number the names of steps in a loop. (A step that
+    /// failed may be asked for again.)
     StepRepeated,
     /// The closure that writes the server's own rows failed or panicked: neither they nor the operation's change were
     /// made, and the run still owns the operation. The source is what the closure returned.
     Aborted,
-    /// The call would wait for the store inside a closure that the store itself waits for. Make it outside.
+    /// The call would wait for the store inside a closure that the store itself waits for. Nothing was asked of
+    /// the store. Make it outside.
     WouldDeadlock,
     /// The caller stopped waiting; nothing was changed on its behalf. Ask again, or tell the client to come back.
     TimedOut,
@@ -101,7 +108,8 @@ pub enum ErrorKind {
     OutcomeUnknown,
     /// The disk is full. The change was refused and not applied; replays go on. Make room: the store mends itself.
     Full,
-    /// The store holds as many operations as the builder's `operations_max` allows. Wait for retention, or raise it.
+    /// The store holds as many operations as the builder's `operations_max` allows: wait for retention, or raise it. Or
+    /// the operation has as many steps as one may have, 1,024: put more into a step that can be repeated whole.
     Capacity,
     /// The store stopped after a failed write or sync, or a fault inside it. Close it and open it anew; what was
     /// acknowledged is there.

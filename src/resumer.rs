@@ -39,9 +39,9 @@ type OnFailure = dyn Fn(&Key, &(dyn std::error::Error + Send + Sync)) + Send + S
 /// The function goes on where the run before stopped, as a client's retry would: it reads the request that the claim
 /// [carried](crate::Request::of) or the checkpoint, asks for the steps, and completes the run. What it does not
 /// complete (it returns an error, panics, or drops the run) is tried again after a growing pause, until the operation
-/// has had [`Builder::attempts_max`](crate::Builder::attempts_max) runs; then it is [stuck](State::Stuck): listed by
-/// [`Store::unfinished`], counted by [`Store::stats`], left alone, and tried again once [`Store::release_stuck`] was
-/// called for it.
+/// has had [`Builder::attempts_max`](crate::Builder::attempts_max) runs (a client or a second resumer in the same
+/// moment can make it one more); then it is [stuck](State::Stuck): listed by [`Store::unfinished`], counted by
+/// [`Store::stats`], left alone, and tried again once [`Store::release_stuck`] was called for it.
 ///
 /// It runs on threads of its own. In an async server the function enters the runtime:
 /// `let handle = tokio::runtime::Handle::current();` and `.start(move |run| handle.block_on(finish(run)))`.
@@ -192,14 +192,15 @@ impl ResumerBuilder {
         self
     }
 
-    /// How long after one look at all that is unfinished comes the next. Default: 10 seconds.
+    /// How long after one look at all that is unfinished comes the next; [`Duration::MAX`] is never, until it is woken.
+    /// Default: 10 seconds.
     pub fn every(mut self, span: Duration) -> Self {
         self.every = span;
         self
     }
 
-    /// How long an operation that failed is left alone, at first and, doubling each time, at most. Default: 1 second
-    /// and 5 minutes.
+    /// How long an operation that failed is left alone, at first and, doubling each time, at most; zero is not at all.
+    /// Default: 1 second and 5 minutes.
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         (self.backoff_min, self.backoff_max) = (min, max.max(min));
         self

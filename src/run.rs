@@ -124,8 +124,9 @@ impl Run {
         self.attempt
     }
 
-    /// A number that is greater than that of every earlier run of any operation in this store, restarts included: for
-    /// handing to others that refuse what comes from a run before.
+    /// A number that is greater than that of every earlier run of any operation in this store, restarts included (P7).
+    /// Hand it to others that refuse what comes with a smaller number than they have seen: they then refuse a run that
+    /// was taken over.
     pub fn token(&self) -> u64 {
         self.ownership.token()
     }
@@ -135,7 +136,7 @@ impl Run {
         self.since
     }
 
-    /// The request's bytes, where the claim that began the operation carried them.
+    /// The request's bytes, where the claim that began the operation carried them (P3).
     pub fn request(&self) -> Option<&[u8]> {
         self.request.as_ref().map(Body::bytes)
     }
@@ -150,19 +151,19 @@ impl Run {
     }
 
     /// The effect id of this name in this operation: equal for every run and every retry. For an order id, say, or
-    /// what another side is to deduplicate on; the step of this name gets the same.
+    /// what another side is to deduplicate on; the step of this name gets the same, whether or not there is one (P4).
     pub fn effect_id(&self, name: &str) -> EffectId {
         EffectId::of(self.key(), name)
     }
 
-    /// Every step that is remembered, as this run last saw it, in the order of their first intents.
+    /// Every step that is remembered, as this run last saw it, in the order of their first intents (P3).
     pub fn steps(&self) -> Vec<Step> {
         self.seen.lock().steps.clone()
     }
 
     /// The remembered steps that this run has not asked for so far. Before [`complete`](Self::complete), whatever is
     /// left here was asked for by an earlier run alone: a deployment renamed or removed it. One of them that is in
-    /// doubt is an effect that may have happened and that nobody rechecks any more.
+    /// doubt is an effect that may have happened and that nobody rechecks any more (P3, P4).
     pub fn unasked_steps(&self) -> Vec<Step> {
         self.seen.lock().steps.iter().filter(|step| !self.asked.contains_key(&step.name)).cloned().collect()
     }
@@ -172,7 +173,7 @@ impl Run {
         self.seen.lock().checkpoint.clone()
     }
 
-    /// Reads the checkpoint and the steps as they are now; another part of the server may have changed them.
+    /// Reads the checkpoint and the steps as they are now (P3); another part of the server may have changed them.
     ///
     /// # Errors
     ///
@@ -198,8 +199,8 @@ impl Run {
     }
 
     /// Tells that this run is still at work, where the store has a lease ([`Builder::lease`](crate::Builder::lease)):
-    /// it begins anew. Every other call of a run that reaches the writer does so too. Waits for the writer, not for the
-    /// disk.
+    /// it begins anew (P7). Every other call of a run that reaches the writer does so too, whatever it comes to. Waits
+    /// for the writer, not for the disk.
     ///
     /// # Errors
     ///
@@ -284,11 +285,12 @@ impl Run {
     }
 
     /// Ends the operation with success. Every later claim with the same fingerprint gets these bytes, until retention
-    /// ends; so does this caller, as the answer: the first client and every later one can be answered from the same
-    /// [`Outcome`].
+    /// ends (P5); so does this caller, as the answer: the first client and every later one can be answered from the
+    /// same [`Outcome`].
     ///
     /// **Durable when it answers** (P2). Until then the operation stays owned; should it fail, the operation is
-    /// unfinished and free, its last checkpoint untouched.
+    /// unfinished and free, its last checkpoint untouched. Steps that are in doubt stay so: look at
+    /// [`unasked_steps`](Self::unasked_steps) and [`steps`](Self::steps) before.
     ///
     /// # Errors
     ///
@@ -378,7 +380,7 @@ impl Run {
     }
 
     /// Gives the operation up, unfinished: it is free when this returns, and the next claim enters it again at its
-    /// last checkpoint. The same as dropping the run, said aloud; nothing is written.
+    /// last checkpoint (P7). The same as dropping the run, said aloud; nothing is written.
     pub fn release(self) {
         drop(self);
     }

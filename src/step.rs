@@ -74,8 +74,9 @@ impl Run {
 /// [`ErrorKind::PayloadTooLarge`] for a new one that is over the limit (then the effect has happened and the step stays
 /// in doubt); [`ErrorKind::StepRepeated`] and [`ErrorKind::InvalidName`] for its name, [`ErrorKind::Capacity`] where
 /// the operation has 1,024 steps; [`ErrorKind::Fenced`] where the run lost the operation, before the effect (which
-/// then did not run) or during it (then its result is kept as evidence). Otherwise those of
-/// [`Run::advance`](crate::Run::advance), for the intent: the effect did not run.
+/// then did not run) or during it (then its result is kept as evidence). Otherwise what became of the store, as for
+/// [`Run::advance`](crate::Run::advance): the effect did not run, but the step may be in doubt where it is
+/// [`ErrorKind::OutcomeUnknown`].
 ///
 /// # Panics
 ///
@@ -109,7 +110,8 @@ impl<'r> StepBuilder<'r> {
     /// Says how to find out whether the effect happened, where the step is in doubt: `recheck` asks the outside world
     /// and answers `Ok(Some(result))` (it happened: this becomes the step's result), `Ok(None)` (it did not: it runs)
     /// or an error (it cannot tell now: [`ErrorKind::CannotTell`], the step stays in doubt, come back later). It is
-    /// called for a step in doubt alone. End with [`run`](Rechecked::run).
+    /// called for a step in doubt alone. [`not_applied`] means nothing here: "it did not" is `Ok(None)`. End with
+    /// [`run`](Rechecked::run).
     ///
     /// Right where the other side can be asked by the effect id, or by something that was given to it (P4).
     pub fn recheck<T, E, R>(self, recheck: R) -> Rechecked<'r, R>
@@ -173,6 +175,8 @@ impl<'r> StepBuilder<'r> {
     /// Runs the effect once at most: where the step is in doubt it is an error, [`ErrorKind::InDoubt`], until somebody
     /// finds out and says so with [`Run::resolve`] or [`Store::resolve`](crate::Store::resolve). Right where the other
     /// side can neither be asked nor deduplicates, and twice is worse than never (P4).
+    ///
+    /// An error of the effect leaves it in doubt as a crash does: say [`not_applied`] where you know better.
     ///
     /// # Errors
     ///
@@ -288,7 +292,11 @@ impl<'r> StepBuilder<'r> {
 
 impl<R> Rechecked<'_, R> {
     /// How long the other side may need until it can be asked about what it was sent. "It did not happen" sooner than
-    /// that after the intent counts as "cannot tell now". Default: it can be asked at once.
+    /// that after the last intent counts as "cannot tell now" (P4), by the store's time (P11). Default: it can be asked
+    /// at once.
+    ///
+    /// Choose it longer than your own time-out for the call plus the other side's delay: what you gave up on may still
+    /// be on its way.
     pub fn settles_within(mut self, span: Duration) -> Self {
         self.settles_within = span;
         self

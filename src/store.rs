@@ -87,7 +87,8 @@ impl Store {
     }
 
     /// Claims an operation that is known already, without its request: how a server finishes by itself what no client
-    /// came back for. The answer is that of [`claim`](Self::claim), never `Reject`.
+    /// came back for. At most one run lives all the same (P1). The answer is that of [`claim`](Self::claim), never
+    /// `Reject`.
     ///
     /// # Errors
     ///
@@ -163,8 +164,8 @@ impl Store {
         }
     }
 
-    /// Lets an operation that is [stuck](crate::State::Stuck) be tried again: the runs it has had no longer count. The
-    /// answer tells whether there were any. **Durable when it answers.**
+    /// Lets an operation that is [stuck](crate::State::Stuck) be tried again (P6): the runs it has had no longer count.
+    /// The answer tells whether there were any. **Durable when it answers.**
     ///
     /// # Errors
     ///
@@ -185,7 +186,8 @@ impl Store {
         self.engine.read_rows(read)
     }
 
-    /// Every unfinished operation, oldest first: what a server finishes by itself after a restart.
+    /// Every unfinished operation, oldest first (P6): what a server finishes by itself after a restart. One whose claim
+    /// is still deferred is not among them: no restart would find it.
     ///
     /// The iterator reads the file on the thread that drives it, 256 operations at a time; a task gives it to a thread
     /// that may block.
@@ -194,7 +196,8 @@ impl Store {
     }
 
     /// Removes all that is known of a key, finished or not, as if it had never been claimed: **the next claim runs it
-    /// again**. The answer tells whether there was anything. **Durable when it answers.**
+    /// again** (P6: this is the server saying so by name). The answer tells whether there was anything. **Durable when
+    /// it answers.**
     ///
     /// # Errors
     ///
@@ -282,7 +285,7 @@ pub enum Advance {
 pub struct Stats {
     /// Operations kept: unfinished, completed, and tombstones. What is expired counts until it is removed.
     pub operations: u64,
-    /// Operations without an outcome, owned or not.
+    /// Operations without an outcome, owned or not. What is deferred counts when it is durable.
     pub unfinished: u64,
     /// Unfinished operations with a step in doubt, one that a run is at work on among them.
     pub in_doubt: u64,

@@ -56,7 +56,8 @@ pub enum StepState {
 /// What somebody says became of a step in doubt.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Resolution {
-    /// It happened, with this result: the bytes that the step's type decodes from.
+    /// It happened, with this result: the bytes that the step's type decodes from. Nobody checks that they do; prefer
+    /// [`happened`](Self::happened).
     Happened(Vec<u8>),
     /// It did not happen; the step runs when it is asked for.
     DidNotHappen,
@@ -155,7 +156,8 @@ impl Step {
         &self.notes
     }
 
-    /// What runs reported of it after they had lost the operation, oldest first; the last 16 are kept.
+    /// What runs reported of it after they had lost the operation, oldest first (P7); the last 16 are kept, each as
+    /// large as a result may be.
     pub fn late(&self) -> &[Late] {
         &self.late
     }

@@ -81,7 +81,8 @@ impl Model {
                 self.runs[run].asked.insert(name.to_owned(), true);
                 return refused(ErrorKind::StepRepeated);
             }
-            Some(false) => drop(self.refresh(run)),
+            // The run waits for what it asked before, which the writer takes for a sign of life, and looks anew.
+            Some(false) => drop((self.renew(run), self.refresh(run))),
             None => {}
         }
         let seen = &mut self.runs[run];
