@@ -3,8 +3,9 @@
 use std::panic::{RefUnwindSafe, UnwindSafe};
 
 use reentry::{
-    Advance, Busy, Checkpoint, Claim, Error, Fingerprint, Gone, Key, Outcome, Pending, Progress, Rejected, Revision,
-    Run, Stats, Store, Timestamp, Unfinished, Verified,
+    Advance, Busy, Checkpoint, Claim, EffectId, Error, Failure, Fingerprint, Gone, Key, Late, Note, Outcome, Pending,
+    Position, Progress, Rechecked, Rejected, Request, Resolution, Result, Resumer, ResumerBuilder, ResumerStats,
+    Revision, Run, State, Stats, Step, StepBuilder, StepState, Store, Table, Timestamp, Unfinished, Verified,
 };
 
 fn send<T: Send>() {}
@@ -27,6 +28,45 @@ fn a_store_is_shared_by_threads_and_tasks() {
 }
 
 #[test]
+fn what_is_told_of_steps_is_shared_and_kept() {
+    all!(send: EffectId, Step, StepState, Note, Late, Resolution, Failure, Request, Position, State, Table);
+    all!(sync: EffectId, Step, StepState, Note, Late, Resolution, Failure, Position, State, Table, Unfinished);
+    all!(unwind_safe: EffectId, Step, StepState, Note, Late, Resolution, Position, Progress, Table);
+    all!(owned: EffectId, Step, Note, Late, Resolution, Failure, Request, Resumer, ResumerBuilder, Table);
+    assert!(size_of::<EffectId>() == 16 && size_of::<Table>() <= 16);
+}
+
+#[test]
+fn a_resumer_is_started_and_stopped_from_any_thread() {
+    all!(send: Resumer, ResumerBuilder, ResumerStats);
+    all!(sync: Resumer, ResumerBuilder, ResumerStats);
+}
+
+/// A step borrows its run, and goes where that goes.
+#[test]
+fn a_step_and_its_effect_may_be_handed_to_another_thread() {
+    all!(send: StepBuilder<'_>, Rechecked<'_, fn(EffectId) -> Result<Option<()>, Failure>>);
+}
+
+/// The futures of a step can be spawned on a runtime of many threads, where the effect's can.
+#[test]
+fn p4_a_steps_future_is_send_where_its_effects_future_is() {
+    fn is_send<T: Send>(_: T) {}
+    async fn effect(_: EffectId) -> Result<String, Failure> {
+        std::future::ready(Ok("paid".to_owned())).await
+    }
+    async fn find(_: EffectId) -> Result<Option<String>, Failure> {
+        std::future::ready(Ok(None)).await
+    }
+    // Never run: it is there to compile.
+    let _ = |run: &mut Run| {
+        is_send(run.step("charge").run_keyed_async(effect));
+        is_send(run.step("charge").run_at_most_once_async(effect));
+        is_send(run.step("charge").recheck_async(find).run_async(effect));
+    };
+}
+
+#[test]
 fn an_answer_is_awaited_without_being_pinned() {
     all!(unpin: Pending<Claim>, Pending<Revision>, Pending<Outcome>, Pending<Advance>, Pending<bool>);
 }
@@ -39,7 +79,7 @@ fn p7_a_panic_may_pass_by_everything_that_owns() {
 #[test]
 fn an_error_costs_its_callers_little() {
     assert!(size_of::<Error>() <= 48, "{}", size_of::<Error>());
-    assert!(size_of::<reentry::Result<Revision>>() <= 48);
+    assert!(size_of::<Result<Revision>>() <= 48);
 }
 
 /// A trait with two blanket implementations, which only a type without `Clone` can choose between.

@@ -10,8 +10,8 @@ use reentry::{
     SimulatedDisk, State, StepState, Store, not_applied,
 };
 use support::{
-    MODES, PATIENCE, START, Wakes, after_a_cut, does, guard, key, kind, never, poll, request, run, run_of, settle,
-    stand_in_line, step_of, times_out,
+    Gate, MODES, PATIENCE, START, Wakes, after_a_cut, does, guard, key, kind, never, poll, request, run, run_of,
+    settle, stand_in_line, step_of, times_out,
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -231,6 +231,37 @@ fn p6_what_is_reported_late_of_a_key_that_began_anew_goes_nowhere() {
     assert_eq!(kind(late), ErrorKind::Fenced);
     settle(&store);
     assert!(store.progress(&order).unwrap().is_none());
+    store.verify().unwrap();
+}
+
+#[test]
+fn p7_a_report_that_is_overtaken_in_its_own_batch_is_evidence_and_one_that_is_not_is_a_result() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).lease(LEASE).in_memory().unwrap();
+    for (name, is_entered) in [("revoked", false), ("entered", true)] {
+        let order = key(name);
+        let mut first = run(&store, &order);
+        let (mut claim, mut revoked) = (None, None);
+        let result = first.step("charge").run_keyed(|_| {
+            // All of it is decided in one batch, in which the report comes last.
+            gate.hold(&store);
+            if is_entered {
+                gate.clock.advance(LEASE);
+                claim = Some(store.claim(&order, request()));
+            }
+            revoked = Some(store.revoke(&order));
+            Ok::<_, Failure>("receipt 7".to_owned())
+        });
+        assert_eq!(result.unwrap(), "receipt 7", "nobody has been told that it lost anything");
+        gate.open();
+        assert!(revoked.unwrap().wait().unwrap());
+        let late = evidence(&store, &order, "charge");
+        let state = step_of(&store, &order, "charge").unwrap().state();
+        let expected = if is_entered { (StepState::InDoubt, 1) } else { (StepState::Done, 0) };
+        assert_eq!((state, late.len()), expected, "{name}");
+        assert_eq!(kind(first.advance("late", &()).wait()), ErrorKind::Fenced);
+        drop(claim);
+    }
     store.verify().unwrap();
 }
 
