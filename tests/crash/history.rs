@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::time::Duration;
 
-use reentry::{Checkpoint, Fingerprint, Key, Outcome, Progress, State, Timestamp};
+use reentry::{Checkpoint, Fingerprint, Key, Outcome, Progress, State, StepState, Timestamp};
 
 /// How long outcomes and tombstones are kept in these tests.
 pub(crate) const RETENTION: Duration = Duration::from_secs(3600);
@@ -29,6 +29,7 @@ pub(crate) struct Known {
     pub(crate) attempt: u32,
     pub(crate) since: Timestamp,
     pub(crate) checkpoint: Option<Position>,
+    pub(crate) guarded: Vec<Guarded>,
     pub(crate) end: Option<End>,
 }
 
@@ -45,6 +46,24 @@ pub(crate) struct End {
     pub(crate) success: bool,
     pub(crate) at: Timestamp,
     pub(crate) bytes: Bytes,
+}
+
+/// A step of the operation's, as its owner guards an effect by it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Guarded {
+    pub(crate) name: String,
+    pub(crate) attempt: u32,
+    /// None while it is in doubt.
+    pub(crate) result: Option<Bytes>,
+    pub(crate) notes: usize,
+}
+
+impl Guarded {
+    pub(crate) fn of(step: &reentry::Step) -> Self {
+        let result = step.bytes().map(|bytes| Bytes(bytes.to_vec()));
+        assert_eq!(result.is_none(), step.state() == StepState::InDoubt);
+        Self { name: step.name().to_owned(), attempt: step.attempt(), result, notes: step.notes().len() }
+    }
 }
 
 impl Position {
@@ -73,6 +92,7 @@ pub(crate) struct Shown {
     attempt: u32,
     since: Timestamp,
     checkpoint: Option<Position>,
+    guarded: Vec<Guarded>,
     pub(crate) end: Option<End>,
 }
 
@@ -88,6 +108,7 @@ impl Shown {
             attempt: progress.attempt(),
             since: progress.since(),
             checkpoint: progress.checkpoint().map(Position::of),
+            guarded: progress.steps().iter().map(Guarded::of).collect(),
             end: progress.outcome().map(End::of),
         }
     }
@@ -96,7 +117,7 @@ impl Shown {
 impl Known {
     /// What must show of it at `time`, after a restart: nobody owns anything. None once its tombstone is over.
     pub(crate) fn shown(&self, time: Timestamp) -> Option<Shown> {
-        let Self { request, attempt, since, checkpoint, end, .. } = self.clone();
+        let Self { request, attempt, since, checkpoint, guarded, end, .. } = self.clone();
         let state = match &end {
             None => State::Unfinished,
             Some(end) if time < end.at + RETENTION && end.success => State::Succeeded,
@@ -106,18 +127,23 @@ impl Known {
         };
         let keeps = state != State::Gone;
         let (checkpoint, end) = (checkpoint.filter(|_| keeps), end.filter(|_| keeps));
-        Some(Shown { state, request, attempt, since, checkpoint, end })
+        let guarded = if keeps { guarded } else { Vec::new() };
+        Some(Shown { state, request, attempt, since, checkpoint, guarded, end })
     }
 }
 
 /// What becomes of one operation; none where it is forgotten.
 pub(crate) type Effect = (Key, Option<Known>);
 
+/// When what nobody waits for is on disk.
+pub(crate) const NOT_YET: usize = usize::MAX;
+
 /// One thing the server asked for, with what was on the disk before and after.
 #[derive(Debug, Clone)]
 pub(crate) struct Step {
     pub(crate) what: String,
-    /// How many calls the disk had seen when it was asked for, and when the answer came.
+    /// How many calls the disk had seen when it was asked for, and when it was known to be on disk: mostly when the
+    /// answer came. A step's result is so with the next call that waits for the disk; until then that is `NOT_YET`.
     pub(crate) asked: usize,
     pub(crate) told: usize,
     pub(crate) wall: Timestamp,
@@ -168,7 +194,7 @@ impl History {
                 put(&mut expected.told, &step.effects);
                 expected.token = expected.token.max(step.token);
             } else {
-                expected.in_flight.clone_from(&step.effects);
+                expected.in_flight.extend(step.effects.iter().cloned());
             }
         }
         expected

@@ -129,3 +129,35 @@ fn p2_p3_p10_so_many_operations_that_pages_split_and_merge() {
     server.close();
     survives(&server, 500);
 }
+
+#[test]
+fn p3_p4_p6_p10_steps_and_their_results_come_move_and_go_with_their_records() {
+    let mut server = Server::new();
+    server.open();
+    let mut run = server.claim(&key("a"));
+    server.guard(&mut run, "charge", Some(&payload(1, 40)));
+    server.advance(&mut run, "paid", &payload(2, 30));
+    server.guard(&mut run, "mail", Some(&payload(3, 3_000)));
+    server.guard(&mut run, "call", None);
+    drop(run);
+    server.resolve(&key("a"), "call", &payload(4, 2_000));
+    let mut run = server.claim(&key("b"));
+    server.guard(&mut run, "mail", Some(&payload(5, 5_000)));
+    // Another operation's call takes the report along.
+    server.claim(&key("c")).release();
+    server.complete(run, &payload(6, 30));
+    server.pass(RETENTION);
+    let mut run = server.claim(&key("a"));
+    server.guard_again(&mut run, "call", &payload(4, 2_000));
+    server.guard(&mut run, "last", Some(&payload(7, 2_000)));
+    server.complete(run, &payload(8, 30));
+    server.pass(RETENTION);
+    let run = server.claim(&key("while it fades"));
+    server.complete(run, &payload(9, 30));
+    server.pass(TOMBSTONES);
+    let mut run = server.claim(&key("a"));
+    server.guard(&mut run, "charge", None);
+    server.close();
+    drop(run);
+    survives(&server, 400);
+}

@@ -3,9 +3,13 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use reentry::{Advance, Claim, Clock, Fingerprint, Key, Outcome, Pending, Revision, Run, SimulatedDisk, State, Store};
+use reentry::{
+    Advance, Claim, Clock, Fingerprint, Key, Outcome, Pending, Resolution, Revision, Run, SimulatedDisk, State, Store,
+};
 
-use super::history::{Bytes, Effect, End, Expected, History, Known, Position, RETENTION, Shown, Step, TOMBSTONES, put};
+use super::history::{
+    Bytes, Effect, End, Expected, Guarded, History, Known, NOT_YET, Position, RETENTION, Shown, Step, TOMBSTONES, put,
+};
 use super::support::{Gate, key, request, run_of};
 
 /// How many of the operations are claimed after a cut; the progress of all is looked at.
@@ -86,6 +90,15 @@ impl Server {
 
     fn note(&mut self, what: &str, (asked, told): (usize, usize), effects: Vec<Effect>, token: u64) {
         put(&mut self.known, &effects);
+        if told > asked && told != NOT_YET {
+            // What was only reported went with this.
+            self.history
+                .steps
+                .iter_mut()
+                .rev()
+                .take_while(|step| step.told == NOT_YET)
+                .for_each(|step| step.told = told);
+        }
         let wall = self.clock.wall();
         self.history.steps.push(Step { what: what.to_owned(), asked, told, wall, effects, token });
     }
@@ -152,11 +165,12 @@ impl Server {
             None => {
                 self.born += 1;
                 let (born, since) = (self.born - 1, wall);
-                Known { born, request: request(), attempt: 1, since, checkpoint: None, end: None }
+                Known { born, request: request(), attempt: 1, since, checkpoint: None, guarded: Vec::new(), end: None }
             }
         };
         assert_eq!((run.attempt(), run.since()), (known.attempt, known.since));
         assert_eq!(run.checkpoint().as_ref().map(Position::of), known.checkpoint);
+        assert_eq!(run.steps().iter().map(Guarded::of).collect::<Vec<_>>(), known.guarded);
         known
     }
 
@@ -171,6 +185,56 @@ impl Server {
                 (vec![(key.clone(), Some(after))], 0)
             },
         );
+    }
+
+    /// Guards an effect that gives this result; none where it comes to an error, and nobody knows.
+    pub(crate) fn guard(&mut self, run: &mut Run, name: &str, result: Option<&[u8]>) {
+        let key = run.key().clone();
+        let attempt = run.attempt();
+        let effect = |_| result.map(<[u8]>::to_vec).ok_or("a time-out");
+        let guard = |_: &Store| assert_eq!(run.step(name).run_keyed(effect).ok().as_deref(), result);
+        self.step(&format!("guarding {name} of {}", key.key()), guard, |server, ()| {
+            let begun = server.guarded(&key, name, |step| (step.attempt, step.result) = (attempt, None));
+            (vec![(key.clone(), Some(begun))], 0)
+        });
+        if let Some(result) = result {
+            let done = self.guarded(&key, name, |step| step.result = Some(Bytes(result.to_vec())));
+            let calls = self.disk.calls();
+            self.note(&format!("reporting {name}"), (calls, NOT_YET), vec![(key, Some(done))], 0);
+        }
+    }
+
+    /// Asks for a step that has this result already, whatever would happen now.
+    pub(crate) fn guard_again(&mut self, run: &mut Run, name: &str, result: &[u8]) {
+        let again = |_: &Store| run.step(name).run_keyed(|_| Err::<Vec<u8>, _>("it runs again")).unwrap();
+        assert_eq!(self.step(&format!("asking for {name}"), again, |_, _| (Vec::new(), 0)), result, "P4");
+    }
+
+    /// Says that a step in doubt happened, with this result.
+    pub(crate) fn resolve(&mut self, key: &Key, name: &str, result: &[u8]) {
+        let resolve = |store: &Store| {
+            store.resolve(key, name, Resolution::Happened(result.to_vec()), "looked").wait().unwrap();
+        };
+        self.step(&format!("resolving {name} of {}", key.key()), resolve, |server, ()| {
+            let resolved = server.guarded(key, name, |step| {
+                (step.result, step.notes) = (Some(Bytes(result.to_vec())), step.notes + 1);
+            });
+            (vec![(key.clone(), Some(resolved))], 0)
+        });
+    }
+
+    /// The operation after a change to one of its steps.
+    fn guarded(&self, key: &Key, name: &str, change: impl FnOnce(&mut Guarded)) -> Known {
+        let mut known = self.known[key].clone();
+        match known.guarded.iter_mut().find(|step| step.name == name) {
+            Some(step) => change(step),
+            None => {
+                let mut step = Guarded { name: name.to_owned(), attempt: 0, result: None, notes: 0 };
+                change(&mut step);
+                known.guarded.push(step);
+            }
+        }
+        known
     }
 
     /// Moves a checkpoint without owning the operation.

@@ -42,9 +42,6 @@ fn how() -> Thoroughness {
     }
 }
 
-/// How many calls it takes to create the store; tests/crash cuts those.
-pub(crate) const CREATED: usize = 2;
-
 /// Lets a server do the whole operation once, and cuts it off everywhere.
 pub(crate) fn survive(plan: Plan) -> Tally {
     let mut server = Server::new(plan, SimulatedDisk::new(), None);
@@ -53,7 +50,7 @@ pub(crate) fn survive(plan: Plan) -> Tally {
     server.audit();
     server.close();
     let mut all = Cuts { dice: Dice::new(5), seen: HashSet::new(), again: HashMap::new(), tally: Tally::default() };
-    for at in CREATED..=server.disk.calls() {
+    for at in 0..=server.disk.calls() {
         let losses = ways(&server.disk, at, how(), &mut all.dice);
         all.cut(&server, at, &losses, true);
     }

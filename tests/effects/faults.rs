@@ -4,12 +4,15 @@ use std::io;
 
 use reentry::{Claim, Error, ErrorKind, Fingerprint, Loss, SimulatedDisk};
 
-use super::cuts::{CREATED, Tally};
+use super::cuts::Tally;
 use super::handler::{Plan, order};
 use super::losses::{Thoroughness, cut, ways};
 use super::server::Server;
 use super::support::{Dice, PATIENCE};
 use super::world::{Present, Situation};
+
+/// How many calls it takes to create the store, which a disk that fails lets through.
+const CREATED: usize = 2;
 
 /// How many sizes of a full disk are tried, in pages.
 const ROOMS: u64 = 40;
