@@ -18,7 +18,7 @@ use crate::engine::{Advanced, Carried, Engine, Granted, Known, Ownership, Steppe
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
 use crate::payload::{Limits, Payload};
-use crate::pending::{Answer, Pending};
+use crate::pending::Pending;
 use crate::record::step::{NOTE_BYTES_MAX, StepStanding};
 use crate::record::transitions::{Command, Reporter};
 use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
@@ -67,20 +67,8 @@ struct Seen {
     steps: Vec<Step>,
     /// Spares the writer a read, as long as nobody else changes the record.
     known: Option<Known>,
-    /// What this run reported of steps and is not known to be taken in, and how many reports there were.
-    reports: Vec<Report>,
-    reported: u64,
     /// Whether this run has ended the operation.
     is_over: bool,
-}
-
-/// What became of a step, on its way to the writer.
-#[derive(Debug)]
-struct Report {
-    nth: u64,
-    name: Arc<str>,
-    command: Command,
-    answer: Answer<Stepped>,
 }
 
 impl Seen {
@@ -88,15 +76,6 @@ impl Seen {
         match self.steps.iter_mut().find(|known| known.name == step.name) {
             Some(known) => *known = step,
             None => self.steps.push(step),
-        }
-    }
-
-    /// Notes what a command came to that carried the first so many reports: they are taken in now, and must not come
-    /// again, since a step may be begun anew.
-    fn succeeded(&mut self, known: Option<Known>, carried: u64) {
-        self.reports.retain(|report| report.nth >= carried);
-        if known.is_some() {
-            self.known = known;
         }
     }
 }
@@ -109,8 +88,8 @@ impl Run {
     pub(crate) fn new(engine: Arc<Engine>, limits: Limits, granted: Granted) -> Self {
         let Granted { ownership, known, record } = granted;
         let Record { born, attempt, since, request, checkpoint, steps, .. } = *record;
-        let seen = Seen { checkpoint, steps, known, reports: Vec::new(), reported: 0, is_over: false };
-        let (ownership, asked, seen) = (Arc::new(ownership), HashMap::new(), Arc::new(Mutex::new(seen)));
+        let seen = Arc::new(Mutex::new(Seen { checkpoint, steps, known, is_over: false }));
+        let (ownership, asked) = (Arc::new(ownership), HashMap::new());
         Self { engine, ownership, limits, born, attempt, since, request, seen, asked }
     }
 
@@ -188,9 +167,10 @@ impl Run {
         if let Some((read, _)) = self.engine.look(self.key())? {
             let mut seen = self.seen.lock();
             seen.checkpoint.clone_from(&read.record.checkpoint);
+            let reports = self.ownership.reports().lock();
             // A report of this run that is not on disk yet knows better.
             for step in read.record.steps {
-                if !seen.reports.iter().any(|report| report.name == step.name) {
+                if !reports.tell_of(&step.name) {
                     seen.put(step);
                 }
             }
@@ -266,13 +246,13 @@ impl Run {
             Ok(command) => command,
             Err(error) => return Pending::ready(Err(error)),
         };
-        let seen = Arc::clone(&self.seen);
+        let (seen, reports) = (Arc::clone(&self.seen), Arc::clone(self.ownership.reports()));
         self.engine.advance(self.key(), carried, command, rows, move |_, advanced| match advanced {
             Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
+                reports.lock().were_carried(reported);
                 let mut seen = seen.lock();
-                seen.checkpoint = Some(checkpoint);
-                seen.succeeded(Some(known), reported);
+                (seen.checkpoint, seen.known) = (Some(checkpoint), Some(known));
                 Ok(revision)
             }
             Advanced::Lost(current) => {
@@ -422,14 +402,12 @@ impl Run {
         let by = Reporter { token, born, attempt, was_owner };
         let command = Command::Report { by, name: Arc::clone(name), result: result.clone() };
         let answer = self.engine.report(self.key(), command.clone());
-        let mut seen = self.seen.lock();
-        let nth = seen.reported;
-        seen.reported += 1;
-        seen.reports.push(Report { nth, name: Arc::clone(name), command, answer });
+        self.ownership.reports().lock().push(command, answer);
         if !was_owner {
             return Err(fenced("stop; what its step came to is kept as evidence"));
         }
         let at = self.engine.time();
+        let mut seen = self.seen.lock();
         if let Some(step) = seen.steps.iter_mut().find(|step| step.name == *name) {
             step.standing = match result {
                 Some(bytes) => StepStanding::Done { at, body: Body::Here(bytes) },
@@ -474,21 +452,18 @@ impl Run {
         command: Command,
         read: impl FnOnce(Stepped) -> T + Send + 'static,
     ) -> Pending<T> {
-        let seen = Arc::clone(&self.seen);
+        let (seen, reports) = (Arc::clone(&self.seen), Arc::clone(self.ownership.reports()));
         self.engine.step(self.key(), carried, command, move |stepped| {
+            reports.lock().were_carried(reported);
             let mut seen = seen.lock();
-            let known = match &stepped {
+            match &stepped {
                 Stepped::Changed { step, known } => {
                     seen.put(step.clone());
-                    Some(known.clone())
+                    seen.known = Some(known.clone());
                 }
-                Stepped::Done(step) => {
-                    seen.put(step.clone());
-                    None
-                }
-                Stepped::Nothing => None,
-            };
-            seen.succeeded(known, reported);
+                Stepped::Done(step) => seen.put(step.clone()),
+                Stepped::Nothing => {}
+            }
             Ok(read(stepped))
         })
     }
@@ -497,10 +472,8 @@ impl Run {
     /// and how many reports there were by now.
     fn before_asking(&mut self) -> Result<(Carried, u64)> {
         self.check_not_over()?;
-        let mut seen = self.seen.lock();
-        seen.reports.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
-        let reports = seen.reports.iter().map(|report| report.command.clone()).collect();
-        Ok((Carried { known: seen.known.clone(), reports }, seen.reported))
+        let (reports, reported) = self.ownership.reports().lock().outstanding();
+        Ok((Carried { known: self.seen.lock().known.clone(), reports }, reported))
     }
 
     fn check_not_over(&self) -> Result<()> {

@@ -40,6 +40,8 @@ pub(super) struct Done {
     pub(super) told: Vec<Told>,
     /// The runs that showed that they are at work; kept where there is a lease.
     renewed: Vec<(KeyHash, Key, u64)>,
+    /// The keys whose last owner had left something behind, which is taken in now.
+    left: Vec<(KeyHash, Key)>,
     /// How many rows retention removed.
     pub(super) removed: u64,
     /// Whether an answer rests on time that no row of this batch keeps.
@@ -105,6 +107,8 @@ pub(super) struct Touched {
     pub(super) owner: Option<Owner>,
     /// Whether the record has a step's result that no row has yet.
     pub(super) is_ahead: bool,
+    /// What the last owner reported before it left.
+    pub(super) left: Vec<Command>,
 }
 
 impl Touched {
@@ -189,7 +193,12 @@ impl<'b, 't> Batch<'b, 't> {
             Err(error) => return Err(Stop::Fault(error)),
         };
         self.renew(&mut touched, request);
-        self.take_reports(&mut touched, request);
+        let left = std::mem::take(&mut touched.left);
+        if !left.is_empty() {
+            self.take_reports(&mut touched, request, &left);
+            self.done.left.push((hash, request.key.clone()));
+        }
+        self.take_reports(&mut touched, request, &request.carried.reports);
         let told = if request.has_failed() { Told::Failed } else { self.decide(&mut touched, request)? };
         self.touched.put(hash, request.key.clone(), touched);
         Ok(told)
@@ -216,9 +225,9 @@ impl<'b, 't> Batch<'b, 't> {
         })
     }
 
-    /// Takes in what the run reported before, where that has not been taken in yet.
-    fn take_reports(&mut self, touched: &mut Touched, request: &Request) {
-        for report in &request.carried.reports {
+    /// Takes in what a run reported before, where that has not been taken in yet.
+    fn take_reports(&mut self, touched: &mut Touched, request: &Request, reports: &[Command]) {
+        for report in reports {
             let decision = decide(touched.situation(), report, self.now, self.shared.policy);
             if let Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) = decision {
                 self.settle(touched, change, request);
@@ -243,25 +252,27 @@ impl<'b, 't> Batch<'b, 't> {
         let Known { place, record } = request.carried.known.as_ref()?;
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
-        let owner = shard.owner(request.hash, &request.key);
-        stands.then(|| Touched { record: Some(Arc::clone(record)), place: Some(*place), owner, is_ahead: false })
+        let (owner, left) = (shard.owner(request.hash, &request.key), shard.left(request.hash, &request.key));
+        let record = Some(Arc::clone(record));
+        stands.then_some(Touched { record, place: Some(*place), owner, left, is_ahead: false })
     }
 
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
         for nth in 0.. {
             let shard = self.shared.index.shard(hash);
-            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
+            let (place, owner, left) = (shard.places(hash).nth(nth), shard.owner(hash, key), shard.left(hash, key));
             drop(shard);
             let Some(place) = place else { break };
             // What stands in the index is on disk, and nobody but the writer moves it.
             let record = self.tables.read(place)?.ok_or_else(|| missing(place))?;
             if record.key == *key {
-                return Ok(Touched { record: Some(Arc::new(record)), place: Some(place), owner, is_ahead: false });
+                let record = Some(Arc::new(record));
+                return Ok(Touched { record, place: Some(place), owner, left, is_ahead: false });
             }
         }
         let deferred = self.shared.index.shard(hash).deferred(hash, key);
         let (record, owner) = deferred.unzip();
-        Ok(Touched { record, place: None, owner, is_ahead: false })
+        Ok(Touched { record, owner, ..Touched::default() })
     }
 
     fn is_at_capacity(&self) -> bool {
@@ -509,6 +520,9 @@ impl Done {
     /// Publishes where everything went, and only then answers. The batch is durable.
     pub(super) fn publish(self, shared: &Arc<Shared>, requests: impl Iterator<Item = Request>, now: Now) {
         publish_moves(shared, &self.moves);
+        for (hash, key) in self.left {
+            shared.index.shard(hash).clear_left(hash, &key);
+        }
         for (hash, key, token) in self.renewed {
             shared.index.shard(hash).renew(hash, &key, token, now.time);
         }
@@ -543,7 +557,8 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
             }
             // With an owner seated the turn ends quietly; later it might wake another for nothing.
             drop(turn);
-            let ownership = Ownership { shared: Arc::clone(shared), key, hash, token: owner.token };
+            let (shared, reports) = (Arc::clone(shared), Arc::default());
+            let ownership = Ownership { shared, key, hash, token: owner.token, reports };
             promise.keep(Ok(Claimed::Run(Granted { ownership, known, record })));
         }
         (Reply::Claim { promise, .. }, Told::Claimed(claimed)) => promise.keep(Ok(claimed)),
@@ -564,7 +579,7 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
             }
         }
         (Reply::Done(promise), Told::Unseated(token)) => {
-            let next = shared.index.shard(hash).unseat(hash, &key, token);
+            let next = shared.index.shard(hash).unseat(hash, &key, token, Vec::new());
             promise.keep(Ok(true));
             if let Some(waiter) = next {
                 shared.readmit(&key, hash, waiter);

@@ -23,7 +23,7 @@ use crate::clock::Timestamp;
 use crate::key::{Fingerprint, Key};
 use crate::pending::Promise;
 use crate::record::Record;
-use crate::record::transitions::{Ask, Tenure};
+use crate::record::transitions::{Ask, Command, Tenure};
 
 /// Enough that callers seldom meet on one, and that growing one copies little.
 const SHARDS: usize = 256;
@@ -72,6 +72,8 @@ pub(crate) struct Seat {
     pub(crate) owner: Option<Owner>,
     /// The record of an owner whose claim is not on disk yet. It counts as long as no row of its key does.
     deferred: Option<Arc<Record>>,
+    /// What the last owner had reported when it left, and what the writer may not have taken in yet.
+    left: Vec<Command>,
     pub(crate) waiters: VecDeque<Waiter>,
 }
 
@@ -218,6 +220,20 @@ impl Shard {
         Some((Arc::clone(seat.deferred.as_ref()?), seat.owner?))
     }
 
+    /// What the last owner left behind, where there is no other since.
+    pub(crate) fn left(&self, hash: KeyHash, key: &Key) -> Vec<Command> {
+        let seat = self.seats.find(hash.word(), |seat| seat.key == *key);
+        seat.filter(|seat| seat.owner.is_none()).map(|seat| seat.left.clone()).unwrap_or_default()
+    }
+
+    /// Forgets what the last owner left behind: it is taken in.
+    pub(crate) fn clear_left(&mut self, hash: KeyHash, key: &Key) {
+        if let Some(seat) = self.seat_mut(hash, key) {
+            seat.left = Vec::new();
+            self.tidy(hash, key);
+        }
+    }
+
     /// Begins the lease of this owner anew, where it is still the owner.
     pub(crate) fn renew(&mut self, hash: KeyHash, key: &Key, token: u64, now: Timestamp) {
         let owner = self.seat_mut(hash, key).and_then(|seat| seat.owner.as_mut());
@@ -244,7 +260,8 @@ impl Shard {
 
     /// Lets the seat of this key go where nobody owns it and nobody waits.
     fn tidy(&mut self, hash: KeyHash, key: &Key) {
-        let is_left = |seat: &Seat| seat.key == *key && seat.owner.is_none() && seat.waiters.is_empty();
+        let is_left =
+            |seat: &Seat| seat.key == *key && seat.owner.is_none() && seat.left.is_empty() && seat.waiters.is_empty();
         if let Ok(left) = self.seats.find_entry(hash.word(), is_left) {
             left.remove();
         }
@@ -259,10 +276,11 @@ impl Shard {
         owner: Owner,
         deferred: Option<Arc<Record>>,
     ) -> Vec<Waiter> {
-        let new = || Seat { hash, key: key.clone(), owner: None, deferred: None, waiters: VecDeque::new() };
+        let new =
+            || Seat { hash, key: key.clone(), owner: None, deferred: None, left: Vec::new(), waiters: VecDeque::new() };
         let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
         let seat = entry.or_insert_with(new).into_mut();
-        (seat.owner, seat.deferred) = (Some(owner), deferred);
+        (seat.owner, seat.deferred, seat.left) = (Some(owner), deferred, Vec::new());
         if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
             return Vec::new();
         }
@@ -273,12 +291,15 @@ impl Shard {
 
     /// Ends the ownership that has this token, and gives the next in line, who may claim now. None where somebody
     /// else owns it by now, or nobody waits.
-    pub(crate) fn unseat(&mut self, hash: KeyHash, key: &Key, token: u64) -> Option<Waiter> {
+    ///
+    /// What the run `left` behind stays here until the writer has taken it in: who enters next may stand in the queue
+    /// before it.
+    pub(crate) fn unseat(&mut self, hash: KeyHash, key: &Key, token: u64, left: Vec<Command>) -> Option<Waiter> {
         let seat = self.seat_mut(hash, key)?;
         if seat.owner?.token != token {
             return None;
         }
-        (seat.owner, seat.deferred) = (None, None);
+        (seat.owner, seat.deferred, seat.left) = (None, None, left);
         self.next_of_unowned(hash, key)
     }
 

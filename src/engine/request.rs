@@ -9,6 +9,8 @@ use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
+use parking_lot::Mutex;
+
 use super::Shared;
 use super::error::text_of;
 use super::index::{KeyHash, Owner};
@@ -17,7 +19,7 @@ use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
-use crate::pending::{Promise, waited_for};
+use crate::pending::{Answer, Promise, waited_for};
 use crate::record::transitions::{Ask, Command, Tenure};
 use crate::record::{Checkpoint, Outcome, Record, Step};
 
@@ -132,6 +134,48 @@ pub(crate) struct Seen {
     pub(crate) owner: Option<Tenure>,
 }
 
+/// What a run reported of steps and does not know to be taken in.
+#[derive(Debug, Default)]
+pub(crate) struct Reports {
+    outstanding: Vec<Report>,
+    /// How many there were.
+    count: u64,
+}
+
+#[derive(Debug)]
+struct Report {
+    nth: u64,
+    command: Command,
+    answer: Answer<Stepped>,
+}
+
+impl Reports {
+    pub(crate) fn push(&mut self, command: Command, answer: Answer<Stepped>) {
+        self.outstanding.push(Report { nth: self.count, command, answer });
+        self.count += 1;
+    }
+
+    /// Those that are not known to be taken in, and how many there were by now.
+    pub(crate) fn outstanding(&mut self) -> (Vec<Command>, u64) {
+        self.outstanding.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
+        (self.outstanding.iter().map(|report| report.command.clone()).collect(), self.count)
+    }
+
+    /// Notes that a command came through which carried the first so many. They must not come again, since a step may be
+    /// begun anew.
+    pub(crate) fn were_carried(&mut self, count: u64) {
+        self.outstanding.retain(|report| report.nth >= count);
+    }
+
+    /// Whether one of them is about this step.
+    pub(crate) fn tell_of(&self, step: &str) -> bool {
+        self.outstanding.iter().any(|Report { command, .. }| match command {
+            Command::Report { name, .. } => **name == *step,
+            _ => false,
+        })
+    }
+}
+
 /// The right to change one operation. Dropping it gives the operation free, in memory only.
 #[derive(Debug)]
 pub(crate) struct Ownership {
@@ -139,9 +183,15 @@ pub(crate) struct Ownership {
     pub(super) key: Key,
     pub(super) hash: KeyHash,
     pub(super) token: u64,
+    /// They stay with the seat when the run leaves it, so that nobody enters without them.
+    pub(super) reports: Arc<Mutex<Reports>>,
 }
 
 impl Ownership {
+    pub(crate) fn reports(&self) -> &Arc<Mutex<Reports>> {
+        &self.reports
+    }
+
     pub(crate) fn key(&self) -> &Key {
         &self.key
     }
@@ -159,7 +209,8 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let next = self.shared.index.shard(self.hash).unseat(self.hash, &self.key, self.token);
+        let (left, _) = self.reports.lock().outstanding();
+        let next = self.shared.index.shard(self.hash).unseat(self.hash, &self.key, self.token, left);
         if let Some(waiter) = next {
             self.shared.readmit(&self.key, self.hash, waiter);
         }
