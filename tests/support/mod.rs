@@ -150,6 +150,11 @@ impl Gate {
         assert!(!held.unwrap().1.timed_out(), "the writer never read the clock");
     }
 
+    /// Shuts the gate for when the writer next comes to it: behind the batch that it is at.
+    pub(crate) fn shut(&self) {
+        self.state.0.lock().unwrap().is_shut = true;
+    }
+
     pub(crate) fn open(&self) {
         let mut state = self.state.0.lock().unwrap();
         state.is_shut = false;
