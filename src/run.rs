@@ -401,8 +401,7 @@ impl Run {
         let was_owner = self.ownership.stands();
         let by = Reporter { token, born, attempt, was_owner };
         let command = Command::Report { by, name: Arc::clone(name), result: result.clone() };
-        let answer = self.engine.report(self.key(), command.clone());
-        self.ownership.reports().lock().push(command, answer);
+        self.engine.report(&self.ownership, command);
         if !was_owner {
             return Err(fenced("stop; what its step came to is kept as evidence"));
         }

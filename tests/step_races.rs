@@ -9,6 +9,7 @@ use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, mpsc};
 use std::task::{Context, Poll, Waker};
+use std::thread;
 use std::time::Duration;
 
 use reentry::{
@@ -412,6 +413,71 @@ fn p2_a_deferred_run_whose_first_change_races_with_everybody_elses_is_on_disk_on
     store.verify().unwrap();
 }
 
+/// Found by the storm: the claim behind had been queued before the result, and was decided between the drop of the run
+/// and its result.
+#[test]
+fn p3_p7_a_result_that_came_before_its_run_gave_way_is_there_for_a_claim_that_was_queued_before_it() {
+    let gate = Gate::new();
+    let store = store(&gate);
+    let key = key("contested");
+    let mut first = run(&store, &support::key("first"));
+    let mut second = run(&store, &support::key("second"));
+    // As long as nothing of it is on disk, a claim of it goes to the writer.
+    let mut owner = run_of(store.claim(&key, Request::from(request()).deferred()).wait().unwrap());
+    gate.hold(&store);
+    let claimed = thread::scope(|scope| {
+        let charged = scope.spawn(move || {
+            owner.step("charge").run_keyed(|_| Ok::<_, Error>("receipt 7".to_owned())).unwrap();
+        });
+        until("the intent is queued", || store.stats().unwrap().queued > 0);
+        let (blocks, first_batch) = blocks();
+        drop(first.advance_with("first", &(), blocks));
+        gate.open();
+        first_batch.has_come();
+        let (blocks, second_batch) = self::blocks();
+        drop(second.advance_with("second", &(), blocks));
+        let claimed = store.claim(&key, request());
+        first_batch.go();
+        second_batch.has_come();
+        charged.join().unwrap();
+        second_batch.go();
+        claimed
+    });
+    let mut next = run_of(claimed.wait().unwrap());
+    assert_eq!(next.attempt(), 2);
+    let known = next.step("charge").run_at_most_once(|_| -> Result<String, Error> { panic!("P4: it has a result") });
+    assert_eq!(known.unwrap(), "receipt 7");
+    assert_eq!(step(&store, &key), (StepState::Done, 0));
+    store.verify().unwrap();
+}
+
+/// The other end of a closure that holds its batch up.
+struct Blocked {
+    is_in_batch: mpsc::Receiver<()>,
+    go: mpsc::Sender<()>,
+}
+
+impl Blocked {
+    fn has_come(&self) {
+        self.is_in_batch.recv_timeout(PATIENCE).unwrap();
+    }
+
+    fn go(&self) {
+        self.go.send(()).unwrap();
+    }
+}
+
+/// A closure that writes nothing, and holds its batch up until it is told to go on.
+fn blocks() -> (impl FnMut(&Transaction<'_>) -> Result<(), Source> + Send + 'static, Blocked) {
+    let ((come, is_in_batch), (go, goes)) = (mpsc::channel(), mpsc::channel());
+    let closure = move |_: &Transaction<'_>| {
+        come.send(())?;
+        goes.recv()?;
+        Ok(())
+    };
+    (closure, Blocked { is_in_batch, go })
+}
+
 /// A store whose disk is full in one batch and has room in the next: `run` does its part while the first one fails.
 struct FullOnce {
     gate: Gate,
@@ -430,19 +496,18 @@ impl FullOnce {
 
     /// What is queued by now shares a batch that finds no room; what `meanwhile` queues is in the next one, which does.
     fn fail_a_batch<T>(&mut self, meanwhile: impl FnOnce() -> T) -> T {
-        let ((is_in_batch, in_batch), (go, goes)) = (mpsc::channel(), mpsc::channel::<()>());
+        let (mut blocks, batch) = blocks();
         let refused = self.large.advance_with("large", &(), move |tx| {
-            is_in_batch.send(()).unwrap();
-            goes.recv().unwrap();
+            blocks(tx)?;
             tx.open_table(ROWS)?.insert("large", vec![7; 1024 * 1024])?;
             Ok(())
         });
         self.disk.set_room(Some(self.store.stats().unwrap().disk_bytes));
         self.gate.open();
-        in_batch.recv().unwrap();
+        batch.has_come();
         let queued = meanwhile();
         self.gate.shut();
-        go.send(()).unwrap();
+        batch.go();
         assert_eq!(refused.wait().unwrap_err().kind(), ErrorKind::Full);
         self.disk.set_room(None);
         // The store leaves a full disk alone for a while. Nobody answers this as long as the gate is shut.

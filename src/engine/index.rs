@@ -294,12 +294,18 @@ impl Shard {
     ///
     /// What the run `left` behind stays here until the writer has taken it in: who enters next may stand in the queue
     /// before it.
-    pub(crate) fn unseat(&mut self, hash: KeyHash, key: &Key, token: u64, left: Vec<Command>) -> Option<Waiter> {
+    pub(crate) fn unseat(
+        &mut self,
+        hash: KeyHash,
+        key: &Key,
+        token: u64,
+        left: impl FnOnce() -> Vec<Command>,
+    ) -> Option<Waiter> {
         let seat = self.seat_mut(hash, key)?;
         if seat.owner?.token != token {
             return None;
         }
-        (seat.owner, seat.deferred, seat.left) = (None, None, left);
+        (seat.owner, seat.deferred, seat.left) = (None, None, left());
         self.next_of_unowned(hash, key)
     }
 

@@ -27,6 +27,7 @@ use crate::record::{Outcome, Phase, Record};
 
 mod batch;
 mod disk;
+mod done;
 mod error;
 mod file;
 mod index;
@@ -221,12 +222,12 @@ impl Engine {
     }
 
     /// Takes in what a run reports of a step. It is on disk with the next batch at the latest; nobody need wait.
-    pub(crate) fn report(self: &Arc<Self>, key: &Key, command: Command) -> Answer<Stepped> {
-        let (promise, answer) = promise();
-        let (hash, reply) = (self.shared.index.hash(key), Reply::Step(promise));
-        let (key, carried) = (key.clone(), Carried::default());
-        self.shared.queue.readmit(Request { key, hash, command, carried, rows: None, reply });
-        answer
+    pub(crate) fn report(&self, ownership: &Ownership, command: Command) {
+        let ((promise, answer), is_left) = (promise(), Arc::default());
+        ownership.reports.lock().push(command.clone(), answer, Arc::clone(&is_left));
+        let (key, hash, reply) = (ownership.key.clone(), ownership.hash, Reply::Step(promise));
+        let (carried, is_left) = (Carried::default(), Some(is_left));
+        self.shared.queue.readmit(Request { key, hash, command, carried, rows: None, is_left, reply });
     }
 
     /// Ends the operation that `ownership` owns, with the server's own rows where there are any.
@@ -264,7 +265,7 @@ impl Engine {
         reply: Reply,
     ) -> Option<Request> {
         let rows = rows.map(OwnRows::new);
-        let request = Request { key: key.clone(), hash, command, carried, rows, reply };
+        let request = Request { key: key.clone(), hash, command, carried, rows, is_left: None, reply };
         match may_ask() {
             Ok(()) => self.shared.queue.push(request),
             Err(error) => {
@@ -541,7 +542,8 @@ impl Shared {
         let command = Command::Claim(waiter.ask);
         let turn = Turn { shared: Arc::clone(self), key: key.clone(), hash };
         let reply = Reply::Claim { turn: Some(turn), promise: waiter.promise };
-        Request { key: key.clone(), hash, command, carried: Carried::default(), rows: None, reply }
+        let (key, carried) = (key.clone(), Carried::default());
+        Request { key, hash, command, carried, rows: None, is_left: None, reply }
     }
 }
 

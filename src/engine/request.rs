@@ -8,6 +8,7 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use parking_lot::Mutex;
 
@@ -32,6 +33,8 @@ pub(super) struct Request {
     pub(super) carried: Carried,
     /// What the server writes of its own in the same commit.
     pub(super) rows: Option<OwnRows>,
+    /// Of a report: whether its run left it with the seat, where it is taken in from then.
+    pub(super) is_left: Option<Arc<AtomicBool>>,
     pub(super) reply: Reply,
 }
 
@@ -147,12 +150,20 @@ struct Report {
     nth: u64,
     command: Command,
     answer: Answer<Stepped>,
+    is_left: Arc<AtomicBool>,
 }
 
 impl Reports {
-    pub(crate) fn push(&mut self, command: Command, answer: Answer<Stepped>) {
-        self.outstanding.push(Report { nth: self.count, command, answer });
+    pub(super) fn push(&mut self, command: Command, answer: Answer<Stepped>, is_left: Arc<AtomicBool>) {
+        self.outstanding.push(Report { nth: self.count, command, answer, is_left });
         self.count += 1;
+    }
+
+    /// Those that are left with the seat: what is still on its way need not be decided when it comes.
+    fn leave(&mut self) -> Vec<Command> {
+        let (left, _) = self.outstanding();
+        self.outstanding.iter().for_each(|report| report.is_left.store(true, Ordering::Release));
+        left
     }
 
     /// Those that are not known to be taken in, and how many there were by now.
@@ -209,7 +220,7 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let (left, _) = self.reports.lock().outstanding();
+        let left = || self.reports.lock().leave();
         let next = self.shared.index.shard(self.hash).unseat(self.hash, &self.key, self.token, left);
         if let Some(waiter) = next {
             self.shared.readmit(&self.key, self.hash, waiter);
@@ -261,6 +272,11 @@ impl Request {
 
     pub(super) fn refuse(self, error: Error) {
         self.reply.refuse(error);
+    }
+
+    /// Whether it is a report that its run has left with the seat.
+    pub(super) fn is_left(&self) -> bool {
+        self.is_left.as_ref().is_some_and(|is_left| is_left.load(Ordering::Acquire))
     }
 
     /// Whether the server's rows could not be written, so that the change is not made.

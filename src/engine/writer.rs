@@ -13,8 +13,9 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use super::Shared;
-use super::batch::{Batch, Done, Move, Numbers, Stop, publish_moves};
+use super::batch::{Batch, Numbers, Stop};
 use super::disk::Fault;
+use super::done::{Done, Move, publish_moves};
 use super::error::engine;
 use super::index::NUMBER_MAX;
 use super::log::{Meta, Tables};

@@ -69,14 +69,6 @@ impl fmt::Debug for Body {
 }
 
 impl Body {
-    /// Whether it is these bytes, as far as their checksum can tell where they stand apart.
-    fn holds(&self, bytes: &[u8]) -> bool {
-        match self {
-            Self::Here(held) => **held == *bytes,
-            Self::Apart { len, crc, .. } => u64::from(*len) == bytes.len() as u64 && *crc == crc32fast::hash(bytes),
-        }
-    }
-
     pub(crate) fn bytes(&self) -> &[u8] {
         match self {
             Self::Here(bytes) => bytes,

@@ -166,16 +166,6 @@ impl Step {
         self.standing == StepStanding::InDoubt
     }
 
-    /// Whether it stands as this attempt reports it.
-    pub(super) fn is_as_reported(&self, attempt: u32, result: Option<&Arc<[u8]>>) -> bool {
-        self.attempt == attempt
-            && match (&self.standing, result) {
-                (StepStanding::Done { body, .. }, Some(bytes)) => body.holds(bytes),
-                (StepStanding::Withdrawn { .. }, None) => true,
-                _ => false,
-            }
-    }
-
     /// Whether none of its bodies stands in a row of its own.
     pub(crate) fn is_here(&self) -> bool {
         self.bodies().all(|body| matches!(body, Body::Here(_)))

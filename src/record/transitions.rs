@@ -292,7 +292,7 @@ fn report(
     let owns = owner == Some(by.token) || owner.is_none() && by.was_owner;
     let change = if owns && record.is_unfinished() && record.attempt == by.attempt && step.is_in_doubt() {
         StepChange::Settle { result: result.cloned() }
-    } else if owner == Some(by.token) || step.is_as_reported(by.attempt, result) {
+    } else if owner == Some(by.token) {
         // It has been taken in already.
         return Decision::Stand(Standing::Nothing);
     } else {
