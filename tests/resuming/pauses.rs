@@ -263,6 +263,23 @@ fn p6_what_had_its_runs_is_stuck_until_it_is_released_over_restarts_too() {
 /// The story: a page of what is unfinished is older than the claims of what it holds, so one that failed for the last
 /// time in between was run once more.
 #[test]
+fn p6_what_had_its_last_run_since_it_was_read_is_left_alone() {
+    let clock = Watched::new();
+    let store = Store::builder().attempts_max(2).clock(clock.clone()).in_memory().unwrap();
+    leave(&store, &key("stuck"));
+    clock.hold();
+    let resumer = builder(&store).start(complete).unwrap();
+    clock.holds_one();
+    // The look has read that it may be run once more; a client comes first.
+    assert_eq!(run(&store, &key("stuck")).attempt(), 2);
+    clock.let_go();
+    look(&store, &resumer, "another");
+    resumer.stop();
+    assert_eq!((state(&store, &key("stuck")), attempt(&store, &key("stuck"))), (State::Stuck, 2));
+    store.verify().unwrap();
+}
+
+#[test]
 fn p6_nothing_is_tried_more_often_than_it_may_be() {
     let store = Store::builder().attempts_max(4).in_memory().unwrap();
     (0..200).for_each(|nth| leave(&store, &key(&nth.to_string())));
