@@ -286,9 +286,10 @@ fn of_a_step_the_last_16_late_reports_are_kept() {
 fn p7_without_a_lease_an_owner_may_stand_still_for_ever() {
     let clock = ManualClock::at(START);
     let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
-    let owner = run(&store, &key("order"));
+    let mut owner = run(&store, &key("order"));
     clock.advance(Duration::from_secs(60 * 60 * 24 * 365 * 100));
     assert_waits(&store, &key("order"));
+    owner.renew().wait().unwrap();
     owner.complete(&()).wait().unwrap();
     store.verify().unwrap();
 }
@@ -403,6 +404,7 @@ fn p7_a_waiter_gets_its_turn_when_the_lease_lapses() {
     let (store, clock) = leased();
     let order = key("order");
     let hung = run(&store, &order);
+    drop(stand_in_line(&store, &order));
     let (first, second) = (stand_in_line(&store, &order), stand_in_line(&store, &order));
     clock.advance(LEASE);
     // Nobody calls anything: the writer looks by itself.
