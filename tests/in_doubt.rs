@@ -242,6 +242,37 @@ fn p4_a_keyed_step_in_doubt_runs_again_under_the_same_id_and_a_new_intent() {
 }
 
 #[test]
+fn p4_that_one_more_keyed_try_did_not_happen_says_nothing_of_the_tries_before() {
+    let store = in_memory();
+    let closed = |_| Err::<String, _>(not_applied("closed"));
+    let mut second = run_in_doubt(&store, "keyed");
+    assert_eq!(kind(second.step("charge").run_keyed(closed)), ErrorKind::EffectFailed);
+    drop(second);
+    assert_state(&store, "keyed", StepState::InDoubt);
+    // After a recheck it does: that one said that none of them happened.
+    let mut second = run_in_doubt(&store, "rechecked");
+    let asked = second.step("charge").recheck(|_| Ok::<_, Failure>(None)).run(closed);
+    assert_eq!(kind(asked), ErrorKind::NotApplied);
+    drop(second);
+    assert_state(&store, "rechecked", StepState::Withdrawn);
+    store.verify().unwrap();
+}
+
+#[test]
+fn p4_a_find_that_cannot_be_kept_leaves_the_step_in_doubt() {
+    let store = Store::builder().payload_bytes_max(3).in_memory().unwrap();
+    let mut second = run_in_doubt(&store, "order");
+    let find = |found: &'static str| move |_| Ok::<_, Failure>(Some(found.to_owned()));
+    let asked = second.step("charge").recheck(find("long")).run(never::<String>);
+    assert_eq!(kind(asked), ErrorKind::PayloadTooLarge);
+    assert_state(&store, "order", StepState::InDoubt);
+    assert_eq!(second.step("charge").recheck(find("not")).run(never::<String>).unwrap(), "not");
+    drop(second);
+    assert_state(&store, "order", StepState::Done);
+    store.verify().unwrap();
+}
+
+#[test]
 fn p4_at_most_once_is_an_error_in_this_run_and_every_later_one_until_it_is_resolved() {
     let disk = SimulatedDisk::new();
     let store = Store::builder().open_on(&disk).unwrap();

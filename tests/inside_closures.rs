@@ -4,6 +4,7 @@
 mod support;
 
 use std::fmt;
+use std::hint::black_box;
 use std::panic::panic_any;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, channel};
@@ -15,7 +16,9 @@ use reentry::{
     Claim, ErrorKind, Failure, Fingerprint, Outcome, Pending, Request, Resolution, Result, Resumer, Revision, Run,
     State, Store, Table,
 };
-use support::{PATIENCE, block_on, does, key, kind, never, request, run, run_of, settle, stand_in_line, times_out};
+use support::{
+    Gate, PATIENCE, block_on, does, key, kind, never, request, run, run_of, settle, stand_in_line, times_out,
+};
 
 const ORDERS: Table = Table::new("orders");
 
@@ -418,19 +421,24 @@ impl Drop for CallsWhenDropped {
 
 #[test]
 fn what_a_closure_holds_returns_or_panics_with_may_call_the_store_when_it_is_dropped() {
-    let store = in_memory();
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let caller = || CallsWhenDropped(store.clone(), Arc::clone(&seen));
     let mut outer = run(&store, &key("outer"));
     let held = caller();
-    in_time(&store, outer.advance_with("held", &(), move |_| Ok(std::hint::black_box(&held)).map(|_| ()))).unwrap();
+    let advanced = outer.advance_with("held", &(), move |_| {
+        black_box(&held);
+        Ok(())
+    });
+    in_time(&store, advanced).unwrap();
     settle(&store);
     // The answer of the next two is given up, so what they bring is dropped by the store.
-    let mut error = Some(caller());
+    let (mut error, mut panic) = (Some(caller()), Some(caller()));
+    gate.hold(&store);
     drop(outer.advance_with("error", &(), move |_| Err(Box::new(error.take().unwrap()))));
-    in_time(&store, store.revoke(&key("settle"))).unwrap();
-    let mut panic = Some(caller());
     drop(outer.advance_with("panic", &(), move |_| panic_any(panic.take().unwrap())));
+    gate.open();
     in_time(&store, store.revoke(&key("settle"))).unwrap();
     assert_eq!(*seen.lock().unwrap(), [ErrorKind::WouldDeadlock; 3]);
     outer.complete(&()).wait().unwrap();
@@ -459,20 +467,23 @@ impl Drop for PanicsWhenDropped {
 
 #[test]
 fn p8_a_panic_in_dropping_what_a_closure_left_stops_nobody_else() {
-    let store = in_memory();
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
     let mut outer = run(&store, &key("outer"));
     for often in 1..=3 {
         let aborted = outer.advance_with("panic", &(), move |_| panic_any(PanicsWhenDropped(often)));
         assert_eq!(kind(in_time(&store, aborted)), ErrorKind::Aborted);
         let held = PanicsWhenDropped(often);
         let advanced = outer.advance_with("held", &(), move |_| {
-            std::hint::black_box(&held);
+            black_box(&held);
             Ok(())
         });
         in_time(&store, advanced).unwrap();
         settle(&store);
         // Nobody takes the error, so the store drops it.
+        gate.hold(&store);
         drop(outer.advance_with("error", &(), move |_| Err(Box::new(PanicsWhenDropped(often)))));
+        gate.open();
         in_time(&store, store.revoke(&key("settle"))).unwrap();
     }
     in_time(&store, outer.complete(&())).map(|_: Outcome| ()).unwrap();
@@ -493,7 +504,7 @@ impl Wake for RunsAtOnce {
 
 #[test]
 fn a_waker_that_runs_its_task_at_once_does_not_hang_the_store() {
-    let gate = support::Gate::new();
+    let gate = Gate::new();
     let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
     gate.hold(&store);
     let waker = Arc::new(RunsAtOnce(store.clone(), AtomicUsize::new(0)));

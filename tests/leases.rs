@@ -172,6 +172,29 @@ fn p7_not_applied_reported_late_is_evidence_too_and_withdraws_nothing() {
 }
 
 #[test]
+fn p7_what_a_recheck_found_too_late_is_evidence_and_one_that_found_nothing_runs_nothing() {
+    let store = in_memory();
+    let order = key("order");
+    let mut fenced = run(&store, &order);
+    times_out(&mut fenced, "charge");
+    let find = |_| {
+        store.revoke(&order).wait()?;
+        Ok::<_, reentry::Error>(Some("receipt 7".to_owned()))
+    };
+    assert_eq!(kind(fenced.step("charge").recheck(find).run(never::<String>)), ErrorKind::Fenced);
+    assert_eq!(evidence(&store, &order, "charge"), [(1, Some(b"receipt 7".to_vec()))]);
+    let mut fenced = run(&store, &order);
+    let find = |_| {
+        store.revoke(&order).wait()?;
+        Ok::<_, reentry::Error>(None)
+    };
+    assert_eq!(kind(fenced.step("charge").recheck(find).run(never::<String>)), ErrorKind::Fenced);
+    let step = step_of(&store, &order, "charge").unwrap();
+    assert_eq!((step.state(), step.attempt(), step.late().len()), (StepState::InDoubt, 1, 1));
+    store.verify().unwrap();
+}
+
+#[test]
 fn p5_p7_evidence_arrives_after_the_operation_was_completed_and_its_outcome_stays() {
     let clock = ManualClock::at(START);
     let (retention, almost) = (Duration::from_secs(60), Duration::from_millis(59_999));
@@ -286,9 +309,10 @@ fn of_a_step_the_last_16_late_reports_are_kept() {
 fn p7_without_a_lease_an_owner_may_stand_still_for_ever() {
     let clock = ManualClock::at(START);
     let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
-    let owner = run(&store, &key("order"));
+    let mut owner = run(&store, &key("order"));
     clock.advance(Duration::from_secs(60 * 60 * 24 * 365 * 100));
     assert_waits(&store, &key("order"));
+    owner.renew().wait().unwrap();
     owner.complete(&()).wait().unwrap();
     store.verify().unwrap();
 }
@@ -403,6 +427,7 @@ fn p7_a_waiter_gets_its_turn_when_the_lease_lapses() {
     let (store, clock) = leased();
     let order = key("order");
     let hung = run(&store, &order);
+    drop(stand_in_line(&store, &order));
     let (first, second) = (stand_in_line(&store, &order), stand_in_line(&store, &order));
     clock.advance(LEASE);
     // Nobody calls anything: the writer looks by itself.

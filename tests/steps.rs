@@ -9,7 +9,7 @@ use reentry::{
     Bincode, ErrorKind, Failure, Json, Loss, Payload, Resolution, Run, SimulatedDisk, State, Step, StepState, Store,
     not_applied,
 };
-use support::{Gate, MODES, START, after_a_cut, does, guard, key, kind, never, run, settle, step_of, times_out};
+use support::{Gate, MODES, START, after_a_cut, does, guard, key, kind, never, run, settle, step_of, times_out, until};
 
 fn in_memory() -> Store {
     Store::builder().in_memory().unwrap()
@@ -125,6 +125,34 @@ fn p3_p7_no_call_waits_for_a_result_and_a_dropped_run_loses_none() {
         drop(second);
     }
     store.verify().unwrap();
+}
+
+#[test]
+fn p3_a_result_that_nothing_follows_gets_to_the_disk_by_itself_and_by_closing() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    let mut order = run(&store, &key("order"));
+    does(&mut order, "charge", "paid");
+    // Nobody calls anything any more; the run lives on, at an effect that takes its time.
+    until("the result is on disk", || {
+        step_of(&after_a_cut(&disk), &key("order"), "charge").unwrap().state() == StepState::Done
+    });
+    does(&mut order, "mail", "sent");
+    drop(order);
+    store.close().unwrap();
+    let left = after_a_cut(&disk);
+    assert_eq!(step_of(&left, &key("order"), "mail").unwrap().bytes(), Some(&b"sent"[..]));
+    left.verify().unwrap();
+    // The last handle to go closes the store as well.
+    let mut order = run(&left, &key("order"));
+    let image = SimulatedDisk::new();
+    let other = Store::builder().open_on(&image).unwrap();
+    let mut last = run(&other, &key("order"));
+    drop(other);
+    does(&mut last, "charge", "paid");
+    drop(last);
+    assert_eq!(step_of(&after_a_cut(&image), &key("order"), "charge").unwrap().state(), StepState::Done);
+    assert_eq!(order.step("mail").run_keyed(never::<String>).unwrap(), "sent");
 }
 
 #[test]

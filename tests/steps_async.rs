@@ -211,7 +211,7 @@ fn p4_a_future_dropped_after_any_poll_leaves_its_step_in_doubt_and_never_done() 
             }
         }
         let in_doubt = states.iter().filter(|state| **state == Some(StepState::InDoubt)).count();
-        assert!(states.len() >= 6 && in_doubt >= 4, "{mode:?}: {states:?}");
+        assert!(states.len() >= 6 && in_doubt >= 3, "{mode:?}: {states:?}");
         assert_eq!((states[0], states.last().unwrap()), (None, &Some(StepState::Done)));
     }
 }
