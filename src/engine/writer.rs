@@ -161,8 +161,7 @@ impl Writer {
         }
         if shut == Shut::Closed && self.full.is_none() {
             // Only saves a later restart from a clock turned back meanwhile; everything told is durable already.
-            let mut done = Done::default();
-            done.tells_time = true;
+            let mut done = Done { tells_time: true, ..Done::default() };
             drop(self.attempt(&mut [], self.shared.timeline.now(), &mut done));
         }
     }
