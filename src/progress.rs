@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::effect::EffectId;
 use crate::engine::{Engine, Seen};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
@@ -130,6 +131,12 @@ impl Progress {
     /// The request's bytes, where the claim that began it carried them, until it ends.
     pub fn request(&self) -> Option<&[u8]> {
         self.0.request.as_ref().map(Body::bytes)
+    }
+
+    /// The effect id of this name in this operation, as its runs give it to the other side: what an operator looks for
+    /// there before [resolving](crate::Store::resolve) a step in doubt (P4).
+    pub fn effect_id(&self, name: &str) -> EffectId {
+        EffectId::of(self.key(), name)
     }
 
     /// Where it stands in the list of the unfinished, to go on behind it ([`Unfinished::after`]).
