@@ -5,7 +5,7 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use reentry::{Loss, SimulatedDisk};
+use reentry::{Clock, Loss, SimulatedDisk};
 
 use super::handler::Plan;
 use super::losses::{Thoroughness, cut, unsynced, ways};
@@ -55,6 +55,79 @@ pub(crate) fn survive(plan: Plan) -> Tally {
         all.cut(&server, at, &losses, true);
     }
     all.tally
+}
+
+/// Lets a server do several operations at once, and cuts it off everywhere. What shares a batch with what is a matter
+/// of chance.
+pub(crate) fn survive_together(plans: &[Plan]) -> Tally {
+    let (mut tally, mut dice, mut seen) = (Tally::default(), Dice::new(9), HashSet::new());
+    let servers = at_once(plans, SimulatedDisk::new(), None);
+    let disk = &servers[0].disk;
+    for at in 0..=disk.calls() {
+        tally.cuts += 1;
+        let count = unsynced(disk, at).len();
+        let some = (0..count).map(|_| if dice.below(2) == 0 { Loss::Kept } else { Loss::Lost }).collect::<Vec<_>>();
+        let powers = [vec![Loss::Lost; count], vec![Loss::Kept; count], some];
+        let lefts = powers.iter().map(|losses| (cut(disk, at, losses), Some(&**losses)));
+        for (left, losses) in lefts.chain([(disk.killed(at), None)]) {
+            // Each of the worlds as it was when the call came, or with all that happened before the next.
+            for is_late in [false, true] {
+                let presents: Vec<_> = servers.iter().map(|server| present_at(server, at, is_late)).collect();
+                let facts: Vec<_> = presents.iter().map(|it| (&it.world, &it.told, it.wall)).collect();
+                if seen.insert(digest(&(left.image(), facts, losses.is_some()))) {
+                    tally.images += 1;
+                    let case = Case { at, calls: disk.calls(), present: &presents[0], losses };
+                    let left = disk_again(&left);
+                    let after = in_case(&case, || at_once(plans, left, Some(&presents)));
+                    for server in &after {
+                        tally.saw(server);
+                    }
+                }
+            }
+        }
+    }
+    tally
+}
+
+/// One world after `at` calls, with all that happened before the next or with as little as may be; looked at when the
+/// clock is past every time that any of the operations saw.
+fn present_at(server: &Server, at: usize, is_late: bool) -> Present {
+    let mut presents = server.outside.presents_at(at);
+    let present = if is_late { presents.pop() } else { presents.into_iter().next() };
+    Present { wall: server.outside.clock.wall(), ..present.unwrap() }
+}
+
+/// The same, in a state that no other server changes.
+fn disk_again(disk: &SimulatedDisk) -> SimulatedDisk {
+    disk.killed(disk.calls())
+}
+
+/// Lets one server do all of these at once, each on a thread of its own, from these moments on.
+fn at_once(plans: &[Plan], disk: SimulatedDisk, since: Option<&[Present]>) -> Vec<Server> {
+    let mut first = Server::new(plans[0], disk, since.map(|presents| &presents[0]));
+    let mut servers = Vec::new();
+    for (nth, plan) in plans.iter().enumerate().skip(1) {
+        servers.push(first.beside(*plan, since.map(|presents| &presents[nth])));
+    }
+    first.open().unwrap();
+    for server in &mut servers {
+        server.store.clone_from(&first.store);
+    }
+    servers.insert(0, first);
+    for server in servers.iter().filter(|_| since.is_some()) {
+        server.look();
+    }
+    std::thread::scope(|scope| {
+        let running: Vec<_> = servers.iter().map(|server| scope.spawn(|| server.finish().unwrap())).collect();
+        for finished in running {
+            finished.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        }
+    });
+    servers.iter().for_each(Server::audit);
+    for server in &mut servers {
+        drop(server.store.take());
+    }
+    servers
 }
 
 struct Cuts {

@@ -5,7 +5,7 @@ use std::io;
 use reentry::{Claim, Error, ErrorKind, Fingerprint, Loss, SimulatedDisk};
 
 use super::cuts::Tally;
-use super::handler::{Plan, order};
+use super::handler::Plan;
 use super::losses::{Thoroughness, cut, ways};
 use super::server::Server;
 use super::support::{Dice, PATIENCE};
@@ -70,7 +70,10 @@ pub(crate) fn break_everywhere(plan: Plan) -> Tally {
 }
 
 fn nothing_is_told_any_more(server: &Server, from: usize) {
-    let claims = [server.store().claim(&order(), server.plan.request()), server.store().claim_unfinished(&order())];
+    let claims = [
+        server.store().claim(&server.plan.key(), server.plan.request()),
+        server.store().claim_unfinished(&server.plan.key()),
+    ];
     for claim in claims {
         match claim.wait_for(PATIENCE) {
             Err(error) if matches!(error.kind(), ErrorKind::Failed | ErrorKind::NotFound) => {}
@@ -80,7 +83,7 @@ fn nothing_is_told_any_more(server: &Server, from: usize) {
             other => panic!("P10: after the disk failed from call {from} there is {other:?}"),
         }
     }
-    let other = server.store().claim(&order(), Fingerprint::of("another request")).wait_for(PATIENCE);
+    let other = server.store().claim(&server.plan.key(), Fingerprint::of("another request")).wait_for(PATIENCE);
     assert!(!matches!(other, Ok(Claim::Run(_))), "P5: {other:?}");
 }
 

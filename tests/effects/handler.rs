@@ -24,6 +24,8 @@ pub(crate) const BODY: &[u8] = b"two pizzas";
 /// One way to write the handler.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Plan {
+    /// The operation's key, and that of its rows.
+    pub(crate) name: &'static str,
     pub(crate) order: [Guard; 3],
     /// How many steps come before the checkpoint.
     pub(crate) before_checkpoint: usize,
@@ -35,6 +37,10 @@ pub(crate) struct Plan {
 }
 
 impl Plan {
+    pub(crate) fn key(&self) -> Key {
+        key(self.name)
+    }
+
     pub(crate) fn request(&self) -> Request {
         let request = Request::of(BODY);
         if self.deferred { request.deferred() } else { request }
@@ -48,11 +54,6 @@ impl Plan {
     fn more(&self) -> String {
         "~".repeat(self.more_bytes)
     }
-}
-
-/// The order that this suite is about.
-pub(crate) fn order() -> Key {
-    key("order")
 }
 
 /// The handler, and what it is given.
@@ -79,9 +80,9 @@ impl Handler<'_> {
         }
         let text = text(&results);
         let outcome = self.outside.insist(|| {
-            let row = text.clone();
+            let (name, row) = (self.plan.name, text.clone());
             let write = move |tx: &Transaction<'_>| {
-                tx.open_table(ORDERS)?.insert("order", &row)?;
+                tx.open_table(ORDERS)?.insert(name, &row)?;
                 Ok(())
             };
             run.complete_with(&text, write).wait()
@@ -169,7 +170,7 @@ impl Handler<'_> {
     /// What an operator does about a step that is in doubt, while nobody is at work.
     pub(crate) fn operate(&self) -> Result<(), Error> {
         let (resolution, note) = self.find_out(Guard::AtMostOnce);
-        self.store.resolve(&order(), Guard::AtMostOnce.step(), resolution, note).wait()?;
+        self.store.resolve(&self.plan.key(), Guard::AtMostOnce.step(), resolution, note).wait()?;
         self.resolved(std::iter::empty());
         Ok(())
     }
@@ -181,9 +182,9 @@ impl Handler<'_> {
             return Ok(());
         }
         let payload = text(results);
-        let row = payload.clone();
+        let (name, row) = (self.plan.name, payload.clone());
         let write = move |tx: &Transaction<'_>| {
-            tx.open_table(PAID)?.insert("order", &row)?;
+            tx.open_table(PAID)?.insert(name, &row)?;
             Ok(())
         };
         if self.plan.in_company {

@@ -19,7 +19,7 @@ mod handler;
 mod server;
 mod world;
 
-use cuts::{Tally, is_full, survive};
+use cuts::{Tally, is_full, survive, survive_together};
 use faults::{break_everywhere, fill_everywhere, fill_slowly};
 use handler::Plan;
 use world::Guard::{self, AtMostOnce, Keyed, Rechecked};
@@ -66,7 +66,7 @@ fn survives(plan: Plan) {
 }
 
 fn plan(order: [Guard; 3], before_checkpoint: usize) -> Plan {
-    Plan { order, before_checkpoint, deferred: false, more_bytes: 0, in_company: false }
+    Plan { name: "order", order, before_checkpoint, deferred: false, more_bytes: 0, in_company: false }
 }
 
 #[test]
@@ -99,6 +99,18 @@ fn p4_p8_at_most_once_then_keyed_then_recheck_with_all_at_once() {
     let with_all =
         Plan { deferred: true, more_bytes: 3_000, in_company: true, ..plan([AtMostOnce, Keyed, Rechecked], 2) };
     survives(with_all);
+}
+
+#[test]
+fn p1_p4_p8_several_operations_at_once_do_each_of_their_effects_once() {
+    let tally = survive_together(&[
+        Plan { name: "a", more_bytes: 1_500, ..plan([Rechecked, Keyed, AtMostOnce], 1) },
+        Plan { name: "b", deferred: true, ..plan([AtMostOnce, Keyed, Rechecked], 2) },
+        Plan { name: "c", in_company: true, ..plan([Keyed, AtMostOnce, Rechecked], 1) },
+    ]);
+    assert!(tally.cuts > 100 && tally.images > 300, "{tally:?}");
+    assert_seen(&tally, &ALWAYS[..19]);
+    println!("{} cuts, {} images", tally.cuts, tally.images);
 }
 
 /// Makes sure that each of these came up.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use reentry::{Claim, Error, ErrorKind, Fingerprint, Progress, SimulatedDisk, State, StepState, Store, Table};
 
-use super::handler::{Handler, ORDERS, PAID, Plan, RUBBISH, SETTLES, order, text};
-use super::support::{key, request};
+use super::handler::{Handler, ORDERS, PAID, Plan, RUBBISH, SETTLES, text};
+use super::support::{Gate, key, request};
 use super::world::{Guard, Outside, Present, Situation};
 
 /// More runs than it takes to get to the end from anywhere.
@@ -21,8 +21,14 @@ pub(crate) struct Server {
 impl Server {
     /// A server on this disk, in the world as it was at that moment.
     pub(crate) fn new(plan: Plan, disk: SimulatedDisk, since: Option<&Present>) -> Self {
-        let outside = Arc::new(Outside::new(&disk, since));
+        let outside = Arc::new(Outside::new(&disk, &Gate::new(), since));
         Self { plan, disk, outside, store: None }
+    }
+
+    /// Another part of the same server, which is at another operation, in a world of its own.
+    pub(crate) fn beside(&self, plan: Plan, since: Option<&Present>) -> Self {
+        let outside = Arc::new(Outside::new(&self.disk, &self.outside.clock, since));
+        Self { plan, disk: self.disk.clone(), outside, store: self.store.clone() }
     }
 
     pub(crate) fn open(&mut self) -> Result<(), Error> {
@@ -68,12 +74,12 @@ impl Server {
     /// Claims the operation: as a client does who tries again, or as the server does who finds it unfinished.
     fn claim(&self) -> Result<Claim, Error> {
         let listed = self.store().unfinished().collect::<Result<Vec<_>, _>>()?;
-        let listed = listed.iter().any(|progress| *progress.key() == order());
+        let listed = listed.iter().any(|progress| *progress.key() == self.plan.key());
         if listed && self.outside.now().told.token.is_multiple_of(2) {
             self.outside.saw(Situation::EnteredWithoutTheClient);
-            return self.store().claim_unfinished(&order()).wait();
+            return self.store().claim_unfinished(&self.plan.key()).wait();
         }
-        self.store().claim(&order(), self.plan.request()).wait()
+        self.store().claim(&self.plan.key(), self.plan.request()).wait()
     }
 
     /// Looks at what is there before anybody enters it: all that was told, and nothing that did not happen.
@@ -83,7 +89,7 @@ impl Server {
             assert!(self.store().progress(&key(other)).unwrap().is_some(), "P2: the claim of {other} was told");
         }
         let rows = [PAID, ORDERS].map(|table| self.row(table));
-        let Some(progress) = self.store().progress(&order()).unwrap() else {
+        let Some(progress) = self.store().progress(&self.plan.key()).unwrap() else {
             assert_eq!(Guard::ALL.map(|guard| world.happened(guard).len()), [0; 3], "P4: effects without an intent");
             assert!(told.attempt == 0 && told.outcome.is_none(), "P2: {told:?}, but nothing is there");
             assert_eq!(rows, [None, None], "P8: rows without an operation");
@@ -165,10 +171,12 @@ impl Server {
         let doubts =
             |progress: &Progress| -> Vec<String> { progress.in_doubt().map(|step| step.name().to_owned()).collect() };
         let found = doubts(progress);
-        let listed: Vec<_> = self.store().unfinished().map(Result::unwrap).filter(|it| *it.key() == order()).collect();
+        let unfinished: Vec<_> = self.store().unfinished().map(Result::unwrap).collect();
+        let listed: Vec<_> = unfinished.iter().filter(|it| *it.key() == self.plan.key()).collect();
         assert_eq!(listed.len(), usize::from(progress.outcome().is_none()), "P3: the list of the unfinished");
         assert!(listed.iter().all(|listed| doubts(listed) == found), "P4: {found:?} are in doubt");
-        assert_eq!(self.store().stats().unwrap().in_doubt, u64::from(!found.is_empty()), "P4: {found:?} are in doubt");
+        let in_doubt = unfinished.iter().filter(|it| !doubts(it).is_empty()).count();
+        assert_eq!(self.store().stats().unwrap().in_doubt, in_doubt as u64, "P4: {found:?} are in doubt");
     }
 
     /// A row of the server's; where there is another, it was to be undone.
@@ -176,7 +184,7 @@ impl Server {
         let read = self.store().read(|tx| {
             let rows = tx.open_table(table)?;
             assert_eq!(rows.get(RUBBISH)?, None, "P8: what a closure that failed had written is there");
-            rows.get("order")
+            rows.get(self.plan.name)
         });
         read.unwrap().unwrap().map(|row| String::from_utf8(row).unwrap())
     }
@@ -190,15 +198,17 @@ impl Server {
             assert_eq!(world.happened(guard).len(), 1, "P4: {guard:?}, counted outside: {world:?}");
         }
         let outcome = told.outcome.unwrap();
-        let (by_client, by_server) =
-            (self.store().claim(&order(), self.plan.request()), self.store().claim_unfinished(&order()));
+        let (by_client, by_server) = (
+            self.store().claim(&self.plan.key(), self.plan.request()),
+            self.store().claim_unfinished(&self.plan.key()),
+        );
         for claim in [by_client, by_server] {
             match claim.wait().unwrap() {
                 Claim::Replay(replayed) => assert_eq!(replayed.bytes(), outcome.as_bytes(), "P5"),
                 other => panic!("P5: it is over, but {other:?}"),
             }
         }
-        let other = self.store().claim(&order(), Fingerprint::of("another request")).wait().unwrap();
+        let other = self.store().claim(&self.plan.key(), Fingerprint::of("another request")).wait().unwrap();
         assert!(matches!(other, Claim::Reject(_)), "P5");
         assert!(matches!(self.store().claim(&key("fresh"), request()).wait().unwrap(), Claim::Run(_)));
         self.store().verify().unwrap();

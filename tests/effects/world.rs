@@ -134,7 +134,7 @@ pub(crate) struct Outside {
 
 impl Outside {
     /// The world as it was at the beginning, or at some moment.
-    pub(crate) fn new(disk: &SimulatedDisk, since: Option<&Present>) -> Self {
+    pub(crate) fn new(disk: &SimulatedDisk, clock: &Gate, since: Option<&Present>) -> Self {
         let begin = Present {
             calls: 0,
             wall: START,
@@ -143,11 +143,10 @@ impl Outside {
             what: "the beginning".to_owned(),
         };
         let begin = Present { calls: disk.calls(), ..since.unwrap_or(&begin).clone() };
-        let clock = Gate::new();
-        clock.clock.set_wall(begin.wall);
+        clock.clock.set_wall(clock.wall().max(begin.wall));
         Self {
             disk: disk.clone(),
-            clock,
+            clock: clock.clone(),
             diary: Mutex::new(vec![begin]),
             situations: Mutex::default(),
             is_patient: false.into(),
