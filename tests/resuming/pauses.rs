@@ -226,7 +226,7 @@ fn p6_what_had_its_runs_is_stuck_until_it_is_released_over_restarts_too() {
     let store = open();
     leave(&store, &key("stuck"));
     let resumer = builder(&store).start(fails_without(&flour)).unwrap();
-    until("it is stuck", || store.stats().unwrap().stuck == 1);
+    until("it is stuck", || state(&store, &key("stuck")) == State::Stuck);
     assert_eq!(attempt(&store, &key("stuck")), 3, "the client's run counts");
     let listed: Vec<_> = store.unfinished().map(|found| found.unwrap().state()).collect();
     assert_eq!(listed, [State::Stuck]);
@@ -244,7 +244,7 @@ fn p6_what_had_its_runs_is_stuck_until_it_is_released_over_restarts_too() {
 
     assert!(store.release_stuck(&key("stuck")).wait().unwrap());
     resumer.wake();
-    until("it was tried as often again", || store.stats().unwrap().stuck == 1);
+    until("it was tried as often again", || state(&store, &key("stuck")) == State::Stuck);
     assert_eq!(attempt(&store, &key("stuck")), 7);
     assert!(store.release_stuck(&key("stuck")).wait().unwrap());
     resumer.stop();
