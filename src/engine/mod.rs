@@ -353,26 +353,29 @@ impl Engine {
     pub(crate) fn figures(&self) -> Result<Figures> {
         let shared = &self.shared;
         let (policy, time) = (shared.policy, shared.timeline.now().time);
-        let (mut owned, mut waiting) = (HashSet::new(), 0);
-        for shard in shared.index.shards() {
-            for seat in shard.seats() {
-                owned.extend(seat.owner.filter(|o| !has_lapsed(o.tenure(), time, policy)).map(|owner| owner.born));
-                waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
-            }
-        }
-        let (mut unfinished, mut in_doubt, mut stuck) = (0, 0, 0);
+        let (mut unfinished, mut in_doubt, mut tried_enough) = (0, 0, HashSet::new());
         for (born, Open { tally, .. }) in shared.index.unfinished().iter() {
             unfinished += 1;
             in_doubt += u64::from(tally.is_in_doubt);
-            // What is at its last try is stuck only when that failed too.
-            stuck += u64::from(tally.tries >= policy.attempts_max && !owned.contains(born));
+            tried_enough.extend((tally.tries >= policy.attempts_max).then_some(*born));
+        }
+        let (mut owned, mut waiting) = (0, 0);
+        for shard in shared.index.shards() {
+            for seat in shard.seats() {
+                waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
+                if let Some(owner) = seat.owner.filter(|owner| !has_lapsed(owner.tenure(), time, policy)) {
+                    owned += 1;
+                    // What is at its last try is stuck only when that failed too.
+                    tried_enough.remove(&owner.born);
+                }
+            }
         }
         Ok(Figures {
             operations: shared.index.operations(),
             unfinished,
             in_doubt,
-            stuck,
-            owned: owned.len() as u64,
+            stuck: tried_enough.len() as u64,
+            owned,
             waiting,
             queued: shared.queue.len() as u64,
             removed: shared.counters.removed.load(Ordering::Relaxed),
