@@ -227,9 +227,7 @@ fn p6_what_had_its_runs_is_stuck_until_it_is_released_over_restarts_too() {
     leave(&store, &key("stuck"));
     let resumer = builder(&store).start(fails_without(&flour)).unwrap();
     // A claim shows in the record a moment before its owner does.
-    let is_stuck =
-        |resumer: &Resumer, failed| resumer.stats().failed == failed && state(&store, &key("stuck")) == State::Stuck;
-    until("it is stuck", || is_stuck(&resumer, 2));
+    until("it is stuck", || resumer.stats().failed == 2 && state(&store, &key("stuck")) == State::Stuck);
     assert_eq!(attempt(&store, &key("stuck")), 3, "the client's run counts");
     let listed: Vec<_> = store.unfinished().map(|found| found.unwrap().state()).collect();
     assert_eq!(listed, [State::Stuck]);
