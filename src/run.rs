@@ -216,7 +216,7 @@ impl Run {
     /// is undone then), and everybody who changes anything waits for it: **keep it short**, take along what it needs,
     /// do no effect in it, and wait in it neither for the store nor for a thread that does. A call that would wait for
     /// the store fails in it with [`ErrorKind::WouldDeadlock`]; those that only read work, and see what was committed
-    /// before.
+    /// before. A closure that leaks the rows it opened (`std::mem::forget`) stops the store.
     ///
     /// # Errors
     ///

@@ -72,6 +72,22 @@ enum Failure {
     Before(Error),
     /// In its commit or after: it may be on disk or not.
     In(Error),
+    /// Before its commit, in the closure of the request at this place, which alone is to blame.
+    Rows(usize, Error),
+}
+
+impl Failure {
+    fn error(&self) -> &Error {
+        match self {
+            Self::Before(error) | Self::In(error) | Self::Rows(_, error) => error,
+        }
+    }
+
+    fn into_error(self) -> Error {
+        match self {
+            Self::Before(error) | Self::In(error) | Self::Rows(_, error) => error,
+        }
+    }
 }
 
 impl Writer {
@@ -91,7 +107,7 @@ impl Writer {
                 Ok(())
             }
             Err(_) if self.shared.log.fault().is_some_and(Fault::is_full) => self.shared.log.reopen(),
-            Err(Failure::Before(error) | Failure::In(error)) => Err(error),
+            Err(Failure::Before(error) | Failure::In(error) | Failure::Rows(_, error)) => Err(error),
         }
     }
 
@@ -180,39 +196,54 @@ impl Writer {
             requests.drain(..).for_each(|request| request.refuse(full(&error)));
             return;
         }
-        let mut done = Done::default();
-        match self.attempt(requests, now, &mut done) {
-            Ok(()) => {
-                self.full = None;
-                done.publish(&self.shared, requests.drain(..), now);
+        // What comes behind a request whose closure failed is a batch of its own, so that each is done twice at most.
+        let mut behind = Vec::new();
+        loop {
+            let mut done = Done::default();
+            match self.attempt(requests, now, &mut done) {
+                Ok(()) => {
+                    self.full = None;
+                    done.publish(&self.shared, requests.drain(..), now);
+                }
+                Err(Failure::Rows(nth, error)) => {
+                    let mut failed = requests.split_off(nth.min(requests.len()));
+                    if let Some(rows) = failed.first_mut().and_then(|request| request.rows.as_mut()) {
+                        rows.failed = Some(error);
+                    }
+                    failed.append(&mut behind);
+                    behind = failed;
+                    if !requests.is_empty() {
+                        continue;
+                    }
+                }
+                Err(failure) => {
+                    behind.drain(..).for_each(|request: Request| request.refuse(not_applied(failure.error())));
+                    self.recover(failure, requests, done, now);
+                }
             }
-            Err(failure) => self.recover(failure, requests, done, now),
+            if behind.is_empty() {
+                return;
+            }
+            std::mem::swap(requests, &mut behind);
         }
     }
 
-    /// Decides, writes and commits. What it did stands in `done`.
+    /// Decides, writes and commits. What it did stands in `done`; where it failed, nothing of that is to be told.
     fn attempt(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let numbers = self.numbers;
-        loop {
-            let transaction = shared.log.begin().map_err(Failure::Before)?;
-            let tables = Tables::open(&transaction).map_err(Failure::Before)?;
-            match self.fill(tables, requests, now, done) {
-                Ok(true) => transaction.commit().map_err(|e| Failure::In(engine(e)))?,
-                Ok(false) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
-                Err(Stop::Fault(error)) => return Err(Failure::Before(error)),
-                // A closure that failed because the disk did is no reason to try again.
-                Err(Stop::Rows(error)) if shared.log.fault().is_some() => return Err(Failure::Before(error)),
-                Err(Stop::Rows(error)) => {
-                    transaction.abort().map_err(|e| Failure::Before(engine(e)))?;
-                    // The others are done again without it, as if they had come in this moment.
-                    let failed = requests.get_mut(done.told.len()).and_then(|request| request.rows.as_mut());
-                    failed.ok_or_else(lost_count).map_err(Failure::Before)?.failed = Some(error);
-                    (self.numbers, *done) = (numbers, Done::default());
-                    continue;
-                }
+        let transaction = shared.log.begin().map_err(Failure::Before)?;
+        let tables = Tables::open(&transaction).map_err(Failure::Before)?;
+        match self.fill(tables, requests, now, done) {
+            Ok(true) => transaction.commit().map_err(|e| Failure::In(engine(e)))?,
+            Ok(false) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
+            // A closure that failed because the disk did is not to blame.
+            Err(Stop::Rows(error)) if shared.log.fault().is_none() => {
+                transaction.abort().map_err(|e| Failure::Before(engine(e)))?;
+                self.numbers = numbers;
+                return Err(Failure::Rows(done.told.len(), error));
             }
-            break;
+            Err(Stop::Fault(error) | Stop::Rows(error)) => return Err(Failure::Before(error)),
         }
         shared.log.check_name().map_err(Failure::In)?;
         self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
@@ -251,10 +282,8 @@ impl Writer {
     /// After a fault: tells everybody what is known, and goes on or stops for good.
     fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done, now: Now) {
         let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
-        let (error, is_in_commit) = match failure {
-            Failure::Before(error) => (error, false),
-            Failure::In(error) => (error, true),
-        };
+        let is_in_commit = matches!(failure, Failure::In(_));
+        let error = failure.into_error();
         if !is_full {
             // A number that ran out or the like is no fault of the disk, and nothing of the batch is on it.
             if is_in_commit || self.shared.log.fault().is_some() || error.kind() != ErrorKind::Capacity {
@@ -317,10 +346,6 @@ fn landed(shared: &Shared, moves: &[Move]) -> Result<bool> {
         Some(Move { old: Some(old), .. }) => Ok(!shared.log.holds(*old)?),
         _ => Ok(true),
     }
-}
-
-fn lost_count() -> Error {
-    Error::new(ErrorKind::Failed, "a closure failed that belongs to no request")
 }
 
 fn full(error: &Error) -> Error {
