@@ -1,0 +1,186 @@
+//! A part of the server that does not own an operation moves its checkpoint: a payment provider's webhook.
+//!
+//! `cargo run --example webhook` starts a shop and a payment provider on loopback and orders one pizza:
+//!
+//! 1. The order's handler starts the payment, leaves the operation at the checkpoint "waiting for payment" and answers
+//!    202: nobody knows when the customer will have paid, so nobody waits.
+//! 2. The provider calls the shop's webhook, twice at the same moment, as providers do. The webhook owns nothing. It
+//!    looks how far the operation got and moves the checkpoint to "paid" by compare-and-set: one delivery moves it, the
+//!    other loses and is told which checkpoint stands.
+//! 3. The resumer enters the operation, finds it paid and completes it. The client's retry gets the receipt.
+//!
+//! It fails where anything is not as it says here.
+
+#![allow(clippy::print_stdout, reason = "a program for a terminal")]
+
+use std::error::Error;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::routing::post;
+use axum::{Json, Router};
+use reentry::{Advance, Claim, Key, Request, Resumer, Run, Store};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio::sync::Barrier;
+
+type Failure = Box<dyn Error + Send + Sync>;
+type Answer = (StatusCode, String);
+
+const WAITING: &str = "waiting for payment";
+const PAID: &str = "paid";
+
+/// How often a client asks again, and how long it waits before.
+const RETRIES: usize = 100;
+const PAUSE: Duration = Duration::from_millis(50);
+
+struct Shop {
+    store: Store,
+    resumer: Resumer,
+    provider: String,
+    client: reqwest::Client,
+    /// Lets both deliveries look before either moves the checkpoint, so that one is sure to lose.
+    both_have_looked: Barrier,
+    moved: AtomicUsize,
+    lost: AtomicUsize,
+}
+
+#[tokio::main]
+async fn main() -> Result<(), Failure> {
+    let folder = tempfile::tempdir()?;
+    let store = Store::open(folder.path().join("orders.reentry"))?;
+    let resumer = Resumer::builder(&store).backoff(PAUSE, PAUSE).start(finish)?;
+    let provider = serve(Router::new().route("/payments", post(start_payment))).await?;
+    let shop = Arc::new(Shop {
+        store,
+        resumer,
+        provider,
+        client: reqwest::Client::new(),
+        both_have_looked: Barrier::new(2),
+        moved: AtomicUsize::new(0),
+        lost: AtomicUsize::new(0),
+    });
+    let routes = Router::new().route("/orders", post(order)).route("/webhook", post(webhook));
+    let address = serve(routes.with_state(Arc::clone(&shop))).await?;
+
+    let (status, text) = place_order(&address).await?;
+    println!("the order is answered {status}: {text}");
+    check(status == StatusCode::ACCEPTED, "nobody waits for the customer to pay")?;
+    let event = json!({ "order": "key-1", "receipt": "receipt 7" });
+    let deliver = || shop.client.post(format!("{address}/webhook")).json(&event).send();
+    let (one, two) = tokio::join!(deliver(), deliver());
+    check(one?.status().is_success() && two?.status().is_success(), "both deliveries are taken")?;
+    let counts = (shop.moved.load(Ordering::SeqCst), shop.lost.load(Ordering::SeqCst));
+    println!("of two deliveries at once {} moved the checkpoint, {} lost", counts.0, counts.1);
+    check(counts == (1, 1), "one delivery moves the checkpoint, the other loses")?;
+
+    for _ in 0..RETRIES {
+        let (status, text) = place_order(&address).await?;
+        if status == StatusCode::OK {
+            println!("the retry is answered {status}: {text}");
+            check(text == "two pizzas, paid with receipt 7", "the receipt is the provider's")?;
+            shop.store.verify()?;
+            return Ok(());
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Err("the order was never finished".into())
+}
+
+/// Takes an order, or tells how far it is.
+async fn order(State(shop): State<Arc<Shop>>, headers: HeaderMap, body: String) -> Answer {
+    taken(&shop, &headers, &body).await.unwrap_or_else(|e| (StatusCode::SERVICE_UNAVAILABLE, e.to_string()))
+}
+
+async fn taken(shop: &Shop, headers: &HeaderMap, body: &str) -> Result<Answer, Failure> {
+    let client_key = headers.get("idempotency-key").ok_or("an order needs an Idempotency-Key")?.to_str()?;
+    let mut run = match shop.store.claim(&key(client_key)?, Request::of(body)).await? {
+        Claim::Run(run) => run,
+        Claim::Replay(outcome) => return Ok((StatusCode::OK, outcome.decode()?)),
+        Claim::Wait(_) => return Ok((StatusCode::ACCEPTED, "in progress".to_owned())),
+        Claim::Reject(_) => return Ok((StatusCode::UNPROCESSABLE_ENTITY, "another order has this key".to_owned())),
+        Claim::Gone(_) => return Ok((StatusCode::GONE, "done long ago".to_owned())),
+    };
+    // The provider deduplicates on the effect id, so that a retry starts no second payment.
+    let (provider, client) = (shop.provider.clone(), shop.client.clone());
+    let pay = async |id: reentry::EffectId| -> Result<String, reqwest::Error> {
+        let asked = client.post(format!("{provider}/payments")).json(&json!({ "id": id, "order": client_key }));
+        asked.send().await?.error_for_status()?.text().await
+    };
+    let payment = run.step("start the payment").run_keyed_async(pay).await?;
+    if run.checkpoint().is_none() {
+        run.advance(WAITING, &payment).await?;
+    }
+    // The run ends here, and the operation stays: whoever comes next enters it at its checkpoint.
+    run.release();
+    Ok((StatusCode::ACCEPTED, payment))
+}
+
+/// What the provider calls when the customer has paid. It owns no operation, and needs none.
+async fn webhook(State(shop): State<Arc<Shop>>, Json(event): Json<Value>) -> Answer {
+    paid(&shop, &event).await.unwrap_or_else(|e| (StatusCode::SERVICE_UNAVAILABLE, e.to_string()))
+}
+
+async fn paid(shop: &Shop, event: &Value) -> Result<Answer, Failure> {
+    let text = |name: &str| event[name].as_str().map(str::to_owned).ok_or("the event is not complete");
+    let (key, receipt) = (key(&text("order")?)?, text("receipt")?);
+    let progress = shop.store.progress(&key)?.ok_or("no such order is known")?;
+    let seen = progress.checkpoint().ok_or("no payment was started")?;
+    shop.both_have_looked.wait().await;
+    match shop.store.advance(&key, seen.revision(), PAID, &receipt).await? {
+        Advance::Moved(_) => {
+            shop.moved.fetch_add(1, Ordering::SeqCst);
+            shop.resumer.wake();
+            Ok((StatusCode::OK, "thank you".to_owned()))
+        }
+        // Somebody else was faster. Where it is the same news there is nothing left to do.
+        Advance::Lost(Some(current)) if current.name() == PAID => {
+            shop.lost.fetch_add(1, Ordering::SeqCst);
+            Ok((StatusCode::OK, "known already".to_owned()))
+        }
+        // Anything else the provider is to deliver again, and this looks again then.
+        Advance::Lost(_) => Ok((StatusCode::CONFLICT, "the order has moved, deliver again".to_owned())),
+    }
+}
+
+/// What the resumer does with every order that nobody is at work on.
+fn finish(run: Run) -> Result<(), Failure> {
+    match run.checkpoint().filter(|checkpoint| checkpoint.name() == PAID) {
+        Some(paid) => {
+            let order = String::from_utf8_lossy(run.request().unwrap_or_default()).into_owned();
+            let receipt: String = paid.decode()?;
+            run.complete(&format!("{order}, paid with {receipt}")).wait()?;
+            Ok(())
+        }
+        None => Err("the customer has not paid yet".into()),
+    }
+}
+
+/// The provider: takes a payment to be made, and calls back when it is.
+async fn start_payment(Json(payment): Json<Value>) -> Answer {
+    (StatusCode::ACCEPTED, format!("payment {} waits for the customer", payment["id"].as_str().unwrap_or_default()))
+}
+
+async fn place_order(address: &str) -> Result<Answer, Failure> {
+    let order = reqwest::Client::new().post(format!("{address}/orders")).header("Idempotency-Key", "key-1");
+    let answer = order.body("two pizzas").send().await?;
+    Ok((StatusCode::from_u16(answer.status().as_u16())?, answer.text().await?))
+}
+
+async fn serve(routes: Router) -> Result<String, Failure> {
+    let listener = TcpListener::bind("127.0.0.1:0").await?;
+    let address = format!("http://{}", listener.local_addr()?);
+    tokio::spawn(async move { axum::serve(listener, routes).await });
+    Ok(address)
+}
+
+fn key(client_key: &str) -> reentry::Result<Key> {
+    Key::new("orders", client_key)
+}
+
+fn check(is_so: bool, what: &str) -> Result<(), Failure> {
+    if is_so { Ok(()) } else { Err(format!("not so: {what}").into()) }
+}
