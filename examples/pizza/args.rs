@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use crate::kitchen::Charging;
 use crate::positions::Position;
 
 pub(crate) const USAGE: &str = "\
@@ -15,9 +16,12 @@ Usage: pizza                     run every scenario; the exit status is 0 if not
 
 The parts, which the two above start by themselves:
        pizza bank   --data DIR [--port N]
+                    [--charges-again]    charge as often as it is asked, whatever the id
        pizza mailer --data DIR [--port N]
        pizza server --data DIR --bank ADDR --mailer ADDR [--port N]
-                    [--stop-at N]        reach position N (1 to 10) of an order and go no further
+                    [--stop-at N]        reach position N (1 to 8) of an order and go no further
+                    [--charge HOW]       rechecked (if not given), keyed or at-most-once
+                    [--settle-ms N]      how long a charge may be on its way to the bank (2 s if not given)
                     [--no-resume]        leave unfinished orders to their clients' retries
                     [--retention-ms N]   keep outcomes this long (24 h if not given)
                     [--patience-ms N]    let a copy of a request wait this long for the first (5 s if not given)
@@ -28,7 +32,7 @@ pub(crate) enum Role {
     Scenarios,
     ByHand(Option<PathBuf>),
     Server(ServerOptions),
-    Bank(OutsideOptions),
+    Bank(BankOptions),
     Mailer(OutsideOptions),
     Help,
 }
@@ -40,6 +44,8 @@ pub(crate) struct ServerOptions {
     pub(crate) mailer: SocketAddr,
     pub(crate) port: u16,
     pub(crate) stop_at: Option<Position>,
+    pub(crate) charging: Charging,
+    pub(crate) settles_within: Option<Duration>,
     pub(crate) resume: bool,
     pub(crate) retention: Option<Duration>,
     pub(crate) patience: Option<Duration>,
@@ -53,6 +59,32 @@ pub(crate) struct OutsideOptions {
     pub(crate) with_parent: bool,
 }
 
+/// What the bank must know.
+pub(crate) struct BankOptions {
+    pub(crate) outside: OutsideOptions,
+    pub(crate) charges_again: bool,
+}
+
+impl BankOptions {
+    /// The name of its ledger: banks of both kinds may keep theirs in one folder.
+    pub(crate) fn name(&self) -> &'static str {
+        if self.charges_again { "careless-bank" } else { "bank" }
+    }
+}
+
+impl FromStr for Charging {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "rechecked" => Ok(Self::Rechecked),
+            "keyed" => Ok(Self::Keyed),
+            "at-most-once" => Ok(Self::AtMostOnce),
+            _ => Err("no way to charge"),
+        }
+    }
+}
+
 /// Reads the arguments that follow the program's name, or says in one sentence what is wrong with them.
 pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Role, String> {
     let mut args = args
@@ -64,7 +96,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Role, String
     let role = match role.as_str() {
         "--help" | "-h" | "help" => Role::Help,
         "serve" => Role::ByHand(given.value("--data")?),
-        "bank" => Role::Bank(given.outside()?),
+        "bank" => Role::Bank(BankOptions { charges_again: given.flag("--charges-again"), outside: given.outside()? }),
         "mailer" => Role::Mailer(given.outside()?),
         "server" => Role::Server(given.server()?),
         unknown => return Err(format!("unknown argument {unknown:?}")),
@@ -95,6 +127,8 @@ impl Given {
             mailer: self.required("--mailer")?,
             port: self.value("--port")?.unwrap_or(0),
             stop_at: self.value("--stop-at")?,
+            charging: self.value("--charge")?.unwrap_or(Charging::Rechecked),
+            settles_within: self.value("--settle-ms")?.map(Duration::from_millis),
             resume: !self.flag("--no-resume"),
             retention: self.value("--retention-ms")?.map(Duration::from_millis),
             patience: self.value("--patience-ms")?.map(Duration::from_millis),

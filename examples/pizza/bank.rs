@@ -2,18 +2,19 @@
 
 use std::net::SocketAddr;
 
-use axum::extract::State;
+use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use reentry::{EffectId, Failure, not_applied};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Result;
-use crate::args::OutsideOptions;
-use crate::ledger::{Ledger, Request};
-use crate::order::Order;
+use crate::args::BankOptions;
+use crate::ledger::{Ledger, Repeats, Request};
+use crate::order::{Charged, Order};
 use crate::process;
 use crate::web::{self, Outside};
 
@@ -27,17 +28,21 @@ struct Charge {
 }
 
 /// Runs the bank until its process ends.
-pub(crate) async fn serve(options: OutsideOptions) -> Result<()> {
-    process::follow_parent(options.with_parent, || {});
+pub(crate) async fn serve(options: BankOptions) -> Result<()> {
+    process::follow_parent(options.outside.with_parent, || {});
+    let repeats = if options.charges_again { Repeats::DoneAgain } else { Repeats::Answered };
+    let ledger = Ledger::open(&options.outside.data.join(format!("{}.ledger", options.name())), repeats)?;
     let router = Router::new()
         .route("/charges", post(charge))
+        .route("/charges/{id}", get(find))
         .route("/counts/{customer}", get(web::counts))
-        .with_state(Ledger::open(&options.data.join("bank.ledger"))?);
-    web::serve_outside(options.port, router).await
+        .with_state(ledger);
+    web::serve_outside(options.outside.port, router).await
 }
 
-/// Takes the money, once for each idempotency key. The charge is synced to the bank's own disk before it answers,
-/// so a server that is killed at that moment cannot unsay it.
+/// Takes the money: once for each idempotency key, or, in the variant that does not deduplicate, as often as it is
+/// asked. The charge is synced to the bank's own disk before it answers, so a server that is killed at that moment
+/// cannot unsay it.
 async fn charge(State(ledger): State<Ledger>, headers: HeaderMap, Json(wanted): Json<Charge>) -> Response {
     let id = match web::idempotency_key(&headers) {
         Ok(id) => id.to_owned(),
@@ -57,31 +62,48 @@ async fn charge(State(ledger): State<Ledger>, headers: HeaderMap, Json(wanted): 
     }
 }
 
+/// Tells what became of the charge of this id.
+async fn find(State(ledger): State<Ledger>, Path(id): Path<String>) -> Response {
+    match ledger.answer(&id) {
+        Ok(Some(answer)) => web::raw(StatusCode::OK, answer.into_bytes()),
+        Ok(None) => web::refused(StatusCode::NOT_FOUND, "no such charge"),
+        Err(error) => web::unavailable(&error),
+    }
+}
+
 /// The bank as the server sees it.
 #[derive(Clone)]
 pub(crate) struct Bank(Outside);
-
-/// What the bank says to a charge. That it cannot be reached is neither, but an error: ask again later.
-pub(crate) enum Charged {
-    Paid { charge_id: String },
-    Declined { why: String },
-}
 
 impl Bank {
     pub(crate) fn at(address: SocketAddr) -> Self {
         Self(Outside::at(address, "/charges"))
     }
 
-    /// Charges the customer of `order` under `id`: once, however often it is asked under that id.
-    pub(crate) async fn charge(&self, id: &str, order: &Order) -> Result<Charged> {
+    /// Charges the customer of `order`, under this id.
+    ///
+    /// Only an error that came before anything was sent says that nothing happened. After any other, a time-out say,
+    /// nobody knows.
+    pub(crate) async fn charge(&self, id: EffectId, order: &Order) -> Result<Charged, Failure> {
         let wanted = Charge { customer: order.customer.clone(), cents: order.cents };
-        let (status, body) =
-            self.0.ask(id, &wanted).await.map_err(|error| format!("cannot reach the bank: {error}"))?;
+        let unreached = |error: reqwest::Error| if error.is_connect() { not_applied(error) } else { error.into() };
+        let (status, body) = self.0.ask(&id.to_string(), &wanted).await.map_err(unreached)?;
         match (status, body["charge_id"].as_str()) {
             (StatusCode::OK, Some(charge_id)) => Ok(Charged::Paid { charge_id: charge_id.to_owned() }),
             (StatusCode::PAYMENT_REQUIRED, _) => {
                 Ok(Charged::Declined { why: body["error"].as_str().unwrap_or("declined").to_owned() })
             }
+            _ => Err(format!("the bank answered {status}: {body}").into()),
+        }
+    }
+
+    /// Asks the bank whether it charged anything under this id.
+    pub(crate) async fn find(&self, id: EffectId) -> Result<Option<Charged>> {
+        let (status, body) =
+            self.0.look(&id.to_string()).await.map_err(|error| format!("cannot reach the bank: {error}"))?;
+        match (status, body["charge_id"].as_str()) {
+            (StatusCode::OK, Some(charge_id)) => Ok(Some(Charged::Paid { charge_id: charge_id.to_owned() })),
+            (StatusCode::NOT_FOUND, _) => Ok(None),
             _ => Err(format!("the bank answered {status}: {body}").into()),
         }
     }

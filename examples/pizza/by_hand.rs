@@ -82,7 +82,7 @@ Another order under the same key is rejected (422):
 The same pizza under another key is another pizza:
   {second}
 
-How far it got, and which orders have no outcome:
+How far it got, with its steps and their effect ids, and which orders have no outcome:
   curl http://{at}/progress/ann/key-1
   curl http://{at}/unfinished
 What was done / asked for, at the bank, in the orders table, at the mailer:
@@ -93,8 +93,13 @@ What was done / asked for, at the bank, in the orders table, at the mailer:
 Kill the server, start it again over the same data, and retry:
   kill -9 {pid}
   {restart}
-To have it stop half-way, at one of ten positions, for you to kill it there, add: --stop-at 4
+To have it stop half-way, at one of eight positions, for you to kill it there, add: --stop-at 4
 To leave the unfinished order to your retry, add: --no-resume
+To charge without recheck, so that the retry finds the charge in doubt (409), add: --charge at-most-once
+Then ask the bank by the effect id, and say what you found:
+  curl http://{bank}/charges/EFFECT-ID
+  curl http://{at}/resolve/ann/key-1 -H 'Content-Type: application/json' \
+    -d '{{\"charge_id\":\"charge-...\",\"note\":\"the bank has it\"}}'      (null where it did not happen)
 
 Ctrl-C stops all three."
     );

@@ -65,14 +65,35 @@ impl Client {
 
     /// How far the server says that an order got.
     pub(crate) async fn standing(&self, key: &str, order: &Order) -> Result<String> {
+        let Some(body) = self.progress(key, order).await? else { return Ok("unknown".to_owned()) };
+        let state = body["state"].as_str().ok_or_else(|| format!("no state in {body}"))?;
+        Ok(format!("{state}, attempt {}", body["attempt"]))
+    }
+
+    /// The effect id of the step that the server says is in doubt, for who asks the bank about it.
+    pub(crate) async fn in_doubt(&self, key: &str, order: &Order) -> Result<String> {
+        let body = self.progress(key, order).await?.ok_or("the order is unknown")?;
+        let steps = body["steps"].as_array().ok_or_else(|| format!("no steps in {body}"))?;
+        let doubtful = steps.iter().find(|step| step["state"] == "in doubt");
+        let id = doubtful.and_then(|step| step["effect_id"].as_str());
+        Ok(id.ok_or_else(|| format!("nothing is in doubt in {body}"))?.to_owned())
+    }
+
+    /// Says, as an operator, what became of the charge.
+    pub(crate) async fn resolve(&self, key: &str, order: &Order, charge_id: Option<String>) -> Result<()> {
+        let url = format!("http://{}/resolve/{}/{key}", self.server, order.customer);
+        let verdict = serde_json::json!({ "charge_id": charge_id, "note": "asked the bank by the effect id" });
+        self.http.post(url).json(&verdict).send().await?.error_for_status()?;
+        Ok(())
+    }
+
+    async fn progress(&self, key: &str, order: &Order) -> Result<Option<serde_json::Value>> {
         let url = format!("http://{}/progress/{}/{key}", self.server, order.customer);
         let response = self.http.get(url).send().await?;
         if response.status().as_u16() == 404 {
-            return Ok("unknown".to_owned());
+            return Ok(None);
         }
-        let body: serde_json::Value = response.error_for_status()?.json().await?;
-        let state = body["state"].as_str().ok_or_else(|| format!("no state in {body}"))?;
-        Ok(format!("{state}, attempt {}", body["attempt"]))
+        Ok(Some(response.error_for_status()?.json().await?))
     }
 }
 

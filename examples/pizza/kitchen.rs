@@ -1,35 +1,51 @@
 //! How one order is made: every effect once, whoever dies on the way.
 //!
 //! ```text
-//!   claim -> "order received" -> charge -> "payment confirmed"
-//!                             -> order row -> "order written"
-//!                             -> mail -> "mail sent" -> outcome
+//!   claim, with the request ─▶ step "charge" ─▶ "payment confirmed" ─▶ step "mail" ─▶ outcome + order row
 //! ```
 //!
-//! Each name in quotes is a checkpoint, and it is durable before the next effect begins, so a run that
-//! re-enters knows which effects are done and skips them. One window is left: a server that dies after an effect
-//! and before its checkpoint leaves nobody knowing. There the effect is asked for again under the same id, and the
-//! other side, which has seen that id, gives the old answer instead of doing it twice.
+//! Each step's intent is durable before its effect begins, and its result before whatever comes next. A run that
+//! re-enters gets every result again and runs nothing for it. What was under way when the server died is in doubt:
+//!
+//! - The bank can be asked, so the charge is **rechecked**: it runs again only if it did not happen.
+//! - The mailer deduplicates on the id that it is given, so the mail is **keyed**: it is asked for again.
+//! - The order row is the server's own, so it is written **in one commit** with the outcome: both or neither.
 
-use reentry::{Json, Outcome, Run, Store};
+use std::time::Duration;
+
+use reentry::{EffectId, Failure, Json, Outcome, Run, Store, Table};
 
 use crate::Result;
-use crate::bank::{Bank, Charged};
-use crate::ledger::{Ledger, Request};
+use crate::bank::Bank;
 use crate::mailer::Mailer;
-use crate::order::{Made, Order, Receipt, Refusal, effect_id};
+use crate::order::{Charged, Order, Receipt, Refusal};
 use crate::positions::{Position, Stops};
+
+/// The server's own table, in the file of the store: the order's id, and what was ordered.
+pub(crate) const ORDERS: Table = Table::new("orders");
 
 /// What the server works with; clones share it.
 #[derive(Clone)]
 pub(crate) struct Shop {
     pub(crate) store: Store,
-    /// The server's own table of orders.
-    pub(crate) orders: Ledger,
     pub(crate) bank: Bank,
     pub(crate) mailer: Mailer,
+    pub(crate) charging: Charging,
+    /// How long a charge that was sent may still be on its way to the bank.
+    pub(crate) settles_within: Duration,
     /// Only for the demonstration: where this server is to be killed.
     pub(crate) stops: Stops,
+}
+
+/// How the charge is guarded. A real server has one way: the one that fits its bank.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Charging {
+    /// The bank can be asked whether it happened.
+    Rechecked,
+    /// The bank deduplicates on the id. Where it does not, this charges twice.
+    Keyed,
+    /// The bank does neither.
+    AtMostOnce,
 }
 
 /// How an order ended: what its client gets now, and every later copy of the request too.
@@ -46,71 +62,55 @@ impl From<Outcome> for Ending {
 
 /// Makes what is still missing of an order, and ends its run with the outcome.
 ///
-/// An error leaves the order unfinished and without an owner: the next retry, or the resumer, goes on from the last
-/// checkpoint. `order` is the client's request; whoever has none can only go on with an order that was received.
-pub(crate) async fn make(shop: &Shop, mut run: Run, order: Option<Order>) -> Result<Ending> {
-    let mut so_far = received(shop, &mut run, order).await?;
-
-    if so_far.0.charge_id.is_none() {
-        shop.stops.reach(Position::BeforeCharge).await;
-        let id = effect_id(run.key(), "charge");
-        match shop.bank.charge(&id, &so_far.0.order).await? {
-            Charged::Paid { charge_id } => so_far.0.charge_id = Some(charge_id),
-            Charged::Declined { why } => return refuse(run, why).await,
-        }
-        shop.stops.reach(Position::AfterCharge).await;
-        run.advance("payment confirmed", &so_far).await?;
+/// An error leaves the order unfinished and without an owner: the next retry, or the resumer, goes on from there. It
+/// needs no client for that, since the claim carried the request.
+pub(crate) async fn make(shop: &Shop, mut run: Run) -> Result<Ending> {
+    let order: Order = serde_json::from_slice(run.request().ok_or("the claim carried no request")?)?;
+    shop.stops.reach(Position::AfterClaim).await;
+    let charge_id = match charge(shop, &mut run, &order).await? {
+        Charged::Paid { charge_id } => charge_id,
+        // An outcome too: every copy of the request gets it, and nobody asks again.
+        Charged::Declined { why } => return Ok(run.fail(&Json(Refusal { error: why })).await?.into()),
+    };
+    if run.checkpoint().is_none() {
+        // For whoever asks how far the order got.
+        run.advance("payment confirmed", &charge_id).await?;
     }
-
-    if so_far.0.order_id.is_none() {
-        shop.stops.reach(Position::BeforeRow).await;
-        let id = effect_id(run.key(), "order");
-        so_far.0.order_id = Some(write_row(&shop.orders, &id, &so_far.0).await?);
-        shop.stops.reach(Position::AfterRow).await;
-        run.advance("order written", &so_far).await?;
-    }
-
-    if so_far.0.mail_id.is_none() {
+    shop.stops.reach(Position::Paid).await;
+    let send = async |id: EffectId| {
         shop.stops.reach(Position::BeforeMail).await;
-        let id = effect_id(run.key(), "mail");
-        so_far.0.mail_id = Some(shop.mailer.send(&id, &so_far.0.order).await?);
+        let sent = shop.mailer.send(id, &order).await;
         shop.stops.reach(Position::AfterMail).await;
-        run.advance("mail sent", &so_far).await?;
-    }
+        sent
+    };
+    run.step("mail").run_keyed_async(send).await?;
 
-    shop.stops.reach(Position::BeforeComplete).await;
+    let order_id = run.effect_id("order");
+    let row = serde_json::to_vec(&order)?;
+    let receipt = Receipt { order_id: order_id.to_string(), charge_id, pizza: order.pizza.clone(), cents: order.cents };
+    let write = move |tx: &reentry::Transaction<'_>| {
+        tx.open_table(ORDERS)?.insert(order_id, &row)?;
+        Ok(())
+    };
     // The first client is answered from the outcome, as every later one is: the same bytes.
-    let outcome = run.complete(&Json(receipt(so_far.0)?)).await?;
+    let outcome = run.complete_with(&Json(receipt), write).await?;
     shop.stops.reach(Position::AfterComplete).await;
     Ok(outcome.into())
 }
 
-/// What was done in earlier runs; in the first one, notes down the order before anything is done about it.
-async fn received(shop: &Shop, run: &mut Run, order: Option<Order>) -> Result<Json<Made>> {
-    if let Some(checkpoint) = run.checkpoint() {
-        return Ok(checkpoint.decode()?);
-    }
-    shop.stops.reach(Position::AfterClaim).await;
-    let order = order.ok_or("nobody but its client knows what was ordered")?;
-    let so_far = Json(Made::nothing_yet(order));
-    run.advance("order received", &so_far).await?;
-    Ok(so_far)
-}
-
-/// Ends the run with a refusal. That is an outcome too: every copy of the request gets it, and nobody asks again.
-async fn refuse(run: Run, why: String) -> Result<Ending> {
-    Ok(run.fail(&Json(Refusal { error: why })).await?.into())
-}
-
-/// Writes the order's row into the server's own table, under an id that is the same on every retry.
-async fn write_row(orders: &Ledger, id: &str, so_far: &Made) -> Result<String> {
-    let request = Request { id: id.to_owned(), customer: so_far.order.customer.clone() };
-    orders.perform(request, format!("order-{}", &id[..12])).await
-}
-
-fn receipt(made: Made) -> Result<Receipt> {
-    let Made { order, charge_id: Some(charge_id), order_id: Some(order_id), mail_id: Some(_) } = made else {
-        return Err("an order cannot be completed before all of it is done".into());
+async fn charge(shop: &Shop, run: &mut Run, order: &Order) -> Result<Charged> {
+    let charge = async |id: EffectId| -> Result<Json<Charged>, Failure> {
+        shop.stops.reach(Position::BeforeCharge).await;
+        let charged = shop.bank.charge(id, order).await?;
+        shop.stops.reach(Position::AfterCharge).await;
+        Ok(Json(charged))
     };
-    Ok(Receipt { order_id, charge_id, pizza: order.pizza, cents: order.cents })
+    let find = async |id: EffectId| -> Result<Option<Json<Charged>>> { Ok(shop.bank.find(id).await?.map(Json)) };
+    let step = run.step("charge");
+    let Json(charged) = match shop.charging {
+        Charging::Rechecked => step.recheck_async(find).settles_within(shop.settles_within).run_async(charge).await?,
+        Charging::Keyed => step.run_keyed_async(charge).await?,
+        Charging::AtMostOnce => step.run_at_most_once_async(charge).await?,
+    };
+    Ok(charged)
 }

@@ -1,7 +1,7 @@
 //! A ledger on disk: what was asked of somebody, and what was done about it, once for each id.
 //!
-//! The bank, the mailer and the server's table of orders each keep one. It is one line of JSON an entry, and
-//! nothing is answered before its line is synced: what has been done stays done, whoever is killed next.
+//! The bank and the mailer each keep one. It is one line of JSON an entry, and nothing is answered before its line is
+//! synced: what has been done stays done, whoever is killed next.
 
 use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
@@ -20,6 +20,14 @@ pub(crate) struct Count {
     pub(crate) asked: u32,
 }
 
+impl std::ops::Add for Count {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { done: self.done + other.done, asked: self.asked + other.asked }
+    }
+}
+
 /// One request, as it is told to a ledger.
 pub(crate) struct Request {
     /// The id by which a retry is known: equal ids are one effect.
@@ -33,8 +41,18 @@ pub(crate) struct Request {
 #[derive(Clone)]
 pub(crate) struct Ledger(Arc<Mutex<Book>>);
 
+/// What its keeper does when it is asked again under an id.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repeats {
+    /// Nothing: the answer is the old one.
+    Answered,
+    /// The same once more.
+    DoneAgain,
+}
+
 struct Book {
     file: File,
+    repeats: Repeats,
     /// The answer to each id that was done.
     answers: HashMap<String, String>,
     counts: HashMap<String, Count>,
@@ -50,15 +68,17 @@ enum Line {
 
 impl Ledger {
     /// Opens the ledger at `path`, creates it if need be, and reads what is there.
-    pub(crate) fn open(path: &Path) -> Result<Self> {
-        let book = Book::open(path).map_err(|error| format!("cannot open the ledger {}: {error}", path.display()))?;
+    pub(crate) fn open(path: &Path, repeats: Repeats) -> Result<Self> {
+        let book =
+            Book::open(path, repeats).map_err(|error| format!("cannot open the ledger {}: {error}", path.display()))?;
         Ok(Self(Arc::new(Mutex::new(book))))
     }
 
-    /// Does what was asked for, unless it was done before under this id: then the answer is the old one.
+    /// Does what was asked for. What was done before under this id is done again only by a keeper who does not care.
     pub(crate) async fn perform(&self, request: Request, answer: String) -> Result<String> {
         self.write(move |book| {
-            if let Some(old) = book.answers.get(&request.id).cloned() {
+            let old = book.answers.get(&request.id).filter(|_| book.repeats == Repeats::Answered).cloned();
+            if let Some(old) = old {
                 book.append(&[request.asked()])?;
                 return Ok(old);
             }
@@ -71,6 +91,12 @@ impl Ledger {
     /// Notes that something was asked for that will not be done.
     pub(crate) async fn refuse(&self, request: Request) -> Result<()> {
         self.write(move |book| book.append(&[request.asked()])).await
+    }
+
+    /// What was answered under this id, if anything was done.
+    pub(crate) fn answer(&self, id: &str) -> Result<Option<String>> {
+        let book = self.0.lock().map_err(|_| "an earlier write to the ledger panicked")?;
+        Ok(book.answers.get(id).cloned())
     }
 
     /// What was asked and done on one customer's account.
@@ -91,7 +117,7 @@ impl Ledger {
 }
 
 impl Book {
-    fn open(path: &Path) -> Result<Self> {
+    fn open(path: &Path, repeats: Repeats) -> Result<Self> {
         let mut file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         let mut text = String::new();
         file.read_to_string(&mut text)?;
@@ -99,7 +125,7 @@ impl Book {
         let whole = text.rfind('\n').map_or(0, |end| end + 1);
         file.set_len(whole as u64)?;
         file.seek(SeekFrom::End(0))?;
-        let mut book = Self { file, answers: HashMap::new(), counts: HashMap::new() };
+        let mut book = Self { file, repeats, answers: HashMap::new(), counts: HashMap::new() };
         for line in text[..whole].lines() {
             book.note(&serde_json::from_str(line)?);
         }

@@ -7,12 +7,13 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use reentry::EffectId;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::Result;
 use crate::args::OutsideOptions;
-use crate::ledger::{Ledger, Request};
+use crate::ledger::{Ledger, Repeats, Request};
 use crate::order::Order;
 use crate::process;
 use crate::web::{self, Outside};
@@ -29,7 +30,7 @@ pub(crate) async fn serve(options: OutsideOptions) -> Result<()> {
     let router = Router::new()
         .route("/mails", post(send))
         .route("/counts/{customer}", get(web::counts))
-        .with_state(Ledger::open(&options.data.join("mailer.ledger"))?);
+        .with_state(Ledger::open(&options.data.join("mailer.ledger"), Repeats::Answered)?);
     web::serve_outside(options.port, router).await
 }
 
@@ -56,11 +57,11 @@ impl Mailer {
     }
 
     /// Tells the customer that the order is on its way: once, however often it is asked under this `id`.
-    pub(crate) async fn send(&self, id: &str, order: &Order) -> Result<String> {
+    pub(crate) async fn send(&self, id: EffectId, order: &Order) -> Result<String> {
         let text = format!("Dear {}, your {} is on its way.", order.customer, order.pizza);
         let mail = Mail { customer: order.customer.clone(), text };
         let (status, body) =
-            self.0.ask(id, &mail).await.map_err(|error| format!("cannot reach the mailer: {error}"))?;
+            self.0.ask(&id.to_string(), &mail).await.map_err(|error| format!("cannot reach the mailer: {error}"))?;
         match (status, body["mail_id"].as_str()) {
             (StatusCode::OK, Some(mail_id)) => Ok(mail_id.to_owned()),
             _ => Err(format!("the mailer answered {status}: {body}").into()),

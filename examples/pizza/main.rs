@@ -11,18 +11,19 @@
 //! ```text
 //!   clients --HTTP--> server --HTTP--> bank      bank.ledger, synced before it answers
 //!   (this process)      |  '---HTTP--> mailer    mailer.ledger, likewise
-//!                       |-- orders.reentry       how far each order got: the store this crate is about
-//!                       '-- orders.ledger        the server's own table of orders
+//!                       '-- orders.reentry       how far each order got: the store this crate is about, with the
+//!                                                server's own table of orders in it
 //! ```
 //!
 //! The rooms, in the order in which to read them:
 //!
 //! - `server` answers `POST /orders`: the claim, and one answer for each thing it can say. **Copy this one.**
-//! - `kitchen` makes an order: effect, checkpoint, effect, checkpoint, outcome. **And this one.**
+//! - `kitchen` makes an order: a step rechecked, a step keyed, and the outcome in one commit with the order's row.
+//!   **And this one.**
 //! - `resumer` finishes what nobody retries. **And this one.**
 //! - `order` holds the words they share; `bank`, `mailer` and `ledger` are the world outside; `web` is their HTTP.
 //! - `positions`, `process`, `client` and `town` make it possible to kill a server at an exact place.
-//! - `scenarios`, `kills` and `table` are what the first command shows; `by_hand` is the second; `args` reads both.
+//! - `scenarios`, `kills`, `doubts` and `table` are what the first command shows; `by_hand` is the second; `args` reads both.
 
 // An example talks to whoever runs it, and its processes talk to each other through their standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
@@ -31,6 +32,7 @@ mod args;
 mod bank;
 mod by_hand;
 mod client;
+mod doubts;
 mod kills;
 mod kitchen;
 mod ledger;

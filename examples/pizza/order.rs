@@ -11,22 +11,13 @@ pub(crate) struct Order {
     pub(crate) cents: u64,
 }
 
-/// How far an order got: the payload of every checkpoint.
-///
-/// It holds the whole order, and not only what was done about it, so that whoever re-enters can finish it
-/// without the client. It is `Json`, which can still be read after the next deployment has added a field.
+/// What the bank says to a charge: the result of the step, kept as `Json`, which can still be read after the next
+/// deployment has added a field. A refusal is a result too. That the bank cannot be reached is none, but an error.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub(crate) struct Made {
-    pub(crate) order: Order,
-    pub(crate) charge_id: Option<String>,
-    pub(crate) order_id: Option<String>,
-    pub(crate) mail_id: Option<String>,
-}
-
-impl Made {
-    pub(crate) fn nothing_yet(order: Order) -> Self {
-        Self { order, charge_id: None, order_id: None, mail_id: None }
-    }
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Charged {
+    Paid { charge_id: String },
+    Declined { why: String },
 }
 
 /// What a client gets for an order that was made: the outcome, and the body of its answer.
@@ -50,18 +41,4 @@ pub(crate) struct Refusal {
 /// from the session it has authenticated, never from the body.
 pub(crate) fn key(customer: &str, client_key: &str) -> reentry::Result<Key> {
     Key::new(format!("orders/{customer}"), client_key)
-}
-
-/// The id under which the world outside knows one effect of one order.
-///
-/// It follows from the key and the effect's name alone, so every retry asks under the same id, and the bank
-/// can tell a retry from a second order. Each part goes in with its length in front: joined without, the
-/// customer "a/b" with the key "c" and the customer "a" with the key "b/c" could end up with one id.
-pub(crate) fn effect_id(key: &Key, effect: &str) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for part in [key.scope(), key.key(), effect] {
-        hasher.update(&(part.len() as u64).to_le_bytes());
-        hasher.update(part.as_bytes());
-    }
-    hasher.finalize().to_hex().as_str()[..32].to_owned()
 }

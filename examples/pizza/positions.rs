@@ -16,25 +16,21 @@ pub(crate) enum Position {
     AfterClaim,
     BeforeCharge,
     AfterCharge,
-    BeforeRow,
-    AfterRow,
+    Paid,
     BeforeMail,
     AfterMail,
-    BeforeComplete,
     AfterComplete,
 }
 
 /// Every position, with the words that a reader of the table sees.
-pub(crate) const ALL: [(Position, &str); 10] = [
+pub(crate) const ALL: [(Position, &str); 8] = [
     (Position::BeforeClaim, "before the claim"),
-    (Position::AfterClaim, "claimed, no checkpoint"),
-    (Position::BeforeCharge, "received, not charged"),
+    (Position::AfterClaim, "claimed, nothing begun"),
+    (Position::BeforeCharge, "about to charge"),
     (Position::AfterCharge, "charged, not noted"),
-    (Position::BeforeRow, "paid, no order row"),
-    (Position::AfterRow, "order row, not noted"),
-    (Position::BeforeMail, "order written, no mail"),
+    (Position::Paid, "payment confirmed"),
+    (Position::BeforeMail, "about to mail"),
     (Position::AfterMail, "mailed, not noted"),
-    (Position::BeforeComplete, "all done, not completed"),
     (Position::AfterComplete, "completed, not answered"),
 ];
 

@@ -9,7 +9,8 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
-use reentry::{Claim, Fingerprint, Key, Progress, Store};
+use reentry::{Claim, ErrorKind, Json, Key, Note, Progress, Request, Resolution, Store};
+use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout_at};
@@ -17,10 +18,10 @@ use tokio::time::{Instant, timeout_at};
 use crate::Result;
 use crate::args::ServerOptions;
 use crate::bank::Bank;
-use crate::kitchen::{self, Ending, Shop};
-use crate::ledger::Ledger;
+use crate::kitchen::{self, Ending, ORDERS, Shop};
+use crate::ledger::Count;
 use crate::mailer::Mailer;
-use crate::order::{self, Order};
+use crate::order::{self, Charged, Order};
 use crate::positions::{Position, Stops};
 use crate::{process, resumer, web};
 
@@ -32,6 +33,9 @@ pub(crate) const WAITS: &str = "a copy waits for the run at work";
 
 /// How long a copy waits for the first, if the command line does not say.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a charge that was sent may still be on its way to the bank, if the command line does not say.
+const SETTLES_WITHIN: Duration = Duration::from_secs(2);
 
 /// How long requests may still take after Ctrl-C.
 const GRACE: Duration = Duration::from_secs(2);
@@ -61,36 +65,34 @@ pub(crate) async fn serve(options: ServerOptions) -> Result<()> {
     }
     let shop = Shop {
         store: builder.open(options.data.join("orders.reentry"))?,
-        orders: Ledger::open(&options.data.join("orders.ledger"))?,
         bank: Bank::at(options.bank),
         mailer: Mailer::at(options.mailer),
+        charging: options.charging,
+        settles_within: options.settles_within.unwrap_or(SETTLES_WITHIN),
         stops: Stops::at(options.stop_at, told),
     };
     let store = shop.store.clone();
     let listener = web::listen(options.port).await?;
-    if options.resume {
-        // In the background: a client that retries at the same time is served at once. The store sees to it that
-        // only one of the two gets the run.
-        tokio::spawn(resumer::run(shop.clone()));
-    }
+    let resumer = options.resume.then(|| resumer::start(shop.clone())).transpose()?;
     let server = Server { shop, patience: options.patience.unwrap_or(PATIENCE) };
     let serving = axum::serve(listener, router(server)).with_graceful_shutdown(interrupted());
     tokio::select! {
         ended = serving => ended?,
         () = grace_is_over() => {}
     }
+    drop(resumer);
     // Orders that are still being made stay unfinished, as they would if the server were killed.
     Ok(store.close()?)
 }
 
 fn router(server: Server) -> Router {
-    let orders = server.shop.orders.clone();
     Router::new()
         .route("/orders", post(place_order))
         .route("/progress/{customer}/{key}", get(progress))
         .route("/unfinished", get(unfinished))
+        .route("/resolve/{customer}/{key}", post(resolve))
+        .route("/counts/{customer}", get(counts))
         .with_state(server)
-        .route("/counts/{customer}", get(web::counts).with_state(orders))
         .fallback(|| async { web::refused(StatusCode::NOT_FOUND, "no such page") })
         .method_not_allowed_fallback(|| async { web::refused(StatusCode::METHOD_NOT_ALLOWED, "not with this method") })
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
@@ -119,33 +121,42 @@ async fn place_order(
         Err(error) => return web::refused(error.status(), &error.body_text()),
     };
     // A request that makes no sense is turned away before it claims anything.
-    let (key, order) = match understand(&headers, &body) {
-        Ok(understood) => understood,
+    let key = match understand(&headers, &body) {
+        Ok(key) => key,
         Err(error) => return web::refused(StatusCode::BAD_REQUEST, &error),
     };
     server.shop.stops.reach(Position::BeforeClaim).await;
-    match answer(&server, &key, Fingerprint::of(&body), order).await {
+    // The claim carries the body, so that the resumer can make the order without its client.
+    match answer(&server, &key, Request::of(&body)).await {
         Ok(response) => response,
+        Err(error) if is_in_doubt(&error) => {
+            let why = format!("whether the charge happened is not known yet; ask again later: {error}");
+            with(web::refused(StatusCode::CONFLICT, &why), header::RETRY_AFTER, "1")
+        }
         Err(error) => web::unavailable(&error),
     }
 }
 
-fn understand(headers: &HeaderMap, body: &Bytes) -> Result<(Key, Order)> {
+fn understand(headers: &HeaderMap, body: &Bytes) -> Result<Key> {
     let order: Order = serde_json::from_slice(body).map_err(|error| format!("not an order: {error}"))?;
-    let key = order::key(&order.customer, web::idempotency_key(headers)?)?;
-    Ok((key, order))
+    Ok(order::key(&order.customer, web::idempotency_key(headers)?)?)
+}
+
+fn is_in_doubt(error: &crate::Failure) -> bool {
+    let kind = error.downcast_ref::<reentry::Error>().map(reentry::Error::kind);
+    matches!(kind, Some(ErrorKind::InDoubt | ErrorKind::CannotTell))
 }
 
 /// Claims the key, and gives one answer for each thing that the claim can say.
-async fn answer(server: &Server, key: &Key, fingerprint: Fingerprint, order: Order) -> Result<Response> {
+async fn answer(server: &Server, key: &Key, request: Request) -> Result<Response> {
     let give_up = Instant::now() + server.patience;
-    let mut claim = server.shop.store.claim(key, fingerprint).await?;
+    let mut claim = server.shop.store.claim(key, request).await?;
     loop {
         match claim {
             Claim::Run(run) => {
                 // In a task of its own: when the client hangs up, its handler is dropped, but the order is made.
                 let shop = server.shop.clone();
-                let work = tokio::spawn(async move { kitchen::make(&shop, run, Some(order)).await });
+                let work = tokio::spawn(async move { kitchen::make(&shop, run).await });
                 return Ok(first(work.await??));
             }
             Claim::Replay(outcome) => return Ok(replay(outcome.into())),
@@ -211,7 +222,59 @@ async fn unfinished(State(server): State<Server>) -> Response {
     }
 }
 
+/// What an operator found out about a charge that is in doubt, and how.
+#[derive(Deserialize)]
+struct Verdict {
+    /// None where nothing was charged.
+    charge_id: Option<String>,
+    note: String,
+}
+
+/// `POST /resolve/{customer}/{key}`: says what became of the charge, for somebody who has found out. A real server
+/// lets its operators in here and nobody else.
+async fn resolve(
+    State(server): State<Server>,
+    Path((customer, key)): Path<(String, String)>,
+    axum::Json(verdict): axum::Json<Verdict>,
+) -> Response {
+    let resolved = async {
+        let resolution = match verdict.charge_id {
+            Some(charge_id) => Resolution::happened(&Json(Charged::Paid { charge_id }))?,
+            None => Resolution::DidNotHappen,
+        };
+        server.shop.store.resolve(&order::key(&customer, &key)?, "charge", resolution, &verdict.note).await
+    };
+    match resolved.await {
+        Ok(()) => web::reply(StatusCode::OK, &json!({ "resolved": "the next retry, or the resumer, goes on" })),
+        Err(error) => web::refused(StatusCode::CONFLICT, &error),
+    }
+}
+
+/// `GET /counts/{customer}`: the customer's rows in the server's own table.
+async fn counts(State(server): State<Server>, Path(customer): Path<String>) -> Response {
+    let counted = server.shop.store.read(|tx| -> Result<u32> {
+        let mut rows = 0;
+        for row in tx.open_table(ORDERS)?.range(..)? {
+            rows += u32::from(serde_json::from_slice::<Order>(&row?.1)?.customer == customer);
+        }
+        Ok(rows)
+    });
+    match counted.map_err(Into::into).and_then(|counted| counted) {
+        Ok(rows) => web::reply(StatusCode::OK, &json!(Count { done: rows, asked: rows })),
+        Err(error) => web::unavailable(&error),
+    }
+}
+
 fn described(progress: &Progress) -> Value {
+    let steps = progress.steps().iter().map(|step| {
+        json!({
+            "name": step.name(),
+            "state": step.state().to_string(),
+            "effect_id": progress.effect_id(step.name()),
+            "begun_at_ms": step.begun_at().as_millis(),
+            "notes": step.notes().iter().map(Note::text).collect::<Vec<_>>(),
+        })
+    });
     json!({
         "scope": progress.key().scope(),
         "key": progress.key().key(),
@@ -223,5 +286,6 @@ fn described(progress: &Progress) -> Value {
             "revision": checkpoint.revision().get(),
             "at_ms": checkpoint.at().as_millis(),
         })),
+        "steps": steps.collect::<Vec<_>>(),
     })
 }

@@ -1,4 +1,4 @@
-//! The town of the scenarios: a bank, a mailer, and one server after the other in the same folder.
+//! The town of the scenarios: two banks, a mailer, and one server after the other in the same folder.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -20,7 +20,10 @@ const ANSWER_MAX: Duration = Duration::from_secs(10);
 pub(crate) struct Town {
     // Dropped in this order: whoever writes into the folder is gone before the folder is.
     server: Option<Process>,
-    bank: Process,
+    /// Charges as often as it is asked. It can be asked what it charged, and most servers here do.
+    careless_bank: Process,
+    /// Charges once for each id.
+    careful_bank: Process,
     mailer: Process,
     http: reqwest::Client,
     /// How many servers were killed so far.
@@ -34,7 +37,8 @@ impl Town {
         let data = data_argument(folder.path().to_path_buf())?;
         Ok(Self {
             server: None,
-            bank: Process::start("bank", &data).await?,
+            careless_bank: Process::start("bank", &[data.as_slice(), &["--charges-again".to_owned()]].concat()).await?,
+            careful_bank: Process::start("bank", &data).await?,
             mailer: Process::start("mailer", &data).await?,
             // No connection is kept: the next server may get the port of the one that was killed.
             http: reqwest::Client::builder().pool_max_idle_per_host(0).timeout(ANSWER_MAX).build()?,
@@ -48,14 +52,27 @@ impl Town {
         self.next_server_in("usual", options).await
     }
 
+    /// The same at the bank that charges once for each id.
+    pub(crate) async fn next_server_at_careful_bank(&mut self, options: &[&str]) -> Result<Client> {
+        let bank = self.careful_bank.address()?;
+        self.start_server("usual", bank, options).await
+    }
+
     /// The same with a folder of its own, for a server whose store is set up in another way.
     pub(crate) async fn next_server_in(&mut self, folder: &str, options: &[&str]) -> Result<Client> {
+        let bank = self.careless_bank.address()?;
+        self.start_server(folder, bank, options).await
+    }
+
+    async fn start_server(&mut self, folder: &str, bank: SocketAddr, options: &[&str]) -> Result<Client> {
         self.kill_9()?;
         let folder = self.folder.path().join(folder);
         std::fs::create_dir_all(&folder).map_err(|error| format!("cannot make {}: {error}", folder.display()))?;
         let mut arguments = data_argument(folder)?;
-        arguments.extend(["--bank".to_owned(), self.bank.address()?.to_string()]);
+        arguments.extend(["--bank".to_owned(), bank.to_string()]);
         arguments.extend(["--mailer".to_owned(), self.mailer.address()?.to_string()]);
+        // Servers are killed here where nothing is on its way to the bank, so nothing need settle.
+        arguments.extend(["--settle-ms".to_owned(), "0".to_owned()]);
         arguments.extend(options.iter().map(ToString::to_string));
         let server = Process::start("server", &arguments).await?;
         let client = Client { http: self.http.clone(), server: server.address()? };
@@ -86,11 +103,23 @@ impl Town {
     pub(crate) async fn row(&mut self, did: &str, order: &Order, answers: &[Option<Answer>]) -> Result<Row> {
         let server = self.server()?.address()?;
         let seen = Counts {
-            bank: self.count(self.bank.address()?, order).await?,
+            bank: self.count(self.careless_bank.address()?, order).await?
+                + self.count(self.careful_bank.address()?, order).await?,
             orders: self.count(server, order).await?,
             mailer: self.count(self.mailer.address()?, order).await?,
         };
         Ok(Row::new(did, in_words(answers), seen, contradiction(answers)))
+    }
+
+    /// The charge that the bank made under this effect id, as an operator asks it.
+    pub(crate) async fn charge_of(&self, effect_id: &str) -> Result<Option<String>> {
+        let url = format!("http://{}/charges/{effect_id}", self.careless_bank.address()?);
+        let response = self.http.get(url).send().await?;
+        if response.status().as_u16() == 404 {
+            return Ok(None);
+        }
+        let body: serde_json::Value = response.error_for_status()?.json().await?;
+        Ok(body["charge_id"].as_str().map(str::to_owned))
     }
 
     async fn count(&self, keeper: SocketAddr, order: &Order) -> Result<Count> {

@@ -84,9 +84,15 @@ impl Outside {
         Self { http: Client::new(), url: format!("http://{address}{path}") }
     }
 
-    /// Asks for an effect under its id. How often this is called under one id does not matter to the other side.
-    pub(crate) async fn ask(&self, id: &str, body: &impl Serialize) -> Result<(StatusCode, Value)> {
+    /// Asks for an effect under its id.
+    pub(crate) async fn ask(&self, id: &str, body: &impl Serialize) -> reqwest::Result<(StatusCode, Value)> {
         let response = self.http.post(&self.url).header(IDEMPOTENCY_KEY, id).json(body).send().await?;
+        Ok((response.status(), response.json().await?))
+    }
+
+    /// Asks what became of the effect of this id.
+    pub(crate) async fn look(&self, id: &str) -> reqwest::Result<(StatusCode, Value)> {
+        let response = self.http.get(format!("{}/{id}", self.url)).send().await?;
         Ok((response.status(), response.json().await?))
     }
 }

@@ -53,6 +53,17 @@ pub enum StepState {
     Withdrawn,
 }
 
+/// In lower-case words.
+impl fmt::Display for StepState {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::InDoubt => "in doubt",
+            Self::Done => "done",
+            Self::Withdrawn => "withdrawn",
+        })
+    }
+}
+
 /// What somebody says became of a step in doubt.
 #[derive(Clone, PartialEq, Eq)]
 pub enum Resolution {
