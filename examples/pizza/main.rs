@@ -18,8 +18,8 @@
 //! The rooms, in the order in which to read them:
 //!
 //! - `server` answers `POST /orders`: the claim, and one answer for each thing it can say. **Copy this one.**
-//! - `kitchen` makes an order: a step rechecked, a step keyed, and the outcome in one commit with the order's row.
-//!   **And this one.**
+//! - `kitchen` makes an order: one step rechecked, one keyed, the outcome in one commit with the order's row. **And
+//!   this one.**
 //! - `resumer` finishes what nobody retries. **And this one.**
 //! - `order` holds the words they share; `bank`, `mailer` and `ledger` are the world outside; `web` is their HTTP.
 //! - `positions`, `process`, `client` and `town` make it possible to kill a server at an exact place.

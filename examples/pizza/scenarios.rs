@@ -53,8 +53,8 @@ async fn every_scenario() -> Result<ExitCode> {
     let (rows, bad, kills, seconds) = (table.rows, table.bad, town.kills, began.elapsed().as_secs_f32());
     if bad == 0 {
         println!(
-            "\nall {rows} scenarios are ok: {kills} servers killed, nothing lost, nothing done twice but where that is the \
-             mistake shown, {seconds:.1} s"
+            "\nall {rows} scenarios are ok: {kills} servers killed, nothing lost, nothing done twice but where that is \
+             the mistake shown, {seconds:.1} s"
         );
     } else {
         println!("\n{bad} of {rows} scenarios are BAD ({kills} servers killed, {seconds:.1} s)");
