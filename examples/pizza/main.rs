@@ -23,7 +23,8 @@
 //! - `resumer` finishes what nobody retries. **And this one.**
 //! - `order` holds the words they share; `bank`, `mailer` and `ledger` are the world outside; `web` is their HTTP.
 //! - `positions`, `process`, `client` and `town` make it possible to kill a server at an exact place.
-//! - `scenarios`, `kills`, `doubts` and `table` are what the first command shows; `by_hand` is the second; `args` reads both.
+//! - `scenarios`, `kills`, `doubts` and `table` are what the first command shows; `by_hand` is the second; `args` reads
+//!   both.
 
 // An example talks to whoever runs it, and its processes talk to each other through their standard output.
 #![allow(clippy::print_stdout, clippy::print_stderr)]
