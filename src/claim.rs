@@ -44,7 +44,7 @@ impl Request {
         Self { bytes: Some(Ok(bytes.to_vec())), ..Fingerprint::of(bytes).into() }
     }
 
-    /// Keeps this with the operation until it ends, whatever the fingerprint was made from.
+    /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3).
     pub fn keep(self, request: &(impl Payload + ?Sized)) -> Self {
         Self { bytes: Some(request.encode()), ..self }
     }

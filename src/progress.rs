@@ -113,22 +113,23 @@ impl Progress {
         self.0.since
     }
 
-    /// Its last checkpoint, which stays when it ends, as long as its outcome is kept.
+    /// Its last checkpoint, which stays when it ends, as long as its outcome is kept (P3).
     pub fn checkpoint(&self) -> Option<&Checkpoint> {
         self.0.checkpoint.as_ref()
     }
 
-    /// Its steps, in the order of their first intents; they stay when it ends, as long as its outcome is kept.
+    /// Its steps, in the order of their first intents; they stay when it ends, as long as its outcome is kept (P3).
     pub fn steps(&self) -> &[Step] {
         &self.0.steps
     }
 
-    /// The steps that are in doubt: what may have happened or not. Where a run is at work, it may be at one of them.
+    /// The steps that are in doubt (P4): what may have happened or not. Where a run is at work, it may be at one of
+    /// them.
     pub fn in_doubt(&self) -> impl Iterator<Item = &Step> {
         self.0.steps.iter().filter(|step| step.is_in_doubt())
     }
 
-    /// The request's bytes, where the claim that began it carried them, until it ends.
+    /// The request's bytes, where the claim that began it carried them, until it ends (P3).
     pub fn request(&self) -> Option<&[u8]> {
         self.0.request.as_ref().map(Body::bytes)
     }
@@ -139,12 +140,12 @@ impl Progress {
         EffectId::of(self.key(), name)
     }
 
-    /// Where it stands in the list of the unfinished, to go on behind it ([`Unfinished::after`]).
+    /// Where it stands in the list of the unfinished, to go on behind it ([`Unfinished::after`]) (P6).
     pub fn position(&self) -> Position {
         Position(self.0.born)
     }
 
-    /// What it ended with, as long as that is kept.
+    /// What it ended with, as long as that is kept (P5).
     pub fn outcome(&self) -> Option<&Outcome> {
         self.0.outcome.as_ref()
     }
@@ -199,13 +200,13 @@ impl Unfinished {
         Self { engine, scope: None, until: None, page: VecDeque::new(), next: Some(0) }
     }
 
-    /// Only the operations of this scope.
+    /// Only the operations of this scope (P9).
     pub fn of_scope(mut self, scope: &str) -> Self {
         self.scope = Some(scope.into());
         self
     }
 
-    /// Only operations that were first claimed this long ago or longer.
+    /// Only operations that were first claimed this long ago or longer (P11).
     pub fn older_than(mut self, age: Duration) -> Self {
         let now = self.engine.time();
         // What was claimed before the epoch is claimed at it.
@@ -214,7 +215,7 @@ impl Unfinished {
         self
     }
 
-    /// Only what stands behind this position: how a page goes on where the last one ended.
+    /// Only what stands behind this position (P6): how a page goes on where the last one ended.
     pub fn after(mut self, position: Position) -> Self {
         self.next = Some(position.0);
         self

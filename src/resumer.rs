@@ -199,14 +199,14 @@ impl ResumerBuilder {
         self
     }
 
-    /// How long an operation that failed is left alone, at first and, doubling each time, at most; zero is not at all.
-    /// Default: 1 second and 5 minutes.
+    /// How long an operation that failed is left alone, at first and, doubling each time, at most; zero is not at all
+    /// (P6). Default: 1 second and 5 minutes.
     pub fn backoff(mut self, min: Duration, max: Duration) -> Self {
         (self.backoff_min, self.backoff_max) = (min, max.max(min));
         self
     }
 
-    /// Only operations of this scope. Default: all.
+    /// Only operations of this scope (P9). Default: all.
     pub fn scope(mut self, scope: &str) -> Self {
         self.scope = Some(scope.into());
         self
@@ -222,7 +222,7 @@ impl ResumerBuilder {
         self
     }
 
-    /// Starts it: from now on every run is handed to this function.
+    /// Starts it (P1, P3): from now on every run is handed to this function.
     ///
     /// # Errors
     ///

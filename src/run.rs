@@ -98,7 +98,7 @@ impl Run {
         self.ownership.key()
     }
 
-    /// How many runs of this operation there were, this one included: 1 on first entry, more on re-entry.
+    /// How many runs of this operation there were, this one included (P3): 1 on first entry, more on re-entry.
     pub fn attempt(&self) -> u32 {
         self.attempt
     }
@@ -120,7 +120,7 @@ impl Run {
         self.request.as_ref().map(Body::bytes)
     }
 
-    /// The request, as the value it was made from, where the claim that began the operation carried it.
+    /// The request, as the value it was made from, where the claim that began the operation carried it (P3).
     ///
     /// # Errors
     ///
@@ -147,7 +147,7 @@ impl Run {
         self.seen.lock().steps.iter().filter(|step| !self.asked.contains_key(&step.name)).cloned().collect()
     }
 
-    /// The checkpoint that this run last saw: where the run before stopped, or where this one moved it.
+    /// The checkpoint that this run last saw (P3): where the run before stopped, or where this one moved it.
     pub fn checkpoint(&self) -> Option<Checkpoint> {
         self.seen.lock().checkpoint.clone()
     }

@@ -123,7 +123,7 @@ impl<'r> StepBuilder<'r> {
         Rechecked { step: self, recheck, settles_within: Duration::ZERO }
     }
 
-    /// As [`recheck`](Self::recheck), for tasks. End with [`run_async`](Rechecked::run_async).
+    /// As [`recheck`](Self::recheck), for tasks (P4). End with [`run_async`](Rechecked::run_async).
     pub fn recheck_async<T, E, R, F>(self, recheck: R) -> Rechecked<'r, R>
     where
         R: FnOnce(EffectId) -> F,
@@ -152,8 +152,8 @@ impl<'r> StepBuilder<'r> {
         block_on(self.run_keyed_async(|id| ready(effect(id))))
     }
 
-    /// As [`run_keyed`](Self::run_keyed), for tasks. A future that is dropped while the effect is under way leaves the
-    /// step in doubt.
+    /// As [`run_keyed`](Self::run_keyed), for tasks (P4). A future that is dropped while the effect is under way leaves
+    /// the step in doubt.
     ///
     /// # Errors
     ///
@@ -189,8 +189,8 @@ impl<'r> StepBuilder<'r> {
         block_on(self.run_at_most_once_async(|id| ready(effect(id))))
     }
 
-    /// As [`run_at_most_once`](Self::run_at_most_once), for tasks. A future that is dropped while the effect is under
-    /// way leaves the step in doubt.
+    /// As [`run_at_most_once`](Self::run_at_most_once), for tasks (P4). A future that is dropped while the effect is
+    /// under way leaves the step in doubt.
     ///
     /// # Errors
     ///
@@ -319,7 +319,7 @@ impl<R> Rechecked<'_, R> {
         block_on(Rechecked { step, recheck, settles_within }.run_async(|id| ready(effect(id))))
     }
 
-    /// As [`run`](Self::run), for tasks. A future that is dropped while the effect is under way leaves the step in
+    /// As [`run`](Self::run), for tasks (P4). A future that is dropped while the effect is under way leaves the step in
     /// doubt.
     ///
     /// # Errors
@@ -372,8 +372,8 @@ pub struct Failure {
     is_not_applied: bool,
 }
 
-/// Says that the effect did not happen and will not, whatever the error was: the step's intent is withdrawn, and the
-/// step runs again when it is asked for.
+/// Says that the effect did not happen and will not, whatever the error was (P4): the step's intent is withdrawn, and
+/// the step runs again when it is asked for.
 ///
 /// Right only for who *knows*: the connection was refused before anything was sent, or the other side answered that it
 /// did nothing. A time-out says nothing of the kind.

@@ -241,8 +241,8 @@ impl Store {
         })
     }
 
-    /// Checks every rule over every record: its checksum and payloads, that its key stands once and the index leads
-    /// to it, that its times and numbers fit. Claims go on meanwhile.
+    /// Checks every rule over every record (P10): its checksum and payloads, that its key stands once and the index
+    /// leads to it, that its times and numbers fit. Claims go on meanwhile.
     ///
     /// Reads everything: for tests, which should end with it, and for an operator in doubt.
     ///
@@ -372,14 +372,14 @@ impl Default for Builder {
 }
 
 impl Builder {
-    /// How long an outcome is kept, counted from completion: longer than any client retries. Default: 24 hours.
+    /// How long an outcome is kept, counted from completion (P5): longer than any client retries. Default: 24 hours.
     /// What is completed already keeps the deadline it was given.
     pub fn retention(mut self, span: Duration) -> Self {
         self.policy.retention = span;
         self
     }
 
-    /// How much longer a tombstone then knows that the key is used up. Default: not at all.
+    /// How much longer a tombstone then knows that the key is used up (P5). Default: not at all.
     pub fn tombstones(mut self, span: Duration) -> Self {
         self.policy.tombstones = span;
         self
@@ -395,13 +395,13 @@ impl Builder {
     }
 
     /// How many runs an operation may have before it is [stuck](crate::State::Stuck), and no
-    /// [`Resumer`](crate::Resumer) tries it again. Clients' runs count too. Default: 16.
+    /// [`Resumer`](crate::Resumer) tries it again (P6). Clients' runs count too. Default: 16.
     pub fn attempts_max(mut self, attempts: u32) -> Self {
         self.policy.attempts_max = attempts;
         self
     }
 
-    /// How many operations may be kept; a claim of one more is refused with [`ErrorKind::Capacity`]. Each takes 32
+    /// How many operations may be kept; a claim of one more is refused with [`ErrorKind::Capacity`] (P6). Each takes 32
     /// bytes of memory at most. Default: 30 million.
     pub fn operations_max(mut self, operations: u64) -> Self {
         self.operations_max = operations;
@@ -432,7 +432,7 @@ impl Builder {
         self
     }
 
-    /// How thoroughly the file is checked when it is opened. Default: [`OpenCheck::Full`].
+    /// How thoroughly the file is checked when it is opened (P10). Default: [`OpenCheck::Full`].
     pub fn check(mut self, check: OpenCheck) -> Self {
         self.opening.check = check;
         self
@@ -451,7 +451,7 @@ impl Builder {
         self
     }
 
-    /// What time is read from. Default: [`SystemClock`].
+    /// What time is read from (P11). Default: [`SystemClock`].
     pub fn clock(mut self, clock: impl Clock) -> Self {
         self.clock = Box::new(clock);
         self
