@@ -274,8 +274,7 @@ fn p7_what_a_fenced_run_brings_late_is_evidence_whoever_came_after_it() {
                 Setting { leased: true, ..Setting::PLAIN },
                 &[
                     Command::Claim { key: 0, request: 0 },
-                    step(Mode::Keyed, Effect::Fails, Meanwhile::Nothing),
-                    step(Mode::Recheck { says: Recheck::DidNotHappen, settles_within: 0 }, effect, meanwhile),
+                    step(Mode::AtMostOnce, effect, meanwhile),
                     Command::Progress { key: 0 },
                     Command::Verify,
                     Command::Progress { key: 0 },
