@@ -73,6 +73,11 @@ impl Model {
         if self.runs[run].is_over {
             return refused(ErrorKind::Finished);
         }
+        if self.runs[run].asked.get(name) == Some(&false) {
+            // Its first try may have left something on its way, so it waits for the writer.
+            self.take_in_reports();
+            self.stir(run);
+        }
         if self.key_of(run).is_none() {
             return refused(ErrorKind::Fenced);
         }
