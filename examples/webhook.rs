@@ -7,8 +7,8 @@
 //!    meanwhile, finds it not paid, and gives it up: it is stuck.
 //! 2. The provider calls the shop's webhook, twice at the same moment, as providers do. The webhook owns nothing. It
 //!    looks how far the operation got and moves the checkpoint to "paid" by compare-and-set: one delivery moves it, the
-//!    other loses, is told which checkpoint stands, and finds its own news there. There is news, so the webhook lets the
-//!    resumer try again.
+//!    other loses, is told which checkpoint stands, and finds its own news there. There is news, so the webhook lets
+//!    the resumer try again.
 //! 3. The resumer enters the operation, finds it paid and completes it. The client's retry gets the receipt, and a
 //!    delivery that comes after all that changes nothing.
 //!
