@@ -17,9 +17,10 @@ Usage: pizza                     run every scenario; the exit status is 0 if not
 The parts, which the two above start by themselves:
        pizza bank   --data DIR [--port N]
                     [--charges-again]    charge as often as it is asked, whatever the id
+                    [--holds CUSTOMER]   let the charges of this customer wait for an order from the parent
        pizza mailer --data DIR [--port N]
        pizza server --data DIR --bank ADDR --mailer ADDR [--port N]
-                    [--stop-at N]        reach position N (1 to 8) of an order and go no further
+                    [--stop-at N]        reach position N (1 to 9) of an order and go no further
                     [--charge HOW]       rechecked (if not given), keyed or at-most-once
                     [--settle-ms N]      how long a charge may be on its way to the bank (2 s if not given)
                     [--no-resume]        leave unfinished orders to their clients' retries
@@ -63,6 +64,7 @@ pub(crate) struct OutsideOptions {
 pub(crate) struct BankOptions {
     pub(crate) outside: OutsideOptions,
     pub(crate) charges_again: bool,
+    pub(crate) holds: Option<String>,
 }
 
 impl BankOptions {
@@ -96,7 +98,7 @@ pub(crate) fn parse(args: impl Iterator<Item = OsString>) -> Result<Role, String
     let role = match role.as_str() {
         "--help" | "-h" | "help" => Role::Help,
         "serve" => Role::ByHand(given.value("--data")?),
-        "bank" => Role::Bank(BankOptions { charges_again: given.flag("--charges-again"), outside: given.outside()? }),
+        "bank" => Role::Bank(given.bank()?),
         "mailer" => Role::Mailer(given.outside()?),
         "server" => Role::Server(given.server()?),
         unknown => return Err(format!("unknown argument {unknown:?}")),
@@ -117,6 +119,14 @@ impl Given {
             data: self.required("--data")?,
             port: self.value("--port")?.unwrap_or(0),
             with_parent: self.flag("--with-parent"),
+        })
+    }
+
+    fn bank(&mut self) -> Result<BankOptions, String> {
+        Ok(BankOptions {
+            charges_again: self.flag("--charges-again"),
+            holds: self.value("--holds")?,
+            outside: self.outside()?,
         })
     }
 

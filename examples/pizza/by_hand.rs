@@ -85,6 +85,8 @@ The same pizza under another key is another pizza:
 How far it got, with its steps and their effect ids, and which orders have no outcome:
   curl http://{at}/progress/ann/key-1
   curl http://{at}/unfinished
+The order's row, by the order_id of its receipt:
+  curl http://{at}/orders/ORDER-ID
 What was done / asked for, at the bank, in the orders table, at the mailer:
   curl http://{bank}/counts/ann
   curl http://{at}/counts/ann
@@ -93,7 +95,7 @@ What was done / asked for, at the bank, in the orders table, at the mailer:
 Kill the server, start it again over the same data, and retry:
   kill -9 {pid}
   {restart}
-To have it stop half-way, at one of eight positions, for you to kill it there, add: --stop-at 4
+To have it stop half-way, at one of nine positions, for you to kill it there, add: --stop-at 4
 To leave the unfinished order to your retry, add: --no-resume
 To charge without recheck, so that the retry finds the charge in doubt (409), add: --charge at-most-once
 Then ask the bank by the effect id, and say what you found:

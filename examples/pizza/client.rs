@@ -5,6 +5,7 @@ use std::io::Write;
 use std::net::{SocketAddr, TcpStream};
 
 use reqwest::header::RETRY_AFTER;
+use serde_json::{Value, json};
 use tokio::task::JoinHandle;
 
 use crate::Result;
@@ -18,6 +19,7 @@ pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) replayed: bool,
     retry_after: bool,
+    in_doubt: bool,
     body: Vec<u8>,
 }
 
@@ -33,13 +35,16 @@ impl Client {
     pub(crate) async fn order(&self, key: &str, order: &Order) -> Option<Answer> {
         let url = format!("http://{}/orders", self.server);
         let sent = self.http.post(url).header(IDEMPOTENCY_KEY, key).json(order).send().await.ok()?;
-        Some(Answer {
+        let mut answer = Answer {
             key: key.to_owned(),
             status: sent.status().as_u16(),
             replayed: sent.headers().contains_key(REPLAYED),
             retry_after: sent.headers().contains_key(RETRY_AFTER),
+            in_doubt: false,
             body: sent.bytes().await.ok()?.to_vec(),
-        })
+        };
+        answer.in_doubt = answer.json()["in_doubt"] == true;
+        Some(answer)
     }
 
     /// Orders in the background, for a request whose answer is to be looked at later.
@@ -70,24 +75,40 @@ impl Client {
         Ok(format!("{state}, attempt {}", body["attempt"]))
     }
 
-    /// The effect id of the step that the server says is in doubt, for who asks the bank about it.
+    /// The effect id of the order's step that the server lists as in doubt, for who asks the bank about it.
     pub(crate) async fn in_doubt(&self, key: &str, order: &Order) -> Result<String> {
-        let body = self.progress(key, order).await?.ok_or("the order is unknown")?;
-        let steps = body["steps"].as_array().ok_or_else(|| format!("no steps in {body}"))?;
+        let url = format!("http://{}/unfinished", self.server);
+        let body: Value = self.http.get(url).send().await?.error_for_status()?.json().await?;
+        let scope = format!("orders/{}", order.customer);
+        let listed = body.as_array().into_iter().flatten().find(|o| o["scope"] == scope && o["key"] == key);
+        let steps = listed.and_then(|o| o["steps"].as_array()).ok_or_else(|| format!("it is not listed in {body}"))?;
         let doubtful = steps.iter().find(|step| step["state"] == "in doubt");
         let id = doubtful.and_then(|step| step["effect_id"].as_str());
         Ok(id.ok_or_else(|| format!("nothing is in doubt in {body}"))?.to_owned())
     }
 
-    /// Says, as an operator, what became of the charge.
+    /// Says, as an operator, what became of the charge, and sees that the note is kept.
     pub(crate) async fn resolve(&self, key: &str, order: &Order, charge_id: Option<String>) -> Result<()> {
+        const NOTE: &str = "asked the bank by the effect id";
         let url = format!("http://{}/resolve/{}/{key}", self.server, order.customer);
-        let verdict = serde_json::json!({ "charge_id": charge_id, "note": "asked the bank by the effect id" });
+        let verdict = json!({ "charge_id": charge_id, "note": NOTE });
         self.http.post(url).json(&verdict).send().await?.error_for_status()?;
+        let body = self.progress(key, order).await?.ok_or("the order is unknown")?;
+        if body["steps"][0]["notes"] != json!([NOTE]) {
+            return Err(format!("the note is not kept in {body}").into());
+        }
         Ok(())
     }
 
-    async fn progress(&self, key: &str, order: &Order) -> Result<Option<serde_json::Value>> {
+    /// Whether the server's own table has the order of this receipt.
+    pub(crate) async fn has_row(&self, receipt: &Answer, order: &Order) -> Result<bool> {
+        let receipt = receipt.json();
+        let id = receipt["order_id"].as_str().ok_or_else(|| format!("no order id in {receipt}"))?;
+        let row = self.http.get(format!("http://{}/orders/{id}", self.server)).send().await?;
+        Ok(row.status().is_success() && row.json::<Order>().await?.customer == order.customer)
+    }
+
+    async fn progress(&self, key: &str, order: &Order) -> Result<Option<Value>> {
         let url = format!("http://{}/progress/{}/{key}", self.server, order.customer);
         let response = self.http.get(url).send().await?;
         if response.status().as_u16() == 404 {
@@ -131,9 +152,15 @@ impl Answer {
         matches!(self.status, 201 | 402)
     }
 
+    /// Its body; null where that is no JSON.
+    fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
     fn in_words(&self) -> String {
         let replayed = if self.replayed { " replayed" } else { "" };
         let later = if self.retry_after { " retry later" } else { "" };
-        format!("{}{replayed}{later}", self.status)
+        let in_doubt = if self.in_doubt { " in doubt" } else { "" };
+        format!("{}{in_doubt}{replayed}{later}", self.status)
     }
 }

@@ -1,21 +1,26 @@
 //! The scenarios in which a server dies between an effect and its result, and the ways to guard the effect.
 
 use crate::Result;
+use crate::bank::{HELD, MADE};
 use crate::client::{Answer, Client};
+use crate::kills::resumed;
 use crate::order::Order;
 use crate::positions::{AT_POSITION, Position};
+use crate::resumer::LEFT;
 use crate::scenarios::{KEY, pizza_for};
 use crate::table::{Counts, Row, Table};
-use crate::town::Town;
+use crate::town::{HELD_CUSTOMER, SETTLE, Town};
 
 /// Runs every scenario of this room.
 pub(crate) async fn run_all(town: &mut Town, table: &mut Table) {
     table.add("rechecked", rechecked(town).await);
+    table.add("rechecked too early", rechecked_too_early(town).await);
     table.add("keyed", keyed(town).await);
     table.add("keyed, by mistake", keyed_by_mistake(town).await);
     for position in [Position::AfterCharge, Position::BeforeCharge] {
         table.add("at most once", at_most_once(town, position).await);
     }
+    table.add("at most once, nobody retries", at_most_once_and_no_retry(town).await);
 }
 
 /// Orders, kills the server at this position, and gives what the client got.
@@ -36,6 +41,24 @@ async fn rechecked(town: &mut Town) -> Result<Row> {
     let answers = [first, client.order(KEY, &order).await];
     let row = town.row("recheck: charged, killed; the bank is asked about it", &order, &answers).await?;
     Ok(row.expect("no answer; 201", Counts::once_for_each_of(1)))
+}
+
+/// The charge was sent, and is still on its way when the server is dead and the bank is asked. "It did not happen"
+/// counts for nothing until the charge has had its time, or it would be sent again.
+async fn rechecked_too_early(town: &mut Town) -> Result<Row> {
+    let order = pizza_for(HELD_CUSTOMER);
+    let options = ["--no-resume", SETTLE, "600000"];
+    let client = town.next_server(&options).await?;
+    let first = client.order_meanwhile(KEY, &order);
+    town.careless_bank.until(HELD).await?;
+    town.kill_9()?;
+    let client = town.next_server(&options).await?;
+    let too_early = client.order(KEY, &order).await;
+    town.careless_bank.go_on()?;
+    town.careless_bank.until(MADE).await?;
+    let answers = [first.await?, too_early, client.order(KEY, &order).await];
+    let row = town.row("recheck: killed while the charge is on its way", &order, &answers).await?;
+    Ok(row.expect("no answer; 503 retry later; 201", Counts::once_for_each_of(1)))
 }
 
 /// The bank knows the id, so it is asked to charge again, and does not.
@@ -82,5 +105,20 @@ async fn at_most_once(town: &mut Town, position: Position) -> Result<Row> {
     client.resolve(KEY, &order, charge).await?;
     let answers = [first, in_doubt, client.order(KEY, &order).await];
     let row = town.row(&format!("run_at_most_once: in doubt; by hand: {verdict}"), &order, &answers).await?;
-    Ok(row.expect("no answer; 409 retry later; 201", Counts::once_for_each_of(1)))
+    Ok(row.expect("no answer; 409 in doubt retry later; 201", Counts::once_for_each_of(1)))
+}
+
+/// The resumer stops there too. It goes on by itself as soon as an operator has said what happened.
+async fn at_most_once_and_no_retry(town: &mut Town) -> Result<Row> {
+    let order = pizza_for("doubts-and-leaves");
+    let stop = Position::AfterCharge.to_string();
+    let client = town.next_server(&["--charge", "at-most-once", "--no-resume", "--stop-at", &stop]).await?;
+    let first = killed_at(town, &client, &order).await?;
+    let client = town.next_server(&["--charge", "at-most-once"]).await?;
+    town.server()?.until(LEFT).await?;
+    let charge = town.charge_of(&client.in_doubt(KEY, &order).await?).await?;
+    client.resolve(KEY, &order, charge).await?;
+    let standing = resumed(&client, &order).await?;
+    let row = town.row("the same, and no retry: the resumer goes on", &order, &[first]).await?;
+    Ok(row.and_standing(&standing).expect("no answer; succeeded, attempt 3", Counts::once_for_each_of(1)))
 }

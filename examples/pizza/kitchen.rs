@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use reentry::{EffectId, Failure, Json, Outcome, Run, Store, Table};
+use reentry::{EffectId, Failure, Json, Outcome, Run, Store, Table, Transaction};
 
 use crate::Result;
 use crate::bank::Bank;
@@ -88,8 +88,10 @@ pub(crate) async fn make(shop: &Shop, mut run: Run) -> Result<Ending> {
     let order_id = run.effect_id("order");
     let row = serde_json::to_vec(&order)?;
     let receipt = Receipt { order_id: order_id.to_string(), charge_id, pizza: order.pizza.clone(), cents: order.cents };
-    let write = move |tx: &reentry::Transaction<'_>| {
+    let stops = shop.stops.clone();
+    let write = move |tx: &Transaction<'_>| {
         tx.open_table(ORDERS)?.insert(order_id, &row)?;
+        stops.reach_in_commit();
         Ok(())
     };
     // The first client is answered from the outcome, as every later one is: the same bytes.

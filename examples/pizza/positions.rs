@@ -4,6 +4,7 @@ use std::fmt;
 use std::future::pending;
 use std::str::FromStr;
 
+use tokio::runtime::Handle;
 use tokio::sync::watch;
 
 /// What the server prints, followed by the number, when it stops at a position.
@@ -19,11 +20,12 @@ pub(crate) enum Position {
     Paid,
     BeforeMail,
     AfterMail,
+    InCommit,
     AfterComplete,
 }
 
 /// Every position, with the words that a reader of the table sees.
-pub(crate) const ALL: [(Position, &str); 8] = [
+pub(crate) const ALL: [(Position, &str); 9] = [
     (Position::BeforeClaim, "before the claim"),
     (Position::AfterClaim, "claimed, nothing begun"),
     (Position::BeforeCharge, "about to charge"),
@@ -31,6 +33,7 @@ pub(crate) const ALL: [(Position, &str); 8] = [
     (Position::Paid, "payment confirmed"),
     (Position::BeforeMail, "about to mail"),
     (Position::AfterMail, "mailed, not noted"),
+    (Position::InCommit, "row written, no commit"),
     (Position::AfterComplete, "completed, not answered"),
 ];
 
@@ -55,11 +58,12 @@ impl FromStr for Position {
 pub(crate) struct Stops {
     at: Option<Position>,
     go_on: watch::Receiver<bool>,
+    runtime: Handle,
 }
 
 impl Stops {
     pub(crate) fn at(at: Option<Position>, go_on: watch::Receiver<bool>) -> Self {
-        Self { at, go_on }
+        Self { at, go_on, runtime: Handle::current() }
     }
 
     /// Comes by a position. If it is the one to stop at, says so on standard output and goes no further, until the
@@ -74,5 +78,10 @@ impl Stops {
             // Nobody is left who could say "go on".
             pending::<()>().await;
         }
+    }
+
+    /// The same in the closure that writes the server's rows, which is no task. Only a demonstration may wait there.
+    pub(crate) fn reach_in_commit(&self) {
+        self.runtime.block_on(self.reach(Position::InCommit));
     }
 }

@@ -12,6 +12,10 @@ use crate::kitchen::{self, Shop};
 /// ones are for orders that failed meanwhile, because the bank was down, and whose clients gave up.
 const EVERY: Duration = Duration::from_secs(30);
 
+/// How long an order that could not be finished is left alone, at first and at most. An operator who resolves what is
+/// in doubt wakes the resumer, so nobody waits for that.
+const BACKOFF: (Duration, Duration) = (EVERY, EVERY.saturating_mul(10));
+
 /// What the server prints when it could not finish an order now.
 pub(crate) const LEFT: &str = "an order stays unfinished for now: ";
 
@@ -21,6 +25,7 @@ pub(crate) const LEFT: &str = "an order stays unfinished for now: ";
 /// the two gets the run.
 pub(crate) fn start(shop: Shop) -> Result<Resumer> {
     let (store, runtime) = (shop.store.clone(), Handle::current());
-    let resumer = Resumer::builder(&store).every(EVERY).on_failure(|_, error| println!("{LEFT}{error}"));
+    let resumer = Resumer::builder(&store).every(EVERY).backoff(BACKOFF.0, BACKOFF.1);
+    let resumer = resumer.on_failure(|_, error| println!("{LEFT}{error}"));
     Ok(resumer.start(move |run| runtime.block_on(kitchen::make(&shop, run)).map(drop))?)
 }

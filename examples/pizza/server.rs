@@ -1,5 +1,6 @@
 //! The pizza server: `POST /orders` with an `Idempotency-Key`, and what its operator wants to know.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -9,7 +10,7 @@ use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
-use reentry::{Claim, ErrorKind, Json, Key, Note, Progress, Request, Resolution, Store};
+use reentry::{Claim, EffectId, ErrorKind, Json, Key, Note, Progress, Request, Resolution, Resumer, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
@@ -51,6 +52,7 @@ const BODY_BYTES_MAX: usize = 16 * 1024;
 struct Server {
     shop: Shop,
     patience: Duration,
+    resumer: Option<Arc<Resumer>>,
 }
 
 /// Runs the server until its process ends.
@@ -73,14 +75,13 @@ pub(crate) async fn serve(options: ServerOptions) -> Result<()> {
     };
     let store = shop.store.clone();
     let listener = web::listen(options.port).await?;
-    let resumer = options.resume.then(|| resumer::start(shop.clone())).transpose()?;
-    let server = Server { shop, patience: options.patience.unwrap_or(PATIENCE) };
+    let resumer = options.resume.then(|| resumer::start(shop.clone())).transpose()?.map(Arc::new);
+    let server = Server { shop, patience: options.patience.unwrap_or(PATIENCE), resumer };
     let serving = axum::serve(listener, router(server)).with_graceful_shutdown(interrupted());
     tokio::select! {
         ended = serving => ended?,
         () = grace_is_over() => {}
     }
-    drop(resumer);
     // Orders that are still being made stay unfinished, as they would if the server were killed.
     Ok(store.close()?)
 }
@@ -88,6 +89,7 @@ pub(crate) async fn serve(options: ServerOptions) -> Result<()> {
 fn router(server: Server) -> Router {
     Router::new()
         .route("/orders", post(place_order))
+        .route("/orders/{id}", get(order_row))
         .route("/progress/{customer}/{key}", get(progress))
         .route("/unfinished", get(unfinished))
         .route("/resolve/{customer}/{key}", post(resolve))
@@ -130,8 +132,9 @@ async fn place_order(
     match answer(&server, &key, Request::of(&body)).await {
         Ok(response) => response,
         Err(error) if is_in_doubt(&error) => {
-            let why = format!("whether the charge happened is not known yet; ask again later: {error}");
-            with(web::refused(StatusCode::CONFLICT, &why), header::RETRY_AFTER, "1")
+            let why = format!("whether this order was charged is not known yet; ask again later: {error}");
+            let body = json!({ "error": why, "in_doubt": true });
+            with(web::reply(StatusCode::CONFLICT, &body), header::RETRY_AFTER, "1")
         }
         Err(error) => web::unavailable(&error),
     }
@@ -142,9 +145,9 @@ fn understand(headers: &HeaderMap, body: &Bytes) -> Result<Key> {
     Ok(order::key(&order.customer, web::idempotency_key(headers)?)?)
 }
 
+/// Whether the order waits for somebody to find out what happened. Everything else mends itself.
 fn is_in_doubt(error: &crate::Failure) -> bool {
-    let kind = error.downcast_ref::<reentry::Error>().map(reentry::Error::kind);
-    matches!(kind, Some(ErrorKind::InDoubt | ErrorKind::CannotTell))
+    error.downcast_ref::<reentry::Error>().is_some_and(|error| error.kind() == ErrorKind::InDoubt)
 }
 
 /// Claims the key, and gives one answer for each thing that the claim can say.
@@ -199,6 +202,16 @@ fn with(mut response: Response, name: HeaderName, value: &'static str) -> Respon
     response
 }
 
+/// `GET /orders/{id}`: the order of this id, from the server's own table. It is there once it has its outcome.
+async fn order_row(State(server): State<Server>, Path(id): Path<EffectId>) -> Response {
+    let row = server.shop.store.read(|tx| tx.open_table(ORDERS)?.get(id));
+    match row.and_then(|row| row) {
+        Ok(Some(row)) => web::raw(StatusCode::OK, row),
+        Ok(None) => web::refused(StatusCode::NOT_FOUND, "no such order"),
+        Err(error) => web::unavailable(&error),
+    }
+}
+
 /// `GET /progress/{customer}/{key}`: how far an order got. Asking claims nothing and disturbs nobody.
 async fn progress(State(server): State<Server>, Path((customer, key)): Path<(String, String)>) -> Response {
     let key = match order::key(&customer, &key) {
@@ -245,7 +258,10 @@ async fn resolve(
         server.shop.store.resolve(&order::key(&customer, &key)?, "charge", resolution, &verdict.note).await
     };
     match resolved.await {
-        Ok(()) => web::reply(StatusCode::OK, &json!({ "resolved": "the next retry, or the resumer, goes on" })),
+        Ok(()) => {
+            server.resumer.iter().for_each(|resumer| resumer.wake());
+            web::reply(StatusCode::OK, &json!({ "resolved": "the resumer, or the next retry, goes on" }))
+        }
         Err(error) => web::refused(StatusCode::CONFLICT, &error),
     }
 }

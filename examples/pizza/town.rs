@@ -17,11 +17,17 @@ use crate::table::{Counts, Row};
 /// than the server's patience, and no scenario that works waits for it.
 const ANSWER_MAX: Duration = Duration::from_secs(10);
 
+/// The option that says how long a charge may be on its way.
+pub(crate) const SETTLE: &str = "--settle-ms";
+
+/// Whose charges the careless bank makes only when it is told to.
+pub(crate) const HELD_CUSTOMER: &str = "far-away";
+
 pub(crate) struct Town {
     // Dropped in this order: whoever writes into the folder is gone before the folder is.
     server: Option<Process>,
     /// Charges as often as it is asked. It can be asked what it charged, and most servers here do.
-    careless_bank: Process,
+    pub(crate) careless_bank: Process,
     /// Charges once for each id.
     careful_bank: Process,
     mailer: Process,
@@ -35,9 +41,10 @@ impl Town {
     pub(crate) async fn open() -> Result<Self> {
         let folder = TempDir::new().map_err(|error| format!("cannot make a temporary folder: {error}"))?;
         let data = data_argument(folder.path().to_path_buf())?;
+        let careless = ["--charges-again", "--holds", HELD_CUSTOMER].map(str::to_owned);
         Ok(Self {
             server: None,
-            careless_bank: Process::start("bank", &[data.as_slice(), &["--charges-again".to_owned()]].concat()).await?,
+            careless_bank: Process::start("bank", &[data.as_slice(), &careless].concat()).await?,
             careful_bank: Process::start("bank", &data).await?,
             mailer: Process::start("mailer", &data).await?,
             // No connection is kept: the next server may get the port of the one that was killed.
@@ -71,8 +78,10 @@ impl Town {
         let mut arguments = data_argument(folder)?;
         arguments.extend(["--bank".to_owned(), bank.to_string()]);
         arguments.extend(["--mailer".to_owned(), self.mailer.address()?.to_string()]);
-        // Servers are killed here where nothing is on its way to the bank, so nothing need settle.
-        arguments.extend(["--settle-ms".to_owned(), "0".to_owned()]);
+        if !options.contains(&SETTLE) {
+            // Most servers are killed here where nothing is on its way to the bank, so nothing need settle.
+            arguments.extend([SETTLE.to_owned(), "0".to_owned()]);
+        }
         arguments.extend(options.iter().map(ToString::to_string));
         let server = Process::start("server", &arguments).await?;
         let client = Client { http: self.http.clone(), server: server.address()? };
@@ -108,7 +117,20 @@ impl Town {
             orders: self.count(server, order).await?,
             mailer: self.count(self.mailer.address()?, order).await?,
         };
-        Ok(Row::new(did, in_words(answers), seen, contradiction(answers)))
+        let mut complaint = contradiction(answers);
+        let client = Client { http: self.http.clone(), server };
+        for receipt in answers.iter().flatten().filter(|answer| answer.status == 201) {
+            if !client.has_row(receipt, order).await? {
+                complaint = Some("the orders table has no row for a receipt");
+            }
+        }
+        Ok(Row::new(did, in_words(answers), seen, complaint))
+    }
+
+    /// How many rows the orders table has for the customer of `order`.
+    pub(crate) async fn rows_of(&mut self, order: &Order) -> Result<u32> {
+        let server = self.server()?.address()?;
+        Ok(self.count(server, order).await?.done)
     }
 
     /// The charge that the bank made under this effect id, as an operator asks it.
