@@ -149,18 +149,24 @@ async fn paid(shop: &Shop, event: &Value) -> Result<Answer, Failure> {
         return Ok((StatusCode::OK, "known already".to_owned()));
     }
     shop.both_have_looked.wait().await;
-    let thanks = match shop.store.advance(&key, seen.revision(), PAID, &receipt).await? {
-        Advance::Moved(_) => {
+    let thanks = match shop.store.advance(&key, seen.revision(), PAID, &receipt).await {
+        Ok(Advance::Moved(_)) => {
             shop.moved.fetch_add(1, Ordering::SeqCst);
             "thank you"
         }
         // Somebody else was faster. Where it is the same news there is nothing left to do.
-        Advance::Lost(Some(current)) if current.name() == PAID => {
+        Ok(Advance::Lost(Some(current))) if current.name() == PAID => {
+            shop.lost.fetch_add(1, Ordering::SeqCst);
+            "known already"
+        }
+        // So much faster that the order is finished, which only one that is paid can be.
+        Err(error) if error.kind() == ErrorKind::Finished => {
             shop.lost.fetch_add(1, Ordering::SeqCst);
             "known already"
         }
         // Anything else the provider is to deliver again, and this looks again then.
-        Advance::Lost(_) => return Ok((StatusCode::CONFLICT, "the order has moved, deliver again".to_owned())),
+        Ok(Advance::Lost(_)) => return Ok((StatusCode::CONFLICT, "the order has moved, deliver again".to_owned())),
+        Err(error) => return Err(error.into()),
     };
     // The loser does this too: the winner may die before it. Twice is harmless, and so is too late.
     match shop.store.release_stuck(&key).await {
