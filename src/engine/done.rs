@@ -78,7 +78,7 @@ impl Done {
     pub(super) fn publish(self, shared: &Arc<Shared>, requests: impl Iterator<Item = Request>, now: Now) {
         publish_moves(shared, &self.moves);
         for (hash, key) in self.left {
-            shared.index.shard(hash).clear_left(hash, &key);
+            shared.index.shard(hash).forget_left(hash, &key, |_| true);
         }
         for (hash, key, token) in self.renewed {
             shared.index.shard(hash).renew(hash, &key, token, now.time);
@@ -104,7 +104,7 @@ pub(super) fn publish_moves(shared: &Shared, moves: &[Move]) {
 
 /// Tells a caller what its request came to.
 fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
-    let Request { key, hash, reply, rows, is_left, .. } = request;
+    let Request { key, hash, command, reply, rows, is_left, .. } = request;
     match (reply, told) {
         (Reply::Claim { promise, turn }, Told::Run { owner, known, record }) => {
             let deferred = known.is_none().then(|| Arc::new((*record).clone()));
@@ -130,7 +130,7 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
             promise.keep(Ok(stepped));
             // A run that leaves now knows that it is taken in; one that left before did not.
             if is_left.is_some_and(|is_left| is_left.load(Ordering::Acquire)) {
-                shared.index.shard(hash).clear_left(hash, &key);
+                shared.index.shard(hash).forget_left(hash, &key, |left| left.step() == command.step());
             }
         }
         (Reply::End { ownership, promise }, Told::Ended(outcome)) => {

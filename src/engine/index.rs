@@ -226,10 +226,10 @@ impl Shard {
         seat.filter(|seat| seat.owner.is_none()).map(|seat| seat.left.clone()).unwrap_or_default()
     }
 
-    /// Forgets what the last owner left behind: it is taken in.
-    pub(crate) fn clear_left(&mut self, hash: KeyHash, key: &Key) {
+    /// Forgets what of that is taken in; the rest may be on its way still.
+    pub(crate) fn forget_left(&mut self, hash: KeyHash, key: &Key, is_taken_in: impl Fn(&Command) -> bool) {
         if let Some(seat) = self.seat_mut(hash, key) {
-            seat.left = Vec::new();
+            seat.left.retain(|left| !is_taken_in(left));
             self.tidy(hash, key);
         }
     }

@@ -180,10 +180,7 @@ impl Reports {
 
     /// Whether one of them is about this step.
     pub(crate) fn tell_of(&self, step: &str) -> bool {
-        self.outstanding.iter().any(|Report { command, .. }| match command {
-            Command::Report { name, .. } => **name == *step,
-            _ => false,
-        })
+        self.outstanding.iter().any(|report| report.command.step().is_some_and(|name| **name == *step))
     }
 }
 

@@ -98,6 +98,14 @@ pub(crate) enum Command {
 }
 
 impl Command {
+    /// The step that it is about, where it is about one.
+    pub(crate) fn step(&self) -> Option<&Arc<str>> {
+        match self {
+            Self::Intend { name, .. } | Self::Report { name, .. } | Self::Resolve { name, .. } => Some(name),
+            _ => None,
+        }
+    }
+
     /// The token of the run that asks, where a run does and what it asks shows that it is at work.
     pub(crate) fn token(&self) -> Option<u64> {
         match self {
