@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
 use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
-use crate::record::step::{NOTE_BYTES_MAX, StepStanding};
+use crate::record::step::NOTE_BYTES_MAX;
 use crate::record::transitions::{Command, Reporter};
 use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
 
@@ -408,10 +408,7 @@ impl Run {
         let at = self.engine.time();
         let mut seen = self.seen.lock();
         if let Some(step) = seen.steps.iter_mut().find(|step| step.name == *name) {
-            step.standing = match result {
-                Some(bytes) => StepStanding::Done { at, body: Body::Here(bytes) },
-                None => StepStanding::Withdrawn { at },
-            };
+            step.settle(result, at);
         }
         Ok(())
     }

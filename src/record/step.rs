@@ -177,6 +177,14 @@ impl Step {
         self.standing == StepStanding::InDoubt
     }
 
+    /// Gives it this result, or (none) withdraws it.
+    pub(crate) fn settle(&mut self, result: Option<Arc<[u8]>>, at: Timestamp) {
+        self.standing = match result {
+            Some(bytes) => StepStanding::Done { at, body: Body::Here(bytes) },
+            None => StepStanding::Withdrawn { at },
+        };
+    }
+
     /// Whether none of its bodies stands in a row of its own.
     pub(crate) fn is_here(&self) -> bool {
         self.bodies().all(|body| matches!(body, Body::Here(_)))
@@ -249,10 +257,6 @@ pub(crate) enum StepChange {
 /// The record after a change to one of its steps.
 pub(super) fn apply(mut record: Record, name: &Arc<str>, change: StepChange, at: Timestamp) -> Record {
     record.written = at;
-    let standing = |result: Option<Arc<[u8]>>| match result {
-        Some(bytes) => StepStanding::Done { at, body: Body::Here(bytes) },
-        None => StepStanding::Withdrawn { at },
-    };
     let found = record.steps.iter_mut().find(|step| step.name == *name);
     match (change, found) {
         (StepChange::Intend { attempt }, Some(step)) => {
@@ -266,13 +270,13 @@ pub(super) fn apply(mut record: Record, name: &Arc<str>, change: StepChange, at:
             notes: Vec::new(),
             late: Vec::new(),
         }),
-        (StepChange::Settle { result }, Some(step)) => step.standing = standing(result),
+        (StepChange::Settle { result }, Some(step)) => step.settle(result, at),
         (StepChange::Witness { attempt, result }, Some(step)) => {
             keep(&mut step.late, Late { attempt, at, body: result.map(Body::Here) }, LATE_MAX);
         }
         (StepChange::Resolve { result, note }, Some(step)) => {
             keep(&mut step.notes, Note { at, happened: result.is_some(), text: note }, NOTES_MAX);
-            step.standing = standing(result);
+            step.settle(result, at);
         }
         // The rules decide these of steps that are there alone.
         (StepChange::Settle { .. } | StepChange::Witness { .. } | StepChange::Resolve { .. }, None) => {}
