@@ -249,17 +249,8 @@ impl Drop for Turn {
 impl Request {
     /// Bytes it keeps in memory while it waits.
     pub(super) fn bytes(&self) -> usize {
-        let optional = |bytes: &Option<Arc<[u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
-        let payload = match &self.command {
-            Command::Claim(ask) => optional(&ask.request),
-            Command::Advance { name, bytes, .. } => name.len() + bytes.len(),
-            Command::Intend { name, .. } => name.len(),
-            Command::Report { name, result, .. } => name.len() + optional(result),
-            Command::Resolve { name, result, note, .. } => name.len() + optional(result) + note.len(),
-            Command::End { bytes, .. } => bytes.len(),
-            Command::Renew { .. } | Command::Free | Command::Forget | Command::Revoke | Command::Look => 0,
-        };
-        size_of::<Self>() + self.key.len() + payload
+        let carried: usize = self.carried.reports.iter().map(command_bytes).sum();
+        size_of::<Self>() + self.key.len() + command_bytes(&self.command) + carried
     }
 
     /// Whether nobody waits for it: it goes with the next batch that somebody does wait for.
@@ -279,6 +270,20 @@ impl Request {
     /// Whether the server's rows could not be written, so that the change is not made.
     pub(super) fn has_failed(&self) -> bool {
         self.rows.as_ref().is_some_and(|rows| rows.failed.is_some())
+    }
+}
+
+/// Bytes that a command holds of what its caller gave.
+fn command_bytes(command: &Command) -> usize {
+    let optional = |bytes: &Option<Arc<[u8]>>| bytes.as_ref().map_or(0, |bytes| bytes.len());
+    match command {
+        Command::Claim(ask) => optional(&ask.request),
+        Command::Advance { name, bytes, .. } => name.len() + bytes.len(),
+        Command::Intend { name, .. } => name.len(),
+        Command::Report { name, result, .. } => name.len() + optional(result),
+        Command::Resolve { name, result, note, .. } => name.len() + optional(result) + note.len(),
+        Command::End { bytes, .. } => bytes.len(),
+        Command::Renew { .. } | Command::Free | Command::Forget | Command::Revoke | Command::Look => 0,
     }
 }
 
