@@ -8,7 +8,7 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -16,7 +16,7 @@ use std::time::Instant;
 use std::{env, fs, io, iter, thread};
 
 use reentry::{Claim, ErrorKind, Progress, Run, State, Store};
-use support::{PATIENCE, key, request, run, run_of};
+use support::{PATIENCE, key, next_told, request, run, run_of};
 use tempfile::TempDir;
 
 const ROLE: &str = "REENTRY_KILL_ROLE";
@@ -155,16 +155,7 @@ impl Process {
 
     /// The next line it told; none after its end.
     fn hear(&mut self) -> Option<String> {
-        loop {
-            let mut line = String::new();
-            self.output.read_line(&mut line).unwrap();
-            if !line.ends_with('\n') {
-                return None;
-            }
-            if let Some((_, told)) = line.trim_end().split_once(TOLD) {
-                return Some(told.to_owned());
-            }
-        }
+        next_told(&mut self.output, TOLD)
     }
 
     #[track_caller]

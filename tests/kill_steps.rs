@@ -13,7 +13,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::convert::Infallible;
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufRead, BufReader, Read, Write};
+use std::io::{self, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -22,7 +22,7 @@ use std::{env, fs, iter};
 use reentry::{
     Claim, EffectId, Error, ErrorKind, Key, Progress, Request, Resolution, Run, State, StepState, Store, Table,
 };
-use support::{key, request, run, run_of};
+use support::{key, next_told, request, run, run_of};
 use tempfile::TempDir;
 
 const ROLE: &str = "REENTRY_KILL_STEPS_ORDER";
@@ -120,7 +120,7 @@ impl Server {
         output.flush().unwrap();
         if self.is_led {
             let mut go_on = String::new();
-            io::stdin().lock().read_line(&mut go_on).unwrap();
+            io::stdin().read_line(&mut go_on).unwrap();
             assert!(!go_on.is_empty(), "whoever leads it is gone");
         }
     }
@@ -246,16 +246,7 @@ impl Process {
 
     /// The next line it told; none after its end.
     fn hear(&mut self) -> Option<String> {
-        loop {
-            let mut line = String::new();
-            self.output.read_line(&mut line).unwrap();
-            if !line.ends_with('\n') {
-                return None;
-            }
-            if let Some((_, told)) = line.trim_end().split_once(TOLD) {
-                return Some(told.to_owned());
-            }
-        }
+        next_told(&mut self.output, TOLD)
     }
 }
 

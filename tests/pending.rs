@@ -2,65 +2,14 @@
 
 mod support;
 
-use std::future::Future;
 use std::ops::Deref;
-use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Barrier};
-use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
+use std::sync::Barrier;
+use std::task::Poll;
+use std::thread::{self};
 use std::time::{Duration, Instant};
 
 use reentry::{Advance, Builder, Claim, ErrorKind, Fingerprint, Outcome, Progress, Result, Revision, State, Store};
-use support::{Gate, PATIENCE, Wakes, key, poll, request, run, run_of, settle, stand_in_line};
-
-/// The smallest executor: it polls only when it was woken, so a wake that is lost is a test that fails.
-struct Alarm {
-    thread: Thread,
-    wakes: AtomicUsize,
-}
-
-impl Alarm {
-    fn new() -> Arc<Self> {
-        Arc::new(Self { thread: thread::current(), wakes: AtomicUsize::new(0) })
-    }
-
-    /// Sleeps until it was woken more often than this.
-    fn sleep(&self, seen: usize) {
-        let end = Instant::now() + PATIENCE;
-        while self.wakes.load(Ordering::SeqCst) <= seen {
-            assert!(Instant::now() < end, "nobody woke the task");
-            thread::park_timeout(PATIENCE);
-        }
-    }
-}
-
-impl Wake for Alarm {
-    fn wake(self: Arc<Self>) {
-        self.wakes.fetch_add(1, Ordering::SeqCst);
-        self.thread.unpark();
-    }
-}
-
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    poll_at_most(usize::MAX, pin!(future)).expect("it is polled until it is ready")
-}
-
-/// Polls up to this often, each time after it was woken; none where it is not ready by then.
-fn poll_at_most<T>(times: usize, mut future: Pin<&mut impl Future<Output = T>>) -> Option<T> {
-    let alarm = Alarm::new();
-    let waker = Waker::from(Arc::clone(&alarm));
-    for nth in 0..times {
-        let seen = alarm.wakes.load(Ordering::SeqCst);
-        if let Poll::Ready(answer) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return Some(answer);
-        }
-        if nth + 1 < times {
-            alarm.sleep(seen);
-        }
-    }
-    None
-}
+use support::{Gate, PATIENCE, Wakes, block_on, key, poll, poll_at_most, request, run, run_of, settle, stand_in_line};
 
 /// A whole operation, or the answer of the run that is at it: a task as servers have them.
 async fn order(store: &Store, name: &str) -> Result<(bool, Outcome)> {

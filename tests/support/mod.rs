@@ -4,6 +4,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs of this")]
 
 use std::future::Future;
+use std::io::BufRead;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -271,6 +272,20 @@ pub(crate) fn poll_at_most<T>(times: usize, mut future: Pin<&mut impl Future<Out
         }
     }
     None
+}
+
+/// The next line of a child process that has this mark in it, behind the mark; none where it ended before.
+pub(crate) fn next_told(output: &mut impl BufRead, mark: &str) -> Option<String> {
+    loop {
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        if !line.ends_with('\n') {
+            return None;
+        }
+        if let Some((_, told)) = line.trim_end().split_once(mark) {
+            return Some(told.to_owned());
+        }
+    }
 }
 
 /// Chance that is the same in every run (splitmix64).
