@@ -125,7 +125,7 @@ impl<'de> Deserialize<'de> for EffectId {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use std::collections::HashSet;
 
     use super::*;
     use crate::payload::{Bincode, Payload};
@@ -151,28 +151,22 @@ mod tests {
         }
     }
 
-    /// A text cut into three non-empty parts, at two places.
-    fn parts(text: &str, cuts: [usize; 2]) -> (&str, &str, &str) {
-        let (rest, step) = text.split_at(cuts[0].max(cuts[1]));
-        let (scope, key) = rest.split_at(cuts[0].min(cuts[1]));
-        (scope, key, step)
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
-
-        /// The text is of few letters, so that parts repeat; a text of one letter alone tests lengths and nothing else.
-        #[test]
-        fn p9_moving_a_border_makes_another_id(
-            text in "a{3,12}|[ab]{3,12}",
-            one in prop::array::uniform2(1_usize..12),
-            two in prop::array::uniform2(1_usize..12),
-        ) {
-            let inside = |cuts: [usize; 2]| cuts.iter().all(|cut| *cut < text.len()) && cuts[0] != cuts[1];
-            prop_assume!(inside(one) && inside(two));
-            let (one, two) = (parts(&text, one), parts(&text, two));
-            prop_assert_eq!(id(one.0, one.1, one.2) == id(two.0, two.1, two.2), one == two);
+    /// Every text of two letters and up to seven characters, cut into three parts in every way.
+    #[test]
+    fn p9_moving_a_border_makes_another_id() {
+        let (mut ids, mut triples) = (HashSet::new(), 0);
+        for length in 3..=7 {
+            for letters in 0..1_u32 << length {
+                let text: String = (0..length).map(|nth| if letters >> nth & 1 == 0 { 'a' } else { 'b' }).collect();
+                for first in 1..length {
+                    for second in first + 1..length {
+                        ids.insert(id(&text[..first], &text[first..second], &text[second..]));
+                        triples += 1;
+                    }
+                }
+            }
         }
+        assert_eq!((ids.len(), triples), (triples, 2_808));
     }
 
     #[test]
