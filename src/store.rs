@@ -267,6 +267,14 @@ impl Store {
     pub fn close(&self) -> Result<()> {
         self.engine.close()
     }
+
+    /// Lets the writer of a store that was opened with [`Builder::open_by_hand`] do all that is queued, as one batch,
+    /// on this thread. Whoever waits for an answer without it, as by [`Pending::wait`], waits for ever. Returns whether
+    /// the store goes on; one that has stopped or been closed does not.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn work_by_hand(&self) -> bool {
+        self.engine.work_by_hand()
+    }
 }
 
 /// What [`Store::advance`] comes to.
@@ -491,7 +499,29 @@ impl Builder {
     #[cfg(any(test, feature = "testing"))]
     pub fn open_on(self, disk: &crate::SimulatedDisk) -> Result<Store> {
         let (limits, options) = self.check_values()?;
-        Ok(Store { engine: Engine::open_simulated(disk, options)?, limits })
+        Ok(Store { engine: Engine::open_simulated(disk, options, false)?, limits })
+    }
+
+    /// The store on a simulated disk, made where the disk is empty, for simulations that can be repeated exactly: its
+    /// writer has no thread, works only when [`Store::work_by_hand`] is called, and leaves nothing for later.
+    ///
+    /// ```
+    /// use reentry::{Claim, Fingerprint, Key, SimulatedDisk, Store};
+    ///
+    /// let store = Store::builder().open_by_hand(&SimulatedDisk::new())?;
+    /// let claim = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas"));
+    /// store.work_by_hand();
+    /// assert!(matches!(claim.wait()?, Claim::Run(_)));
+    /// # Ok::<(), reentry::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open).
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_by_hand(self, disk: &crate::SimulatedDisk) -> Result<Store> {
+        let (limits, options) = self.check_values()?;
+        Ok(Store { engine: Engine::open_simulated(disk, options, true)?, limits })
     }
 
     fn check_values(self) -> Result<(Limits, Options)> {

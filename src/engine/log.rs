@@ -108,8 +108,8 @@ struct Open {
 }
 
 impl Log {
-    /// Puts an empty store on an empty disk.
-    pub(crate) fn initialise(disk: Arc<dyn Disk>) -> Result<()> {
+    /// Puts an empty store with this id on an empty disk.
+    pub(crate) fn initialise(disk: Arc<dyn Disk>, store: [u8; 16]) -> Result<()> {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(1024 * 1024);
         let database = builder.create_with_backend(Backend::direct(disk)).map_err(engine)?;
@@ -117,7 +117,7 @@ impl Log {
         for table in [LOG, TOMBSTONES, BODIES] {
             transaction.open_table(table).map_err(engine)?;
         }
-        let meta = Meta { version: FILE_VERSION, store: random_id(), next: 1, highest_time: 0 };
+        let meta = Meta { version: FILE_VERSION, store, next: 1, highest_time: 0 };
         write_meta(&transaction, meta)?;
         transaction.commit().map_err(engine)?;
         database.close().map_err(engine)
@@ -478,7 +478,7 @@ fn read_meta(row: &[u8]) -> Result<Meta> {
 }
 
 /// 16 bytes that no other store has: std's hashers are seeded from the system's randomness.
-fn random_id() -> [u8; 16] {
+pub(crate) fn random_id() -> [u8; 16] {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     (half() << 64 | half()).to_le_bytes()
 }

@@ -20,10 +20,8 @@ use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise, thread_waited_for};
-use crate::record::transitions::{
-    Ask, Command, Decision, Policy, Situation, Standing, decide, has_lapsed, is_kept, is_over,
-};
-use crate::record::{Outcome, Phase, Record};
+use crate::record::transitions::{Ask, Command, Policy, has_lapsed, is_kept, is_over};
+use crate::record::{Outcome, Record};
 
 mod batch;
 mod disk;
@@ -32,6 +30,7 @@ mod error;
 mod file;
 mod index;
 mod log;
+mod lookup;
 mod queue;
 mod request;
 mod retention;
@@ -42,7 +41,7 @@ mod verify;
 mod writer;
 
 use disk::Disk;
-use index::{Index, KeyHash, Open, Owner, Tally, Waiter};
+use index::{Index, KeyHash, Open, Tally, Waiter};
 pub use log::OpenCheck;
 pub(crate) use log::Opening;
 use log::{Log, Place};
@@ -56,9 +55,6 @@ pub use transaction::{ReadRows, ReadTransaction, RowRange, Rows, Table, Transact
 pub(crate) use verify::Verdict;
 use writer::Writer;
 
-/// How often a reader looks a row up again that moved meanwhile.
-const LOOK_UPS_MAX: usize = 10_000;
-
 /// What an engine is made from.
 pub(crate) struct Options {
     pub(crate) policy: Policy,
@@ -71,7 +67,16 @@ pub(crate) struct Options {
 /// The store's engine. The last of its holders to go closes it.
 pub(crate) struct Engine {
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// None once it has ended.
+    writer: Mutex<Option<AtWork>>,
+}
+
+/// How the writer works.
+enum AtWork {
+    OnItsThread(JoinHandle<()>),
+    /// On the thread of a test that lets it do one batch after the other.
+    #[cfg(any(test, feature = "testing"))]
+    ByHand(Box<Writer>),
 }
 
 /// What callers and the writer share.
@@ -100,30 +105,39 @@ pub(crate) struct Counters {
 impl Engine {
     /// The store in the file at `path`, which is created where there is none.
     pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
-        let file = file::open(path, Log::initialise)?;
-        Self::start(Arc::new(file), options).map_err(|error| error.within(&path.display().to_string()))
+        let file = file::open(path, |disk| Log::initialise(disk, log::random_id()))?;
+        Self::prepare(Arc::new(file), options)
+            .and_then(Self::start)
+            .map_err(|error| error.within(&path.display().to_string()))
     }
 
     /// A store in memory.
     pub(crate) fn open_memory(options: Options) -> Result<Arc<Self>> {
         let disk = Arc::new(disk::Memory::default());
-        Log::initialise(Arc::<disk::Memory>::clone(&disk))?;
-        Self::start(disk, options)
+        Log::initialise(Arc::<disk::Memory>::clone(&disk), log::random_id())?;
+        Self::prepare(disk, options).and_then(Self::start)
     }
 
-    /// A store on a simulated disk, which is initialised where it is empty.
+    /// A store on a simulated disk, which is initialised where it is empty. By hand it works only when it is told to.
     #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn open_simulated(disk: &SimulatedDisk, options: Options) -> Result<Arc<Self>> {
+    pub(crate) fn open_simulated(disk: &SimulatedDisk, options: Options, by_hand: bool) -> Result<Arc<Self>> {
         if disk.is_empty() {
             let made = Arc::new(disk::Memory::default());
-            Log::initialise(Arc::<disk::Memory>::clone(&made))?;
+            // Without an id of its own: the same calls leave the same bytes.
+            Log::initialise(Arc::<disk::Memory>::clone(&made), [0; 16])?;
             disk.publish(made.image());
         }
         disk.settle_name();
-        Self::start(Arc::new(disk.clone()), options)
+        let writer = Self::prepare(Arc::new(disk.clone()), options)?;
+        if !by_hand {
+            return Self::start(writer);
+        }
+        let shared = Arc::clone(writer.shared());
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(AtWork::ByHand(Box::new(writer.by_hand())))) }))
     }
 
-    fn start(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
+    /// Opens what is on the disk.
+    fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
         let index = Index::new();
         let mut highest_time = 0;
         let each = |place: Place, record: Record| {
@@ -147,12 +161,34 @@ impl Engine {
             durable_time: AtomicU64::new(meta.highest_time),
             counters: Counters::default(),
         });
-        let mut writer = Writer::new(Arc::clone(&shared), meta);
+        let mut writer = Writer::new(shared, meta);
         writer.reserve()?;
+        Ok(writer)
+    }
+
+    /// Lets the writer work.
+    fn start(writer: Writer) -> Result<Arc<Self>> {
+        let shared = Arc::clone(writer.shared());
         let work = move || thread_waited_for(|| writer.run());
         let thread = thread::Builder::new().name("reentry-writer".to_owned()).spawn(work);
         let thread = thread.map_err(|e| Error::because(ErrorKind::Io, "cannot start the writer thread", e))?;
-        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(thread)) }))
+        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(AtWork::OnItsThread(thread))) }))
+    }
+
+    /// Lets a writer that works by hand do what is queued, as one batch. Returns whether it goes on.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn work_by_hand(&self) -> bool {
+        let mut writer = self.writer.lock();
+        match writer.take() {
+            Some(AtWork::ByHand(by_hand)) => {
+                *writer = thread_waited_for(|| by_hand.work_by_hand()).map(AtWork::ByHand);
+                writer.is_some()
+            }
+            other => {
+                *writer = other;
+                false
+            }
+        }
     }
 
     /// Claims a key, or gets what is known of it.
@@ -299,7 +335,11 @@ impl Engine {
         let counts = is_kept(&seen.record, time);
         // What is told of an expiry must outlast a restart with the clock turned back.
         if !counts && time.as_millis() > shared.durable_time.load(Ordering::Acquire) {
-            self.by_name(key, Command::Look).wait()?;
+            let told = self.by_name(key, Command::Look);
+            // Where nobody else lets the writer work.
+            #[cfg(any(test, feature = "testing"))]
+            self.work_by_hand();
+            told.wait()?;
         }
         Ok((counts || !is_over(&seen.record, time)).then_some((seen, time)))
     }
@@ -402,9 +442,16 @@ impl Engine {
         }
         // Held until the file is closed, so that nobody is told so before.
         let mut writer = self.writer.lock();
-        let Some(thread) = writer.take() else { return Ok(()) };
-        if thread.join().is_err() {
-            return Err(Shut::Failed.error());
+        match writer.take() {
+            None => return Ok(()),
+            Some(AtWork::OnItsThread(thread)) => thread.join().map_err(|_| Shut::Failed.error())?,
+            #[cfg(any(test, feature = "testing"))]
+            Some(AtWork::ByHand(by_hand)) => thread_waited_for(|| {
+                let mut left = Some(by_hand);
+                while let Some(by_hand) = left {
+                    left = by_hand.work_by_hand();
+                }
+            }),
         }
         self.shared.log.close()
     }
@@ -452,79 +499,6 @@ pub(crate) struct Figures {
 }
 
 impl Shared {
-    /// The answer to a claim that changes nothing, without the writer; none where it may change something.
-    fn peek(&self, key: &Key, hash: KeyHash, command: &Command) -> Option<Result<Claimed>> {
-        let (record, owner) = match self.look_up(key, hash) {
-            Ok(Lookup::Found(record, owner)) => (*record, owner),
-            Ok(Lookup::Absent | Lookup::Moving) => return None,
-            Err(error) => return Some(Err(error)),
-        };
-        let situation = Situation { record: Some(&record), owner: owner.map(Owner::tenure) };
-        let Decision::Stand(standing) = decide(situation, command, self.timeline.now(), self.policy) else {
-            return None;
-        };
-        match (standing, record.phase, owner, command) {
-            (Standing::Replay, Phase::Completed { outcome, .. }, ..) => Some(Ok(Claimed::Replay(outcome))),
-            (Standing::Reject { since }, ..) => Some(Ok(Claimed::Reject { since })),
-            (Standing::Wait, _, Some(owner), Command::Claim(ask)) => Some(Ok(Claimed::Wait(Working::of(owner, ask)))),
-            // An expiry is told by the writer, which keeps the time it rests on.
-            _ => None,
-        }
-    }
-
-    /// The record of a key and whether it is owned, however fast it moves.
-    fn find(&self, key: &Key, hash: KeyHash) -> Result<Option<Seen>> {
-        for _ in 0..LOOK_UPS_MAX {
-            match self.look_up(key, hash)? {
-                Lookup::Absent => return Ok(None),
-                Lookup::Found(record, owner) => {
-                    return Ok(Some(Seen { record: *record, owner: owner.map(Owner::tenure) }));
-                }
-                Lookup::Moving => thread::yield_now(),
-            }
-        }
-        Err(moves_too_fast())
-    }
-
-    /// The record that was born under this number, however fast it moves; none where it is finished by now.
-    fn follow_unfinished(&self, born: u64, place: Place) -> Result<Option<Record>> {
-        let mut place = Some(place);
-        for _ in 0..LOOK_UPS_MAX {
-            let Some(found) = place else { return Ok(None) };
-            if let Some(record) = self.log.read(found)? {
-                return Ok(Some(record));
-            }
-            thread::yield_now();
-            place = self.index.unfinished().get(&born).map(|open| open.place);
-        }
-        Err(moves_too_fast())
-    }
-
-    fn look_up(&self, key: &Key, hash: KeyHash) -> Result<Lookup> {
-        if let Some(Shut::Closed) = self.queue.is_shut() {
-            return Err(Shut::Closed.error());
-        }
-        let mut moving = false;
-        for nth in 0.. {
-            let shard = self.index.shard(hash);
-            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
-            drop(shard);
-            let Some(place) = place else { break };
-            match self.log.read(place)? {
-                Some(record) if record.key == *key => return Ok(Lookup::Found(Box::new(record), owner)),
-                Some(_) => {}
-                None => moving = true,
-            }
-        }
-        Ok(if moving { Lookup::Moving } else { Lookup::Absent })
-    }
-
-    fn seen(&self, record: Record) -> Seen {
-        let hash = self.index.hash(&record.key);
-        let owner = self.index.shard(hash).owner(hash, &record.key).map(Owner::tenure);
-        Seen { record, owner }
-    }
-
     /// Lets a claim wait for the run at work, or gives it back where none is.
     fn park(&self, key: &Key, hash: KeyHash, waiter: Waiter) -> Result<(), Waiter> {
         let mut shard = self.index.shard(hash);
@@ -548,16 +522,4 @@ impl Shared {
         let (key, carried) = (key.clone(), Carried::default());
         Request { key, hash, command, carried, rows: None, is_left: None, reply }
     }
-}
-
-fn moves_too_fast() -> Error {
-    Error::new(ErrorKind::TimedOut, "a row moves faster than it can be read; ask again")
-}
-
-/// What looking a key up comes to.
-enum Lookup {
-    Absent,
-    /// The writer is about to publish where its record went.
-    Moving,
-    Found(Box<Record>, Option<Owner>),
 }

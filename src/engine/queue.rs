@@ -8,7 +8,7 @@
 //! 3. A request that nobody waits for goes with the next batch that somebody waits for, at the latest after a second;
 //!    order is kept.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ struct State {
     /// Whether the writer sleeps longer than what nobody waits for may be kept from the disk.
     sleeps_long: bool,
     /// Callers whose request did not fit, each under a number of its own.
-    outside: HashMap<u64, Waker>,
+    outside: BTreeMap<u64, Waker>,
     next_outside: u64,
     shut: Option<Shut>,
 }

@@ -53,6 +53,8 @@ pub(super) struct Writer {
     full: Option<Full>,
     /// When it looks again for owners that have lapsed; counts where there is a lease.
     lapsed_at: Instant,
+    /// Whether a test decides when it works, so that nothing is left for later.
+    is_by_hand: bool,
 }
 
 /// A full disk, until a batch succeeds again.
@@ -94,7 +96,8 @@ impl Writer {
     pub(super) fn new(shared: Arc<Shared>, meta: Meta) -> Self {
         // Until the first commit nothing is reserved: numbers may have been given that no row tells of.
         let numbers = Numbers { next: meta.next, reserved: 0 };
-        Self { shared, meta, numbers, retention: Retention::default(), full: None, lapsed_at: Instant::now() }
+        let (lapsed_at, is_by_hand) = (Instant::now(), false);
+        Self { shared, meta, numbers, retention: Retention::default(), full: None, lapsed_at, is_by_hand }
     }
 
     /// Reserves the first numbers, so that a claim can be deferred at once. A full disk refuses that and no more: until
@@ -111,25 +114,56 @@ impl Writer {
         }
     }
 
+    pub(super) fn shared(&self) -> &Arc<Shared> {
+        &self.shared
+    }
+
     /// Works until the queue is shut, then lets nobody wait any longer.
     pub(super) fn run(mut self) {
         let mut requests = Vec::new();
-        loop {
-            let shut = self.shared.queue.take(&mut requests, self.patience());
-            if shut == Some(Shut::Failed) || shut.is_some() && requests.is_empty() {
-                break;
-            }
-            self.wake_lapsed();
-            let mut batch = std::mem::take(&mut requests);
-            if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
-                // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
-                self.shared.queue.shut(Shut::Failed);
-            }
-            // The buffer is kept: the queue swaps it for the next batch.
-            requests = batch;
-            requests.clear();
+        while self.turn(&mut requests, self.patience()) {}
+        self.end(requests);
+    }
+
+    /// Works when it is told to, and leaves nothing for later.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn by_hand(self) -> Self {
+        Self { is_by_hand: true, ..self }
+    }
+
+    /// Does one batch of all that is queued. Gives the writer back unless it has ended.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn work_by_hand(mut self: Box<Self>) -> Option<Box<Self>> {
+        let mut requests = Vec::new();
+        if self.turn(&mut requests, Duration::ZERO) {
+            return Some(self);
         }
         self.end(requests);
+        None
+    }
+
+    /// Takes what is queued, or waits for it for a while, and does it. Returns whether it goes on; where it does not,
+    /// `requests` is left to refuse.
+    fn turn(&mut self, requests: &mut Vec<Request>, patience: Duration) -> bool {
+        let shut = self.shared.queue.take(requests, patience);
+        if shut == Some(Shut::Failed) || shut.is_some() && requests.is_empty() {
+            return false;
+        }
+        self.wake_lapsed();
+        let mut batch = std::mem::take(requests);
+        if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
+            // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
+            self.shared.queue.shut(Shut::Failed);
+        }
+        // The buffer is kept: the queue swaps it for the next batch.
+        *requests = batch;
+        requests.clear();
+        true
+    }
+
+    /// The moment that is this much later.
+    fn later(&self, span: Duration) -> Instant {
+        if self.is_by_hand { Instant::now() } else { Instant::now() + span }
     }
 
     /// How long there is nothing to do, if nobody asks for anything.
@@ -152,20 +186,21 @@ impl Writer {
     fn wake_lapsed(&mut self) {
         let (shared, policy) = (&self.shared, self.shared.policy);
         let Some(lease) = policy.lease else { return };
-        let now = Instant::now();
-        if now < self.lapsed_at {
+        if Instant::now() < self.lapsed_at {
             return;
         }
-        self.lapsed_at = now + (lease / 4).clamp(LAPSED_MIN, LAPSED_MAX);
         let time = shared.timeline.now().time;
         let lapsed = |owner| has_lapsed(owner, time, policy);
-        let next: Vec<_> = shared.index.shards().flat_map(|mut shard| shard.next_of_lapsed(lapsed)).collect();
+        let mut next: Vec<_> = shared.index.shards().flat_map(|mut shard| shard.next_of_lapsed(lapsed)).collect();
+        // The index is in an order of its own at every opening.
+        next.sort_by(|(_, one, _), (_, other, _)| one.cmp(other));
+        self.lapsed_at = self.later((lease / 4).clamp(LAPSED_MIN, LAPSED_MAX));
         for (hash, key, waiter) in next {
             shared.readmit(&key, hash, waiter);
         }
     }
 
-    fn end(mut self, requests: Vec<Request>) {
+    fn end(&mut self, requests: Vec<Request>) {
         let shut = self.shared.queue.is_shut().unwrap_or(Shut::Failed);
         for request in requests {
             request.refuse(shut.error());
@@ -305,7 +340,7 @@ impl Writer {
         };
         let in_doubt = if landed.is_none() { done.moves.clone() } else { Vec::new() };
         let is_closed = reopened.is_err() || landed.is_none();
-        self.full = Some(Full { backoff, until: Instant::now() + backoff, is_closed, in_doubt });
+        self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         match landed {
             Some(true) => done.publish(&self.shared, requests.drain(..), now),
             Some(false) => requests.drain(..).for_each(|request| request.refuse(full(&error))),
@@ -327,7 +362,7 @@ impl Writer {
         }
         if full.is_closed {
             full.backoff = (full.backoff * 2).min(BACKOFF_MAX);
-            full.until = Instant::now() + full.backoff;
+            full.until = self.later(full.backoff);
             self.shared.log.reopen()?;
             if landed(&self.shared, &full.in_doubt)? {
                 publish_moves(&self.shared, &full.in_doubt);

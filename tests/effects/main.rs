@@ -108,7 +108,8 @@ fn p1_p4_p8_several_operations_at_once_do_each_of_their_effects_once() {
         Plan { name: "b", deferred: true, ..plan([AtMostOnce, Keyed, Rechecked], 2) },
         Plan { name: "c", in_company: true, ..plan([Keyed, AtMostOnce, Rechecked], 1) },
     ]);
-    assert!(tally.cuts > 100 && tally.images > 300, "{tally:?}");
+    // How many calls there are to cut is a matter of what shares a batch with what; each leaves more than one image.
+    assert!(tally.cuts > 50 && tally.images > tally.cuts, "{tally:?}");
     assert_seen(&tally, &ALWAYS[..19]);
     println!("{} cuts, {} images", tally.cuts, tally.images);
 }

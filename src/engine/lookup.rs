@@ -1,0 +1,106 @@
+//! What only reads: the index, then one short read of the log, on the caller's own thread, past the writer.
+//!
+//! Invariant: what is found is durable (the index knows nothing else, P2), and is the key's own (its scope and key are
+//! compared in full, P9). A row that moved meanwhile is looked up again.
+
+use std::thread;
+
+use super::Shared;
+use super::index::{KeyHash, Owner};
+use super::log::Place;
+use super::queue::Shut;
+use super::request::{Claimed, Seen, Working};
+use crate::error::{Error, ErrorKind, Result};
+use crate::key::Key;
+use crate::record::transitions::{Command, Decision, Situation, Standing, decide};
+use crate::record::{Phase, Record};
+
+/// How often a reader looks a row up again that moved meanwhile.
+const LOOK_UPS_MAX: usize = 10_000;
+
+impl Shared {
+    /// The answer to a claim that changes nothing, without the writer; none where it may change something.
+    pub(super) fn peek(&self, key: &Key, hash: KeyHash, command: &Command) -> Option<Result<Claimed>> {
+        let (record, owner) = match self.look_up(key, hash) {
+            Ok(Lookup::Found(record, owner)) => (*record, owner),
+            Ok(Lookup::Absent | Lookup::Moving) => return None,
+            Err(error) => return Some(Err(error)),
+        };
+        let situation = Situation { record: Some(&record), owner: owner.map(Owner::tenure) };
+        let Decision::Stand(standing) = decide(situation, command, self.timeline.now(), self.policy) else {
+            return None;
+        };
+        match (standing, record.phase, owner, command) {
+            (Standing::Replay, Phase::Completed { outcome, .. }, ..) => Some(Ok(Claimed::Replay(outcome))),
+            (Standing::Reject { since }, ..) => Some(Ok(Claimed::Reject { since })),
+            (Standing::Wait, _, Some(owner), Command::Claim(ask)) => Some(Ok(Claimed::Wait(Working::of(owner, ask)))),
+            // An expiry is told by the writer, which keeps the time it rests on.
+            _ => None,
+        }
+    }
+
+    /// The record of a key and whether it is owned, however fast it moves.
+    pub(super) fn find(&self, key: &Key, hash: KeyHash) -> Result<Option<Seen>> {
+        for _ in 0..LOOK_UPS_MAX {
+            match self.look_up(key, hash)? {
+                Lookup::Absent => return Ok(None),
+                Lookup::Found(record, owner) => {
+                    return Ok(Some(Seen { record: *record, owner: owner.map(Owner::tenure) }));
+                }
+                Lookup::Moving => thread::yield_now(),
+            }
+        }
+        Err(moves_too_fast())
+    }
+
+    /// The record that was born under this number, however fast it moves; none where it is finished by now.
+    pub(super) fn follow_unfinished(&self, born: u64, place: Place) -> Result<Option<Record>> {
+        let mut place = Some(place);
+        for _ in 0..LOOK_UPS_MAX {
+            let Some(found) = place else { return Ok(None) };
+            if let Some(record) = self.log.read(found)? {
+                return Ok(Some(record));
+            }
+            thread::yield_now();
+            place = self.index.unfinished().get(&born).map(|open| open.place);
+        }
+        Err(moves_too_fast())
+    }
+
+    fn look_up(&self, key: &Key, hash: KeyHash) -> Result<Lookup> {
+        if let Some(Shut::Closed) = self.queue.is_shut() {
+            return Err(Shut::Closed.error());
+        }
+        let mut moving = false;
+        for nth in 0.. {
+            let shard = self.index.shard(hash);
+            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
+            drop(shard);
+            let Some(place) = place else { break };
+            match self.log.read(place)? {
+                Some(record) if record.key == *key => return Ok(Lookup::Found(Box::new(record), owner)),
+                Some(_) => {}
+                None => moving = true,
+            }
+        }
+        Ok(if moving { Lookup::Moving } else { Lookup::Absent })
+    }
+
+    pub(super) fn seen(&self, record: Record) -> Seen {
+        let hash = self.index.hash(&record.key);
+        let owner = self.index.shard(hash).owner(hash, &record.key).map(Owner::tenure);
+        Seen { record, owner }
+    }
+}
+
+fn moves_too_fast() -> Error {
+    Error::new(ErrorKind::TimedOut, "a row moves faster than it can be read; ask again")
+}
+
+/// What looking a key up comes to.
+enum Lookup {
+    Absent,
+    /// The writer is about to publish where its record went.
+    Moving,
+    Found(Box<Record>, Option<Owner>),
+}
