@@ -345,6 +345,7 @@ pub struct Verified {
 pub struct Builder {
     policy: Policy,
     operations_max: u64,
+    hash_mask: u64,
     payload_bytes_max: usize,
     queue: QueueLimits,
     opening: Opening,
@@ -371,6 +372,7 @@ impl Default for Builder {
                 attempts_max: ATTEMPTS_MAX,
             },
             operations_max: OPERATIONS_MAX,
+            hash_mask: u64::MAX,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
             opening: Opening { check: OpenCheck::default(), cache_bytes: CACHE_BYTES, progress: Arc::new(|_| {}) },
@@ -413,6 +415,14 @@ impl Builder {
     /// bytes of memory at most. Default: 30 million.
     pub fn operations_max(mut self, operations: u64) -> Self {
         self.operations_max = operations;
+        self
+    }
+
+    /// For tests: gives every key the same hash, so that only the comparison in full tells them apart (P9).
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn with_one_hash_for_all(mut self) -> Self {
+        self.hash_mask = 0;
         self
     }
 
@@ -536,9 +546,9 @@ impl Builder {
         } else if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
             "payload_bytes_max is over 1 GiB, the most a store takes"
         } else {
-            let Self { policy, queue, operations_max, opening, clock, .. } = self;
+            let Self { policy, queue, operations_max, hash_mask, opening, clock, .. } = self;
             let limits = Limits { payload_bytes_max: self.payload_bytes_max };
-            return Ok((limits, Options { policy, queue, operations_max, opening, clock }));
+            return Ok((limits, Options { policy, queue, operations_max, hash_mask, opening, clock }));
         };
         Err(Error::new(ErrorKind::InvalidConfig, fault))
     }

@@ -60,6 +60,7 @@ pub(crate) struct Options {
     pub(crate) policy: Policy,
     pub(crate) queue: QueueLimits,
     pub(crate) operations_max: u64,
+    pub(crate) hash_mask: u64,
     pub(crate) opening: Opening,
     pub(crate) clock: Box<dyn Clock>,
 }
@@ -138,7 +139,7 @@ impl Engine {
 
     /// Opens what is on the disk.
     fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
-        let index = Index::new();
+        let index = Index::new(options.hash_mask);
         let mut highest_time = 0;
         let each = |place: Place, record: Record| {
             highest_time = highest_time.max(record.written.as_millis());
