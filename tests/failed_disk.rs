@@ -10,7 +10,7 @@ use std::path::Path;
 use std::process::Command;
 
 use reentry::{Claim, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
-use support::{Gate, PATIENCE, key, request, run, run_of, settle, stand_in_line};
+use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, stand_in_line};
 
 fn answer() -> String {
     "the answer".to_owned()
@@ -274,4 +274,32 @@ fn p10_a_waiter_whose_owner_goes_after_a_failed_sync_does_not_hang() {
     let reopened = Store::builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
     drop(run_of(reopened.claim(&key("owned"), request()).wait().unwrap()));
     reopened.verify().unwrap();
+}
+
+/// A full disk is waited out by opening the file anew, and that writes and syncs too: where such a sync fails, the
+/// system may have dropped what was written, and trying again would read it back as good.
+#[test]
+fn p10_a_sync_that_fails_while_a_full_disk_is_mended_stops_the_store() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_by_hand(&disk).unwrap();
+    let claim = |name| {
+        let claim = store.claim(&key(name), request());
+        store.work_by_hand();
+        claim.wait()
+    };
+    drop(run_of(claim("before").unwrap()));
+    disk.fail_from(Some((disk.calls(), std::io::ErrorKind::StorageFull)));
+    disk.fail_syncs(true);
+    assert!(claim("full").is_err());
+    disk.fail_from(None);
+    // Its reopening fails now or with the next batch.
+    let _ = claim("failing");
+    disk.fail_syncs(false);
+    assert_eq!(kind(claim("after")), ErrorKind::Failed);
+    assert_eq!(kind(claim("ever after")), ErrorKind::Failed);
+    assert!(!store.work_by_hand());
+    drop(store);
+    let store = Store::builder().open_on(&disk.killed(disk.calls())).unwrap();
+    assert_eq!(store.unfinished().count(), 1, "what was told is there, and nothing that was refused");
+    store.verify().unwrap();
 }
