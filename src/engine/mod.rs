@@ -61,6 +61,7 @@ pub(crate) struct Options {
     pub(crate) queue: QueueLimits,
     pub(crate) operations_max: u64,
     pub(crate) hash_mask: u64,
+    pub(crate) only_private: bool,
     pub(crate) opening: Opening,
     pub(crate) clock: Box<dyn Clock>,
 }
@@ -106,7 +107,13 @@ pub(crate) struct Counters {
 impl Engine {
     /// The store in the file at `path`, which is created where there is none.
     pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
+        if options.only_private {
+            file::check_private_folder(path)?;
+        }
         let file = file::open(path, |disk| Log::initialise(disk, log::random_id()))?;
+        if options.only_private {
+            file.check_private()?;
+        }
         Self::prepare(Arc::new(file), options)
             .and_then(Self::start)
             .map_err(|error| error.within(&path.display().to_string()))
