@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use reentry::{Claim, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
-use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, stand_in_line};
+use reentry::{Claim, DiskCall, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
+use support::{Gate, PATIENCE, broken, full, key, kind, request, run, run_of, settle, stand_in_line};
 
 fn answer() -> String {
     "the answer".to_owned()
@@ -56,8 +56,7 @@ fn nobody_hangs_and_nothing_is_lost(fail: fn(&SimulatedDisk)) {
     assert_eq!([failure(waiting), failure(waiting_for_outcome)], [ErrorKind::Failed; 2], "nobody waits for ever");
 
     // It stays so even if the disk is well again: what the system dropped meanwhile nobody knows.
-    disk.fail_syncs(false);
-    disk.fail_writes(false);
+    disk.fail(None);
     assert_eq!(failure(store.claim(&key("later"), request())), ErrorKind::Failed);
     assert_eq!(failure(owner.advance("later", &answer())), ErrorKind::Failed);
     assert_eq!(failure(owner.complete(&answer())), ErrorKind::Failed);
@@ -93,12 +92,12 @@ fn replay_or_failed(claim: Result<Claim>) {
 
 #[test]
 fn p10_after_a_failed_sync_nothing_is_acknowledged_and_nobody_hangs() {
-    nobody_hangs_and_nothing_is_lost(|disk| disk.fail_syncs(true));
+    nobody_hangs_and_nothing_is_lost(|disk| disk.fail(Some(broken(&[DiskCall::Sync]))));
 }
 
 #[test]
 fn p10_after_a_failed_write_nothing_is_acknowledged_and_nobody_hangs() {
-    nobody_hangs_and_nothing_is_lost(|disk| disk.fail_writes(true));
+    nobody_hangs_and_nothing_is_lost(|disk| disk.fail(Some(broken(&[DiskCall::Write, DiskCall::SetLen]))));
 }
 
 /// Claims and completes `nth` with enough bytes to fill a small disk soon.
@@ -263,7 +262,7 @@ fn p10_a_waiter_whose_owner_goes_after_a_failed_sync_does_not_hang() {
     let store = Store::builder().open_on(&disk).unwrap();
     let owner = run(&store, &key("owned"));
     let waiting = stand_in_line(&store, &key("owned"));
-    disk.fail_syncs(true);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     drop(owner);
     // Its turn came, and the claim it then made could not be made durable.
     let kind = failure(waiting);
@@ -288,13 +287,12 @@ fn p10_a_sync_that_fails_while_a_full_disk_is_mended_stops_the_store() {
         claim.wait()
     };
     drop(run_of(claim("before").unwrap()));
-    disk.fail_from(Some((disk.calls(), std::io::ErrorKind::StorageFull)));
-    disk.fail_syncs(true);
+    disk.fail([full(), broken(&[DiskCall::Sync])]);
     assert!(claim("full").is_err());
-    disk.fail_from(None);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     // Its reopening fails now or with the next batch.
     let _ = claim("failing");
-    disk.fail_syncs(false);
+    disk.fail(None);
     assert_eq!(kind(claim("after")), ErrorKind::Failed);
     assert_eq!(kind(claim("ever after")), ErrorKind::Failed);
     assert!(!store.work_by_hand());
