@@ -331,6 +331,8 @@ fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {
     disk.set_room(None);
     let moves: Vec<_> = runs.iter_mut().map(|run| run.advance("small", &answer())).collect();
     store.work_by_hand();
-    moves.into_iter().for_each(|moved| drop(moved.wait().unwrap()));
+    for moved in moves {
+        moved.wait().unwrap();
+    }
     store.verify().unwrap();
 }
