@@ -301,3 +301,36 @@ fn p10_a_sync_that_fails_while_a_full_disk_is_mended_stops_the_store() {
     assert_eq!(store.unfinished().count(), 1, "what was told is there, and nothing that was refused");
     store.verify().unwrap();
 }
+
+/// A closure that fails because the disk is full is not to blame for it, and neither are those behind it in the batch.
+#[test]
+fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {
+    const ROWS: reentry::Table = reentry::Table::new("rows");
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_by_hand(&disk).unwrap();
+    let claims: Vec<_> = (0..3).map(|nth| store.claim(&key(&nth.to_string()), request())).collect();
+    store.work_by_hand();
+    let mut runs: Vec<_> = claims.into_iter().map(|claim| run_of(claim.wait().unwrap())).collect();
+    disk.set_room(Some(disk.image().len() as u64));
+    for _ in 0..2 {
+        let moves: Vec<_> = runs
+            .iter_mut()
+            .map(|run| {
+                run.advance_with("large", &answer(), |tx| {
+                    Ok(tx.open_table(ROWS)?.insert("row", vec![7; 1 << 20]).map(drop)?)
+                })
+            })
+            .collect();
+        store.work_by_hand();
+        for moved in moves {
+            assert_eq!(kind(moved.wait()), ErrorKind::Full);
+        }
+    }
+    disk.set_room(None);
+    let moves: Vec<_> = runs.iter_mut().map(|run| run.advance("small", &answer())).collect();
+    store.work_by_hand();
+    for moved in moves {
+        moved.wait().unwrap();
+    }
+    store.verify().unwrap();
+}
