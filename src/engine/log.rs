@@ -24,9 +24,6 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
 use crate::record::{Body, Record, format};
 
-/// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
-pub(crate) const BODY_HERE_BYTES_MAX: usize = 1024;
-
 type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 
 const LOG: Definition<'_> = TableDefinition::new("reentry/log");

@@ -24,6 +24,7 @@ use crate::record::transitions::{Ask, Command, Policy, has_lapsed, is_kept, is_o
 use crate::record::{Outcome, Record};
 
 mod batch;
+mod capacity;
 mod disk;
 mod done;
 mod error;
@@ -42,6 +43,8 @@ mod transaction;
 mod verify;
 mod writer;
 
+use capacity::Ledger;
+pub(crate) use capacity::{Capacity, Most};
 use disk::Disk;
 use index::{Index, KeyHash, Open, Tally, Waiter};
 pub use log::OpenCheck;
@@ -63,7 +66,7 @@ use writer::Writer;
 pub(crate) struct Options {
     pub(crate) policy: Policy,
     pub(crate) queue: QueueLimits,
-    pub(crate) operations_max: u64,
+    pub(crate) capacity: Capacity,
     pub(crate) hash_mask: u64,
     pub(crate) only_private: bool,
     pub(crate) opening: Opening,
@@ -92,7 +95,9 @@ pub(crate) struct Shared {
     log: Log,
     timeline: Timeline,
     policy: Policy,
-    operations_max: u64,
+    ledger: Ledger,
+    /// Whether something may be on disk that is not published yet.
+    is_moving: AtomicBool,
     /// Whether the writer is gone, so that nobody may wait for anything any more.
     ended: AtomicBool,
     /// The highest time that a restart is sure to see.
@@ -106,6 +111,7 @@ pub(crate) struct Counters {
     pub(crate) commits: AtomicU64,
     pub(crate) changes: AtomicU64,
     pub(crate) removed: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 impl Engine {
@@ -151,11 +157,12 @@ impl Engine {
 
     /// Opens what is on the disk.
     fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
-        let index = Index::new(options.hash_mask);
+        let (index, ledger) = (Index::new(options.hash_mask), Ledger::new(options.capacity));
         let mut highest_time = 0;
         let each = |place: Place, record: Record| {
             highest_time = highest_time.max(record.written.as_millis());
             index.replace(index.hash(&record.key), None, Some(place));
+            ledger.found(&record);
             if let Some(tally) = Tally::of(&record) {
                 index.unfinished().insert(record.born, Open { place, tally });
             }
@@ -169,7 +176,8 @@ impl Engine {
             log,
             timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
             policy: options.policy,
-            operations_max: options.operations_max,
+            ledger,
+            is_moving: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             durable_time: AtomicU64::new(meta.highest_time),
             counters: Counters::default(),
@@ -434,7 +442,9 @@ impl Engine {
             removed: shared.counters.removed.load(Ordering::Relaxed),
             commits: shared.counters.commits.load(Ordering::Relaxed),
             changes: shared.counters.changes.load(Ordering::Relaxed),
-            index_bytes: shared.index.bytes() as u64,
+            refused: shared.counters.refused.load(Ordering::Relaxed),
+            bytes: shared.ledger.all().bytes,
+            index_bytes: (shared.index.bytes() + shared.ledger.memory_bytes()) as u64,
             disk_bytes: shared.log.disk_bytes()?,
         })
     }
@@ -507,6 +517,8 @@ pub(crate) struct Figures {
     pub(crate) removed: u64,
     pub(crate) commits: u64,
     pub(crate) changes: u64,
+    pub(crate) refused: u64,
+    pub(crate) bytes: u64,
     pub(crate) index_bytes: u64,
     pub(crate) disk_bytes: u64,
 }

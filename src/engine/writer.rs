@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::Shared;
 use super::batch::{Batch, Numbers, Stop};
+use super::capacity::Draft;
 use super::disk::Fault;
 use super::done::{Done, Move, publish_moves};
 use super::error::engine;
@@ -65,7 +66,7 @@ struct Full {
     /// Whether redb could not be opened anew yet.
     is_closed: bool,
     /// What the last batch did, where nobody knows yet whether that is on disk.
-    in_doubt: Vec<Move>,
+    in_doubt: Option<(Vec<Move>, Draft)>,
 }
 
 /// Where a batch failed.
@@ -272,7 +273,10 @@ impl Writer {
         let transaction = shared.log.begin().map_err(Failure::Before)?;
         let tables = Tables::open(&transaction).map_err(Failure::Before)?;
         match self.fill(tables, requests, now, done) {
-            Ok(true) => transaction.commit().map_err(|e| Failure::In(engine(e)))?,
+            Ok(true) => {
+                shared.is_moving.store(true, Ordering::Release);
+                transaction.commit().map_err(|e| Failure::In(engine(e)))?;
+            }
             Ok(false) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
             // A closure that failed because the disk did is not to blame.
             Err(Stop::Rows(error)) if shared.log.fault().is_none() => {
@@ -340,13 +344,14 @@ impl Writer {
             Ok(()) => landed(&self.shared, &done.moves).ok(),
             Err(_) => None,
         };
-        let in_doubt = if landed.is_none() { done.moves.clone() } else { Vec::new() };
+        let in_doubt = landed.is_none().then(|| (done.moves.clone(), done.draft.clone()));
         let is_closed = reopened.is_err() || landed.is_none();
         self.stop_where_failed(reopened.as_ref().err());
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         match landed {
             Some(true) => done.publish(&self.shared, requests.drain(..), now),
             Some(false) => {
+                self.shared.is_moving.store(false, Ordering::Release);
                 let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));
                 requests.drain(..).for_each(|request| request.refuse(refusal()));
             }
@@ -378,10 +383,13 @@ impl Writer {
             full.backoff = (full.backoff * 2).min(BACKOFF_MAX);
             full.until = self.later(full.backoff);
             self.shared.log.reopen()?;
-            if landed(&self.shared, &full.in_doubt)? {
-                publish_moves(&self.shared, &full.in_doubt);
+            if let Some((moves, draft)) = &full.in_doubt
+                && landed(&self.shared, moves)?
+            {
+                publish_moves(&self.shared, moves, draft.clone());
             }
-            full.in_doubt.clear();
+            full.in_doubt = None;
+            self.shared.is_moving.store(false, Ordering::Release);
             full.is_closed = false;
         }
         Ok(())
