@@ -15,6 +15,8 @@ mod resumer;
 mod run;
 mod step;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use claim::{Busy, Claim, Gone, Rejected, Request};
 #[cfg(any(test, feature = "testing"))]

@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use crate::claim::{Claim, Request};
 use crate::clock::{Clock, SystemClock};
+#[cfg(any(test, feature = "testing"))]
+use crate::engine::Disk;
 use crate::engine::{Advanced, Carried, Engine, OpenCheck, Opening, Options, QueueLimits, ReadTransaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -532,6 +534,13 @@ impl Builder {
     pub fn open_by_hand(self, disk: &crate::SimulatedDisk) -> Result<Store> {
         let (limits, options) = self.check_values()?;
         Ok(Store { engine: Engine::open_simulated(disk, options, true)?, limits })
+    }
+
+    /// The store on a disk of the kit's, which holds one.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn open_disk(self, disk: Arc<dyn Disk>) -> Result<Store> {
+        let (limits, options) = self.check_values()?;
+        Ok(Store { engine: Engine::open_disk(disk, options)?, limits })
     }
 
     fn check_values(self) -> Result<(Limits, Options)> {
