@@ -1,5 +1,5 @@
-//! An order handler with a mistake that no ordinary test finds: it mails outside of a step. The kit kills it everywhere,
-//! finds the mistake, and says what to do; the mended handler passes.
+//! An order handler with a mistake that no ordinary test finds: it mails outside of a step. The kit kills it
+//! everywhere, finds the mistake, and says what to do; the mended handler passes.
 //!
 //! `cargo run --example crash_everywhere`
 
@@ -58,12 +58,12 @@ type Answer = Result<String, Failure>;
 fn finish_with_a_mistake(mut run: Run, town: &dyn Town) -> Answer {
     let receipt = charge(&mut run, town)?;
     let order = run.effect_id("order");
-    town.mail(&uuid_like(run.token()), "ada@example.org", &receipt)?;
+    town.mail(&message_id(run.token()), "ada@example.org", &receipt)?;
     complete(run, &order.to_string(), &receipt)
 }
 
 /// A message id that is new in every attempt, as mail libraries make them.
-fn uuid_like(number: u64) -> String {
+fn message_id(number: u64) -> String {
     format!("<{number}@shop.example>")
 }
 

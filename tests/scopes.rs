@@ -23,8 +23,11 @@ fn pairs(count: usize) -> Vec<Key> {
         let mut part = || (0..=dice.below(3)).map(|_| PARTS[dice.below(PARTS.len())]).collect::<String>();
         let (scope, key) = (part(), part());
         // Once there are few that are new, each gets a number at one end or the other.
-        let numbered =
-            if pairs.len() % 2 == 0 { format!("{key}{}", pairs.len()) } else { format!("{}{key}", pairs.len()) };
+        let numbered = if pairs.len().is_multiple_of(2) {
+            format!("{key}{}", pairs.len())
+        } else {
+            format!("{}{key}", pairs.len())
+        };
         for key in [Key::new(&scope, &key).unwrap(), Key::new(&scope, numbered).unwrap()] {
             if pairs.len() < count && seen.insert((key.scope().to_owned(), key.key().to_owned())) {
                 pairs.push(key);
@@ -51,7 +54,9 @@ fn each_has_its_own(store: &Store, keys: &[Key]) {
         let claims: Vec<_> = keys.iter().map(|key| store.claim(key, request())).collect();
         let runs: Vec<_> = claims.into_iter().map(|claim| run_of(claim.wait().unwrap())).collect();
         let ends: Vec<_> = runs.into_iter().zip(keys).map(|(run, key)| run.complete(&secret(key))).collect();
-        ends.into_iter().for_each(|end| drop(end.wait().unwrap()));
+        for end in ends {
+            end.wait().unwrap();
+        }
     }
     for key in keys {
         let outcome = replayed(store.claim(key, request()).wait().unwrap());

@@ -98,6 +98,8 @@ enum State {
     Open(Open),
     /// A full disk kept it from being opened anew.
     Full,
+    /// Another fault did; after that nobody knows what the system has dropped.
+    Failed,
     Closed,
 }
 
@@ -145,12 +147,23 @@ impl Log {
     }
 
     /// Closes redb and opens it anew on the same disk, as redb asks for after a fault.
+    ///
+    /// # Errors
+    ///
+    /// `Full` where it can be tried again; `Failed` where it must not be (P10).
     pub(crate) fn reopen(&self) -> Result<()> {
         let mut state = self.open.write();
         *state = State::Full;
         let backend = Backend::direct(Arc::clone(&self.disk));
-        let database = builder(self.cache_bytes).create_with_backend(backend.clone()).map_err(engine)?;
-        *state = State::Open(Open { database, backend });
+        match builder(self.cache_bytes).create_with_backend(backend.clone()) {
+            Ok(database) => *state = State::Open(Open { database, backend }),
+            Err(error) if backend.fault().is_some_and(Fault::is_full) => return Err(engine(error)),
+            Err(error) => {
+                *state = State::Failed;
+                let message = "the file could not be opened anew after the disk was full";
+                return Err(Error::because(ErrorKind::Failed, message, engine(error)));
+            }
+        }
         Ok(())
     }
 
@@ -158,7 +171,7 @@ impl Log {
     pub(crate) fn close(&self) -> Result<()> {
         let closed = match std::mem::replace(&mut *self.open.write(), State::Closed) {
             State::Open(open) => open.database.close().map_err(engine),
-            State::Full | State::Closed => Ok(()),
+            State::Full | State::Failed | State::Closed => Ok(()),
         };
         let released = self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock the file", e));
         closed.and(released)
@@ -252,6 +265,7 @@ impl State {
         match self {
             Self::Open(open) => Ok(open),
             Self::Full => Err(Error::new(ErrorKind::Full, "the disk is full; make room and try again")),
+            Self::Failed => Err(Error::new(ErrorKind::Failed, "the disk failed; open the store anew")),
             Self::Closed => Err(Error::new(ErrorKind::Closed, "the store is closed; open it anew")),
         }
     }

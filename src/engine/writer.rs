@@ -231,7 +231,7 @@ impl Writer {
             return;
         }
         if let Err(error) = self.mend() {
-            requests.drain(..).for_each(|request| request.refuse(full(&error)));
+            requests.drain(..).for_each(|request| request.refuse(not_applied(&error)));
             return;
         }
         // What comes behind a request whose closure failed is a batch of its own, so that each is done twice at most.
@@ -255,7 +255,9 @@ impl Writer {
                     }
                 }
                 Err(failure) => {
-                    behind.drain(..).for_each(|request: Request| request.refuse(not_applied(failure.error())));
+                    let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
+                    let refusal = if is_full { full } else { not_applied };
+                    behind.drain(..).for_each(|request: Request| request.refuse(refusal(failure.error())));
                     self.recover(failure, requests, done, now);
                 }
             }
@@ -343,10 +345,14 @@ impl Writer {
         };
         let in_doubt = if landed.is_none() { done.moves.clone() } else { Vec::new() };
         let is_closed = reopened.is_err() || landed.is_none();
+        self.stop_where_failed(reopened.as_ref().err());
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         match landed {
             Some(true) => done.publish(&self.shared, requests.drain(..), now),
-            Some(false) => requests.drain(..).for_each(|request| request.refuse(full(&error))),
+            Some(false) => {
+                let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));
+                requests.drain(..).for_each(|request| request.refuse(refusal()));
+            }
             None => requests.drain(..).for_each(|request| request.refuse(unknown(&error))),
         }
     }
@@ -356,7 +362,15 @@ impl Writer {
         let Some(mut full) = self.full.take() else { return Ok(()) };
         let mended = self.try_to_mend(&mut full);
         self.full = Some(full);
+        self.stop_where_failed(mended.as_ref().err());
         mended
+    }
+
+    /// A fault that is not a full disk stops the store, while the file is opened anew too.
+    fn stop_where_failed(&self, error: Option<&Error>) {
+        if error.is_some_and(|error| error.kind() != ErrorKind::Full) {
+            self.shared.queue.shut(Shut::Failed);
+        }
     }
 
     fn try_to_mend(&self, full: &mut Full) -> Result<()> {

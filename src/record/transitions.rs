@@ -9,6 +9,7 @@
 //! 4. `now >= deadline` is expired, everywhere (P11).
 //! 5. A step with a result is never begun again, and one in doubt only where the run says that it knows (P4).
 
+use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -49,7 +50,7 @@ pub(crate) struct Tenure {
 }
 
 /// What a claim asks for.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Ask {
     /// None where only what is known already can be claimed.
     pub(crate) fingerprint: Option<Fingerprint>,
@@ -57,6 +58,13 @@ pub(crate) struct Ask {
     pub(crate) request: Option<Arc<[u8]>>,
     /// Whether a first claim may wait for the run's first change to become durable.
     pub(crate) deferred: bool,
+}
+
+/// Shows no bytes: they are the client's.
+impl fmt::Debug for Ask {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ask").field("deferred", &self.deferred).finish_non_exhaustive()
+    }
 }
 
 /// The run that reports what became of a step.

@@ -87,9 +87,9 @@ impl Judge {
             Fault::InDoubt(step) => {
                 let what = format!("the step `{step}` is left in doubt, and the handler cannot get on");
                 let hint = format!(
-                    "that is what `run_at_most_once` does: if an operator is to find out, say so to the kit with \
-                     `world.expect(\"{step}\", Expected::AtMostOnce)`; if the other side can be asked, end the step \
-                     with `recheck(..).run(..)`"
+                    "that is what `run_at_most_once` does: if an operator is to find out, tell the kit so \
+                     (`Expected::AtMostOnce` for `{step}`, with `World::expect`); if the other side can be asked, end \
+                     the step with `recheck(..).run(..)`"
                 );
                 (MistakeKind::InDoubt, what, hint)
             }
@@ -186,8 +186,8 @@ fn why_twice(name: &str, trial: &Trial, undisturbed: &Trial) -> String {
                     side, the effect id"
             .to_owned(),
         None if trial.has_withdrawn && trial.deaths.is_empty() => {
-            "the effect said that it did not happen, and it had: a time-out or a lost answer is not `not_applied`, which \
-             is for who knows"
+            "the effect said that it did not happen, and it had: a time-out or a lost answer is not `not_applied`, \
+             which is for who knows"
                 .to_owned()
         }
         None => {
@@ -225,8 +225,8 @@ fn why_changed(trial: &Trial) -> String {
                 no time, attempt or random number"
             .to_owned();
     }
-    "every retry must be told the same: answer from the outcome (`Claim::Replay`), which keeps what the first was told; \
-     make the fingerprint from what the client sent alone, or the retry is rejected"
+    "every retry must be told the same: answer from the outcome (`Claim::Replay`), which keeps what the first was \
+     told; make the fingerprint from what the client sent alone, or the retry is rejected"
         .to_owned()
 }
 

@@ -2,7 +2,8 @@
 //!
 //! [`crash_everywhere`] calls a handler on a store whose disk is simulated, beside a simulated [`World`], and kills it
 //! at every place where a crash makes a difference, one place a trial. After each crash it calls the handler again, as
-//! a client's retry or a [`Resumer`](crate::Resumer) would, until it is done. Then it counts what happened in the world.
+//! a client's retry or a [`Resumer`](crate::Resumer) would, until it is done. Then it counts what happened in the
+//! world.
 //!
 //! # How a handler is killed
 //!

@@ -111,7 +111,7 @@ impl Report {
         self.0.counts.iter().find(|count| count.effect == effect)
     }
 
-    /// How many calls that change or sync the disk a run makes that nothing disturbs, with opening the store and closing
+    /// How many calls that change or sync the disk a run makes that nothing disturbs, from opening the store to closing
     /// it.
     pub fn disk_calls(&self) -> usize {
         self.0.disk_calls

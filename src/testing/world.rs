@@ -56,8 +56,8 @@ pub enum Expected {
     #[default]
     ExactlyOnce,
     /// Just as often or less; once, where that run does not do it at all. For what
-    /// [`run_at_most_once`](crate::StepBuilder::run_at_most_once) guards. A step of it that is left in doubt is resolved
-    /// by what the world knows, as an operator would do.
+    /// [`run_at_most_once`](crate::StepBuilder::run_at_most_once) guards. A step of it that is left in doubt is
+    /// resolved by what the world knows, as an operator would do.
     AtMostOnce,
     /// Just as often or more: twice is only a nuisance.
     AtLeastOnce,
@@ -239,8 +239,8 @@ impl World {
         self.outside.ledger.lock().happenings.iter().filter(|happening| happening.name == name).count()
     }
 
-    /// A value of yours that stands for something outside: a fake bank, a file server. It is made when it is first asked
-    /// for, outlives every crash, and ends with the trial.
+    /// A value of yours that stands for something outside: a fake bank, a file server. It is made when it is first
+    /// asked for, outlives every crash, and ends with the trial.
     pub fn outside<T: Default + Send + Sync + 'static>(&self) -> Arc<T> {
         kept(&self.outside.kept)
     }

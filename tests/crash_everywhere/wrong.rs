@@ -254,7 +254,7 @@ fn p4_a_step_left_in_doubt_needs_somebody_who_finds_out() {
             })
         })
     };
-    is(&handler(None), MistakeKind::InDoubt, Some("call"), "world.expect(\"call\", Expected::AtMostOnce)");
+    is(&handler(None), MistakeKind::InDoubt, Some("call"), "tell the kit so (`Expected::AtMostOnce` for `call`");
     let operated = handler(Some(Expected::AtMostOnce));
     assert!(operated.mistakes().is_empty(), "{operated}");
 }
