@@ -2,7 +2,7 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use reentry::testing::{CrashTest, Report, World};
+use reentry::testing::{Count, CrashTest, Report, World};
 use reentry::{Run, Store};
 
 use super::{Answer, all_points_were_tried, claim, once, pizzas, text};
@@ -48,7 +48,7 @@ fn what_a_killed_handler_goes_on_with_does_not_count() {
         })
     });
     // An error that is not a crash is another matter: the apology is then sent.
-    let apology = report.count("apology").map(|count| count.most());
+    let apology = report.count("apology").map(Count::most);
     assert!(went_on.load(Ordering::Relaxed) > 0 && calls.load(Ordering::Relaxed) > report.points());
     assert_eq!(apology, Some(1), "{report}");
     let after_a_kill = |report: &Report| report.mistakes().iter().any(|m| m.place() != "where nothing was killed");
