@@ -30,7 +30,7 @@ impl Judge {
             let first = Count { effect: name.clone(), undisturbed: then, least: usize::MAX, most: 0 };
             let count = self.counts.entry(name.clone()).or_insert(first);
             count.most = count.most.max(now);
-            if trial.told.is_some() {
+            if trial.told.is_some() && !trial.has_lost() {
                 count.least = count.least.min(now);
             }
             let expected = trial.ledger.expected.get(&name).copied().unwrap_or_default();
@@ -42,7 +42,7 @@ impl Judge {
             };
             if now > most || most < usize::MAX && is_doubled(trial, undisturbed, &name) {
                 self.hear_of_twice(&name, now, most, trial, undisturbed);
-            } else if trial.told.is_some() && now < least {
+            } else if trial.told.is_some() && !trial.has_lost() && now < least {
                 self.hear_of_never(&name, now, least, trial, undisturbed);
             }
         }

@@ -39,6 +39,9 @@ pub(super) struct Life {
 #[derive(Debug, Default)]
 struct Vital {
     calls: Calls,
+    /// Whether its handler was called, and the store is not being closed: what it does before and after says nothing
+    /// about the handler.
+    is_at_work: bool,
     /// Whether it dies at the next call.
     is_doomed: bool,
     /// Where it was killed.
@@ -58,8 +61,8 @@ pub(super) enum Fate {
 
 impl Life {
     pub(super) fn new(kill: Option<Kill>, disk_calls: Option<usize>, sync_takes: Option<Duration>) -> Self {
-        let vital = Mutex::new(Vital { last: "while the store was opened".to_owned(), ..Vital::default() });
-        Self { kill, disk_calls, sync_takes, vital, returned: Condvar::new(), store: Mutex::default() }
+        let (vital, returned, store) = (Mutex::default(), Condvar::new(), Mutex::default());
+        Self { kill, disk_calls, sync_takes, vital, returned, store }
     }
 
     /// Where it was killed; none while it lives.
@@ -75,19 +78,27 @@ impl Life {
         self.vital.lock().calls
     }
 
-    /// The store that it opened, as long as it lives.
+    /// The store, from when it was opened until it is closed.
     pub(super) fn store(&self) -> Option<Store> {
         self.store.lock().clone()
     }
 
-    pub(super) fn set_store(&self, store: Option<Store>) {
-        *self.store.lock() = store;
+    pub(super) fn opened(&self, store: Store) {
+        *self.store.lock() = Some(store);
+    }
+
+    /// Closes the store.
+    pub(super) fn closes(&self) {
+        self.vital.lock().is_at_work = false;
+        let store = self.store.lock().take();
+        // What closing came to is nothing to a process that ends.
+        drop(store.map(|store| store.close()));
     }
 
     /// Notes that the handler is called.
     pub(super) fn enters(&self, attempt: usize) {
         let mut vital = self.vital.lock();
-        vital.has_returned = false;
+        (vital.is_at_work, vital.has_returned) = (true, false);
         vital.last = format!("in attempt {attempt}, before any call of the world");
     }
 
@@ -167,6 +178,9 @@ impl Life {
         let mut vital = self.vital.lock();
         if vital.died.is_some() {
             return Err(dead());
+        }
+        if !vital.is_at_work {
+            return call();
         }
         let nth = vital.calls.disk;
         vital.calls.disk += 1;

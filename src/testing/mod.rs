@@ -39,7 +39,7 @@ pub use report::{Count, Mistake, MistakeKind, Report};
 use trial::{Check, Course, Handler, Setting, Trial};
 pub use world::{Expected, Unanswered, World};
 
-const PAIRS_MAX: usize = 400;
+const PAIRS_MAX: usize = 200;
 const SEED: u64 = 1;
 const ATTEMPTS_MAX: usize = 8;
 const PAUSE: Duration = Duration::from_secs(60 * 60);
@@ -170,7 +170,7 @@ impl<'h> CrashTest<'h> {
     }
 
     /// How many trials kill the handler a second time, when it is called again. Where there are more such pairs of
-    /// points, so many are drawn. Default: 400; 0 for none, `usize::MAX` for all.
+    /// points, so many are drawn. Default: 200; 0 for none, `usize::MAX` for all.
     pub fn pairs_max(mut self, pairs: usize) -> Self {
         self.pairs_max = pairs;
         self

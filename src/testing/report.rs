@@ -111,8 +111,8 @@ impl Report {
         self.0.counts.iter().find(|count| count.effect == effect)
     }
 
-    /// How many calls that change or sync the disk a run makes that nothing disturbs, from opening the store to closing
-    /// it.
+    /// How many calls that change or sync the disk a run makes that nothing disturbs, from the first call of the
+    /// handler on. What opening and closing the store takes says nothing about the handler, and is not counted.
     pub fn disk_calls(&self) -> usize {
         self.0.disk_calls
     }

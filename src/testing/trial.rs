@@ -120,13 +120,10 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
             let calls = self.undisturbed.filter(|_| self.trial.calls.is_empty());
             let disk_calls = calls.and_then(|trial| trial.calls.first()).map(|calls| calls.disk);
             let life = Arc::new(Life::new(kill, disk_calls, sync_takes));
-            let end = self.live(&disk, &life);
+            self.live(&disk, &life);
             self.trial.calls.push(life.calls());
-            // A process can be killed while it closes its store, too.
             let Some(place) = life.died() else { break };
-            if let End::Killed = end {
-                self.outside.tell_story(|_| place.clone());
-            }
+            self.outside.tell_story(|_| place.clone());
             self.trial.deaths.push(place);
             disk = match kill.map(|kill| kill.death) {
                 Some(Death::PowerCut) => disk.cut(disk.calls(), |_| Loss::Lost),
@@ -139,31 +136,23 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
     }
 
     /// One process, from opening the store to closing it.
-    fn live(&mut self, disk: &SimulatedDisk, life: &Arc<Life>) -> End {
+    fn live(&mut self, disk: &SimulatedDisk, life: &Arc<Life>) {
         let mortal = Arc::new(Mortal { disk: disk.clone(), life: Arc::clone(life) });
         let builder = (self.setting.builder)().clock(self.outside.clock.clone());
         let store = match builder.open_disk(mortal) {
             Ok(store) => store,
-            Err(_) if life.is_dead() => return End::Killed,
             Err(error) => {
-                self.fault(Fault::Damaged(format!("the store does not open: {error}")));
-                return End::Over;
+                return self.fault(Fault::Damaged(format!("the store does not open: {error}")));
             }
         };
-        life.set_store(Some(store.clone()));
+        life.opened(store.clone());
         let world = World::new(&self.outside, life);
-        if self.told.is_some() {
-            self.look_for_what_was_told(&store);
-        }
         self.check(&store, &world);
-        let end = self.attempts(&store, &world, life);
-        if let End::Over = end {
+        let is_lost = self.told.is_some() && self.is_lost(&store);
+        if is_lost || matches!(self.attempts(&store, &world, life), End::Over) {
             self.look_at_the_end(&store, &world);
         }
-        life.set_store(None);
-        // What closing came to is nothing to a process that ends.
-        drop(store.close());
-        end
+        life.closes();
     }
 
     /// Calls the handler until it is done and has been asked once more, or until the process is killed.
@@ -214,7 +203,7 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
         End::Over
     }
 
-    /// Takes in what the client was told. Returns whether it was told so before, after which there is nothing to do.
+    /// Takes in what the client was told. Returns whether that is all: it was told before, or it was told what is not.
     fn is_told(&mut self, answer: T, store: &Store) -> bool {
         match &self.told {
             Some(told) if *told == answer => true,
@@ -225,8 +214,7 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
             }
             None => {
                 self.hears(answer, store);
-                self.look_for_what_was_told(store);
-                false
+                self.is_lost(store)
             }
         }
     }
@@ -241,17 +229,18 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
     }
 
     /// What was told to be done must be done, as far as the store can tell.
-    fn look_for_what_was_told(&mut self, store: &Store) {
-        let unfinished = store.unfinished().flatten().count();
-        let operations = store.stats().map(|stats| stats.operations).unwrap_or_default();
+    fn is_lost(&mut self, store: &Store) -> bool {
+        let (operations, owned) = store.stats().map(|stats| (stats.operations, stats.owned)).unwrap_or_default();
         let expected = self.undisturbed.map_or(0, |undisturbed| undisturbed.operations);
-        if unfinished > 0 {
-            let lost = "the client was told that it is done, and the store has it unfinished";
-            self.fault(Fault::Lost(lost.to_owned()));
+        let has = if owned > 0 || store.unfinished().next().is_some() {
+            "has it unfinished"
         } else if operations < expected {
-            let lost = "the client was told that it is done, and the store knows nothing of it";
-            self.fault(Fault::Lost(lost.to_owned()));
-        }
+            "knows nothing of it"
+        } else {
+            return false;
+        };
+        self.fault(Fault::Lost(format!("the client was told that it is done, and the store {has}")));
+        true
     }
 
     /// Resolves what an operator would: the steps that happen at most once and are in doubt. Something else that only
@@ -313,6 +302,11 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
 }
 
 impl Trial {
+    /// Whether the client was told something that the store knows nothing of.
+    pub(super) fn has_lost(&self) -> bool {
+        self.faults.iter().any(|fault| matches!(fault, Fault::Lost(_)))
+    }
+
     /// How often the effect of this name happened.
     pub(super) fn count(&self, name: &str) -> usize {
         self.ledger.happenings.iter().filter(|it| it.name == name).count()
