@@ -79,7 +79,7 @@ impl Judge {
                             its error on";
                 (MistakeKind::Lost, what.clone(), hint.to_owned())
             }
-            Fault::Changed(what) => (MistakeKind::Changed, what.clone(), why_changed(trial)),
+            Fault::Changed(what) => (MistakeKind::Changed, what.clone(), why_changed()),
             Fault::Unfinished(error, kind) => {
                 let what = format!("it is not done however often the handler is called; it ends with: {error}");
                 (MistakeKind::Unfinished, what, why_unfinished(*kind))
@@ -199,9 +199,9 @@ fn why_twice(name: &str, trial: &Trial, undisturbed: &Trial) -> String {
 }
 
 fn why_never(name: &str, trial: &Trial, undisturbed: &Trial) -> String {
-    let step = undisturbed.ledger.happenings.iter().find(|it| it.name == name).and_then(|it| it.within.as_ref());
-    let state = step.and_then(|within| trial.steps.iter().find(|(step, _)| *step == within.step));
-    match state {
+    let within = undisturbed.ledger.happenings.iter().find(|it| it.name == name).and_then(|it| it.within.as_ref());
+    let step = within.and_then(|within| trial.steps.iter().find(|(known, _)| known == within));
+    match step.map(|(within, step)| (&within.step, step.state())) {
         Some((step, StepState::Done)) => format!(
             "the step `{step}` has a result, though it never happened: a recheck answers `Ok(Some(result))` only for \
              what it found, `Ok(None)` for what did not happen, and an error where it cannot tell"
@@ -219,12 +219,7 @@ fn why_never(name: &str, trial: &Trial, undisturbed: &Trial) -> String {
     }
 }
 
-fn why_changed(trial: &Trial) -> String {
-    if trial.ledger.story.iter().any(|line| line.contains("another request")) {
-        return "the request is not the same in every attempt: make its fingerprint from what the client sent, and from \
-                no time, attempt or random number"
-            .to_owned();
-    }
+fn why_changed() -> String {
     "every retry must be told the same: answer from the outcome (`Claim::Replay`), which keeps what the first was \
      told; make the fingerprint from what the client sent alone, or the retry is rejected"
         .to_owned()
@@ -237,10 +232,7 @@ fn why_unfinished(kind: Option<ErrorKind>) -> String {
                                         `settles_within` is very long, let more time pass with `CrashTest::pause`"
         }
         Some(ErrorKind::InDoubt) => "a step at most once is in doubt: somebody must say what became of it",
-        Some(ErrorKind::Codec) => {
-            "what was kept does not decode: ask for it as the type that it was written as; an \
-                                   operator's result is the world's answer, a text"
-        }
+        Some(ErrorKind::Codec) => "what was kept does not decode: ask for it as the type that it was written as",
         Some(ErrorKind::StepRepeated) => {
             "a step is asked for again after it gave its result: number the names of \
                                           steps in a loop"

@@ -8,12 +8,13 @@ use std::time::Duration;
 
 use super::kill::{Calls, Death, Kill, Moment};
 use super::life::{Life, Mortal};
-use super::world::{Expected, Ledger, Outside, World};
+use super::world::{Expected, Happening, Ledger, Outside, Within, World};
 use crate::clock::{Clock, ManualClock, SystemClock};
 use crate::engine::{Loss, SimulatedDisk};
 use crate::error::{Error, ErrorKind, Source};
+use crate::key::Key;
 use crate::progress::Progress;
-use crate::record::{Resolution, StepState};
+use crate::record::{Resolution, Step};
 use crate::store::{Builder, Store};
 
 /// What the kit calls: the user's handler.
@@ -51,7 +52,7 @@ pub(super) struct Trial {
     /// Whether an attempt failed with an effect that said that it did not happen.
     pub(super) has_withdrawn: bool,
     /// How the steps stand in the end, of each operation that something happened in.
-    pub(super) steps: Vec<(String, StepState)>,
+    pub(super) steps: Vec<(Within, Step)>,
 }
 
 /// What there was when the client was told for the first time.
@@ -250,20 +251,20 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
         for progress in store.unfinished().flatten() {
             for step in progress.in_doubt() {
                 let happened = ledger.happenings.iter().find(|it| is_of(it, &progress, step.name()));
-                let name = happened.map_or(step.name(), |it| &it.name);
+                let usual = self.undisturbed.and_then(|trial| trial.of_step(progress.key(), step.name()));
+                let name = happened.or(usual.map(|(it, _)| it)).map_or(step.name(), |it| &it.name);
                 if ledger.expected.get(name) == Some(&Expected::AtMostOnce) {
-                    let answer = happened.map(|it| it.answer.clone().unwrap_or_default());
-                    let said = if answer.is_some() { "happened" } else { "did not happen" };
-                    let resolution = match answer {
-                        Some(answer) => Resolution::Happened(answer.into_bytes()),
+                    let resolution = match happened {
+                        Some(it) => Resolution::Happened(result_of(it, usual)),
                         None => Resolution::DidNotHappen,
                     };
+                    let said = if happened.is_some() { "happened" } else { "did not happen" };
                     let resolved = store.resolve(progress.key(), step.name(), resolution, "the kit looked");
                     if resolved.wait().is_ok() {
                         self.outside.tell_story(|_| format!("the operator says that step `{}` {said}", step.name()));
                     }
                 } else if kind_of(error) == Some(ErrorKind::InDoubt) {
-                    return Some(Fault::InDoubt(step.name().to_owned()));
+                    return Some(Fault::InDoubt(name.to_owned()));
                 }
             }
         }
@@ -292,8 +293,11 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
         keys.sort();
         keys.dedup();
         let known = keys.iter().filter_map(|key| store.progress(key).ok().flatten());
-        let steps = known.flat_map(|progress| progress.steps().to_vec());
-        self.trial.steps = steps.map(|step| (step.name().to_owned(), step.state())).collect();
+        let steps = known.flat_map(|progress| {
+            let within = |step: &Step| Within { key: progress.key().clone(), step: step.name().to_owned() };
+            progress.steps().iter().map(|step| (within(step), step.clone())).collect::<Vec<_>>()
+        });
+        self.trial.steps = steps.collect();
     }
 
     fn fault(&mut self, fault: Fault) {
@@ -302,6 +306,14 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
 }
 
 impl Trial {
+    /// What happened in this step first, and how the step stands in the end.
+    fn of_step(&self, key: &Key, step: &str) -> Option<(&Happening, &Step)> {
+        let is_it = |within: &Within| within.key == *key && within.step == step;
+        let happened = self.ledger.happenings.iter().find(|it| it.within.as_ref().is_some_and(is_it))?;
+        let (_, step) = self.steps.iter().find(|(within, _)| is_it(within))?;
+        Some((happened, step))
+    }
+
     /// Whether the client was told something that the store knows nothing of.
     pub(super) fn has_lost(&self) -> bool {
         self.faults.iter().any(|fault| matches!(fault, Fault::Lost(_)))
@@ -325,8 +337,19 @@ impl Trial {
     }
 }
 
+/// What an operator says that a step gave: the other side's answer, or where a step makes something else of that, what
+/// it usually gives.
+fn result_of(it: &Happening, usual: Option<(&Happening, &Step)>) -> Vec<u8> {
+    let answer = it.answer.clone().unwrap_or_default().into_bytes();
+    let Some((usually, step)) = usual else { return answer };
+    match step.bytes() {
+        Some(bytes) if bytes != usually.answer.clone().unwrap_or_default().as_bytes() => bytes.to_vec(),
+        _ => answer,
+    }
+}
+
 /// Whether it happened in this step, or under its id.
-fn is_of(it: &super::world::Happening, progress: &Progress, step: &str) -> bool {
+fn is_of(it: &Happening, progress: &Progress, step: &str) -> bool {
     let is_within = it.within.as_ref().is_some_and(|within| within.key == *progress.key() && within.step == step);
     is_within || it.id.as_deref() == Some(&*progress.effect_id(step).to_string())
 }

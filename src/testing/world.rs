@@ -57,7 +57,8 @@ pub enum Expected {
     ExactlyOnce,
     /// Just as often or less; once, where that run does not do it at all. For what
     /// [`run_at_most_once`](crate::StepBuilder::run_at_most_once) guards. A step of it that is left in doubt is
-    /// resolved by what the world knows, as an operator would do.
+    /// resolved by what the world knows, as an operator would do; its result is the world's answer, or where the step
+    /// makes something else of that, what it gives in a run that nothing disturbs.
     AtMostOnce,
     /// Just as often or more: twice is only a nuisance.
     AtLeastOnce,

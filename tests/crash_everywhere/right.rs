@@ -192,3 +192,23 @@ fn an_effect_that_was_refused_is_tried_again() {
     });
     assert!(report.mistakes().is_empty(), "{report}");
 }
+
+/// The operator says what a step gave, whatever the step makes of the other side's answer and whatever it is called.
+#[test]
+fn p4_an_operator_gives_a_step_the_result_that_it_usually_has() {
+    let report = test().run(|store, world| {
+        for effect in ["call", "fax", "print"] {
+            world.expect(effect, Expected::AtMostOnce);
+        }
+        claim(store, pizzas(), |mut run| {
+            run.step("phone").run_at_most_once(|_| world.effect("call", "Ada").map(drop))?;
+            let fax = run.step("fax").run_at_most_once(|id| world.effect("fax", id).map(|_| Json(7)))?;
+            run.step("printer").run_at_most_once(|_| {
+                world.happens("print", || ());
+                Ok::<_, reentry::Failure>("printed".to_owned())
+            })?;
+            text(&run.complete(&fax.0.to_string()).wait()?)
+        })
+    });
+    assert!(report.mistakes().is_empty(), "{report}");
+}
