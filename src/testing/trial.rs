@@ -381,3 +381,70 @@ fn text_of(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied());
     text.unwrap_or("without a message").to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::cell::RefCell;
+
+    use super::*;
+    use crate::claim::{Claim, Request};
+
+    fn setting<'h>() -> Setting<'h> {
+        let disk = SimulatedDisk::new();
+        Store::builder().open_on(&disk).unwrap().close().unwrap();
+        let (builder, fresh) = (Box::new(Store::builder), disk.image());
+        Setting { builder, checks: Vec::new(), fresh, attempts_max: 3, pause: Duration::from_secs(1) }
+    }
+
+    /// Charges and mails, and notes which attempt each run was.
+    fn order(store: &Store, world: &World, attempts: &RefCell<Vec<u32>>) -> Result<String, Source> {
+        match store.claim(&Key::new("orders", "1")?, Request::of("two pizzas")).wait()? {
+            Claim::Run(mut run) => {
+                attempts.borrow_mut().push(run.attempt());
+                let step = run.step("charge").recheck(|id| world.find("charge", id));
+                let receipt = step.run(|id| world.effect("charge", id))?;
+                run.step("mail").run_keyed(|id| world.keyed_effect("mail", id))?;
+                Ok(run.complete(&receipt).wait()?.decode()?)
+            }
+            Claim::Replay(outcome) => Ok(outcome.decode()?),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn trial(plan: &[Kill]) -> (Trial, Vec<u32>) {
+        let (setting, attempts) = (setting(), RefCell::default());
+        let handler = |store: &Store, world: &World| order(store, world, &attempts);
+        let trial = Course::new(&setting, &handler, None).run(plan, None);
+        assert!(trial.faults.is_empty(), "{:?}", trial.faults);
+        (trial, attempts.take())
+    }
+
+    /// What was written and not synced is there for the next process, and gone where the power was cut.
+    #[test]
+    fn a_power_cut_takes_what_a_killed_process_leaves() {
+        let (undisturbed, _) = trial(&[]);
+        let mut seen = Vec::new();
+        for nth in 0..undisturbed.calls[0].disk {
+            let moment = Moment::BeforeDisk(nth);
+            seen.push([Death::Killed, Death::PowerCut].map(|death| trial(&[Kill { moment, death }]).1));
+        }
+        // The claim was written, and nobody heard of it: the run that does is the second one, or the first.
+        assert!(seen.contains(&[vec![2], vec![1]]), "{seen:?}");
+        // So was the outcome: there is no second run, or one.
+        assert!(seen.contains(&[vec![1], vec![1, 2]]), "{seen:?}");
+    }
+
+    /// What was queued when the process was killed is not written by the store that is closed after it.
+    #[test]
+    fn a_result_that_waited_for_the_next_call_dies_with_the_process() {
+        let kill = Kill { moment: Moment::BeforeWorld(1), death: Death::Killed };
+        let (trial, attempts) = trial(&[kill]);
+        assert_eq!((trial.deaths.len(), attempts), (1, vec![1, 2]));
+        // The intent of the mail took the result of the charge along, so only the mail is in doubt.
+        assert!(trial.ledger.looks.is_empty(), "{:?}", trial.ledger.story);
+        let kill = Kill { moment: Moment::AfterWorld(0), death: Death::Killed };
+        let (trial, _) = self::trial(&[kill]);
+        let looks: Vec<_> = trial.ledger.looks.iter().map(|look| (&*look.name, look.has_found)).collect();
+        assert_eq!(looks, [("charge", true)], "{:?}", trial.ledger.story);
+    }
+}
