@@ -403,6 +403,7 @@ mod tests {
                 attempts.borrow_mut().push(run.attempt());
                 let step = run.step("charge").recheck(|id| world.find("charge", id));
                 let receipt = step.run(|id| world.effect("charge", id))?;
+                world.asks("the oven", || ());
                 run.step("mail").run_keyed(|id| world.keyed_effect("mail", id))?;
                 Ok(run.complete(&receipt).wait()?.decode()?)
             }
@@ -437,14 +438,14 @@ mod tests {
     /// What was queued when the process was killed is not written by the store that is closed after it.
     #[test]
     fn a_result_that_waited_for_the_next_call_dies_with_the_process() {
-        let kill = Kill { moment: Moment::BeforeWorld(1), death: Death::Killed };
-        let (trial, attempts) = trial(&[kill]);
-        assert_eq!((trial.deaths.len(), attempts), (1, vec![1, 2]));
-        // The intent of the mail took the result of the charge along, so only the mail is in doubt.
-        assert!(trial.ledger.looks.is_empty(), "{:?}", trial.ledger.story);
-        let kill = Kill { moment: Moment::AfterWorld(0), death: Death::Killed };
-        let (trial, _) = self::trial(&[kill]);
-        let looks: Vec<_> = trial.ledger.looks.iter().map(|look| (&*look.name, look.has_found)).collect();
-        assert_eq!(looks, [("charge", true)], "{:?}", trial.ledger.story);
+        let kill = |moment| trial(&[Kill { moment, death: Death::Killed }]).0;
+        for moment in [Moment::AfterWorld(0), Moment::BeforeWorld(1)] {
+            let looks = kill(moment).ledger.looks;
+            let looks: Vec<_> = looks.iter().map(|look| (&*look.name, look.has_found)).collect();
+            assert_eq!(looks, [("charge", true)], "{moment:?}");
+        }
+        // The intent of the mail took the result of the charge along.
+        let trial = kill(Moment::BeforeWorld(2));
+        assert!(trial.deaths.len() == 1 && trial.ledger.looks.is_empty(), "{:?}", trial.ledger.story);
     }
 }
