@@ -15,6 +15,8 @@ mod resumer;
 mod run;
 mod step;
 mod store;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use claim::{Busy, Claim, Gone, Rejected, Request};
 #[cfg(any(test, feature = "testing"))]
@@ -48,3 +50,8 @@ pub fn fuzz_row(body: &[u8]) -> Option<Vec<u8>> {
 #[cfg(doctest)]
 #[doc = include_str!("../docs/effects.md")]
 pub struct Effects;
+
+/// The guide to testing a handler, likewise.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing.md")]
+pub struct Testing;

@@ -45,7 +45,7 @@ mod writer;
 
 use capacity::Ledger;
 pub(crate) use capacity::{Capacity, Most};
-use disk::Disk;
+pub(crate) use disk::Disk;
 use index::{Index, KeyHash, Open, Tally, Waiter};
 pub use log::OpenCheck;
 pub(crate) use log::Opening;
@@ -153,6 +153,13 @@ impl Engine {
         }
         let shared = Arc::clone(writer.shared());
         Ok(Arc::new(Self { shared, writer: Mutex::new(Some(AtWork::ByHand(Box::new(writer.by_hand())))) }))
+    }
+
+    /// The store on this disk, which holds one. Its writer does nothing of its own accord, so that one caller's calls
+    /// come to the same batches whenever they are made.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn open_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
+        Self::prepare(disk, options).map(Writer::by_hand).and_then(Self::start)
     }
 
     /// Opens what is on the disk.

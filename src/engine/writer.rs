@@ -126,7 +126,7 @@ impl Writer {
         self.end(requests);
     }
 
-    /// Works when it is told to, and leaves nothing for later.
+    /// Works when it is told to, and leaves nothing for later; on a thread of its own, when somebody waits for it.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn by_hand(self) -> Self {
         Self { is_by_hand: true, ..self }
@@ -169,6 +169,9 @@ impl Writer {
 
     /// How long there is nothing to do, if nobody asks for anything.
     fn patience(&self) -> Duration {
+        if self.is_by_hand {
+            return IDLE_MIN;
+        }
         let due = self.retention.due().since(self.shared.timeline.now().time);
         // A slice that did not reach the end goes on at once; single rows that fall due are gathered for a while.
         let patience = if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) };

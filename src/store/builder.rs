@@ -300,6 +300,13 @@ impl Builder {
         Ok(Store { engine: Engine::open_simulated(disk, options, true)?, limits })
     }
 
+    /// The store on a disk of the kit's, which holds one.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn open_disk(self, disk: Arc<dyn crate::engine::Disk>) -> Result<Store> {
+        let (limits, options) = self.check_values()?;
+        Ok(Store { engine: Engine::open_disk(disk, options)?, limits })
+    }
+
     fn check_values(self) -> Result<(Limits, Options)> {
         let payload_bytes_max = self.payload_bytes_max as u64;
         let least = Room::bytes_min(payload_bytes_max);
