@@ -3,9 +3,8 @@
 use std::io;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::disk::{Disk, copy_in, copy_out};
+use crate::sync::plain::Mutex;
 
 /// A disk that remembers every call since it was made, so that a test can see every file that a power cut at any of
 /// them could leave. Clones share the disk.
