@@ -1,7 +1,7 @@
 //! What threads meet on: locks, atomics, threads, and the time they wait by. The one room that says what these are, so
 //! that a model checker can take their place and try the orders in which threads may run.
 //!
-//! Without a cfg they are parking_lot's and the standard library's, by their own names and at no cost. Under
+//! Without a cfg they are those of `parking_lot` and the standard library, by their names and at no cost. Under
 //! `--cfg shuttle` and `--cfg loom` the same names lead to the checker's.
 //!
 //! Invariants:
@@ -25,6 +25,8 @@ pub(crate) use ordinary::*;
 /// What is the same under a model checker: for what redb calls while it holds locks of its own.
 pub(crate) mod plain {
     pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) use std::thread::panicking;
 
     pub(crate) use parking_lot::{Mutex, RwLock};
 }

@@ -28,7 +28,7 @@ pub(crate) mod thread {
     }
 }
 
-/// A lock as parking_lot's: a panic leaves it usable.
+/// A lock as `parking_lot`'s: a panic leaves it usable.
 #[derive(Debug, Default)]
 pub(crate) struct Mutex<T>(model::sync::Mutex<T>);
 
@@ -68,7 +68,7 @@ impl<T> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-/// A lock for many readers, as parking_lot's.
+/// A lock for many readers, as `parking_lot`'s.
 #[derive(Debug)]
 pub(crate) struct RwLock<T>(model::sync::RwLock<T>);
 
@@ -86,7 +86,7 @@ impl<T> RwLock<T> {
     }
 }
 
-/// Lets threads wait for a change of what a lock guards, as parking_lot's: made here from parking, since the checkers'
+/// Lets threads wait for a change of what a lock guards, as `parking_lot`'s: made here from parking, since the checkers'
 /// own never time out.
 #[derive(Debug)]
 pub(crate) struct Condvar {
