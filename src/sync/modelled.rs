@@ -86,8 +86,8 @@ impl<T> RwLock<T> {
     }
 }
 
-/// Lets threads wait for a change of what a lock guards, as `parking_lot`'s: made here from parking, since the checkers'
-/// own never time out.
+/// Lets threads wait for a change of what a lock guards, as `parking_lot`'s does: made here from parking, since that of
+/// the checkers never times out.
 #[derive(Debug)]
 pub(crate) struct Condvar {
     waiting: std::sync::Mutex<Vec<Arc<Waiting>>>,

@@ -13,7 +13,13 @@
 //!
 //! Without the cfg nothing is here.
 #![cfg(shuttle)]
-#![allow(missing_docs, clippy::unwrap_used, clippy::panic, clippy::print_stderr, reason = "tests panic, and tell their figures")]
+#![allow(
+    missing_docs,
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests panic, and tell their figures"
+)]
 
 mod claims;
 mod world;
