@@ -16,10 +16,17 @@
 #![allow(
     missing_docs,
     clippy::unwrap_used,
+    clippy::expect_used,
     clippy::panic,
     clippy::print_stderr,
     reason = "tests panic, and tell their figures"
 )]
 
 mod claims;
+mod closing;
+mod faults;
+mod publication;
+mod queue;
+mod takeover;
+mod waiting;
 mod world;

@@ -1,11 +1,14 @@
 //! What every scenario is made from: a store on a disk of its own, threads, and the orders they are run in.
 
 use std::env;
+use std::pin::Pin;
 use std::str::FromStr;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
-use reentry::{Builder, Claim, Fingerprint, Key, OpenCheck, Run, SimulatedDisk, Store};
+use reentry::{Builder, Claim, Fingerprint, Key, OpenCheck, Pending, Run, SimulatedDisk, Store};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, ReplayScheduler, Scheduler};
 use shuttle::{Config, Runner};
 
@@ -89,4 +92,36 @@ pub(crate) fn run_of(claim: Claim) -> Run {
 pub(crate) fn end(store: &Store) {
     store.verify().unwrap();
     store.close().unwrap();
+}
+
+/// Claims, waits for as long as other runs are at work, and gives what is not "wait".
+pub(crate) fn claim_after_others(store: &Store) -> reentry::Result<Claim> {
+    let mut claim = store.claim(&key(), request()).wait()?;
+    while let Claim::Wait(busy) = claim {
+        claim = busy.outcome().wait()?;
+    }
+    Ok(claim)
+}
+
+/// Polls an answer once, and lets it go where it is not there yet.
+pub(crate) fn poll_once<T>(mut pending: Pending<T>) -> Option<reentry::Result<T>> {
+    match Pin::new(&mut pending).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(answer) => Some(answer),
+        Poll::Pending => None,
+    }
+}
+
+/// Counts the runs that live: never two (P1). Nothing here is seen by the checker.
+#[derive(Clone, Default)]
+pub(crate) struct Living(Arc<AtomicUsize>);
+
+impl Living {
+    /// Lets a run live until it is dropped, and does `work` with it meanwhile.
+    pub(crate) fn with<T>(&self, mut run: Run, work: impl FnOnce(&mut Run) -> T) -> T {
+        assert_eq!(self.0.fetch_add(1, Ordering::SeqCst), 0, "two runs live");
+        let done = work(&mut run);
+        assert_eq!(self.0.fetch_sub(1, Ordering::SeqCst), 1);
+        drop(run);
+        done
+    }
 }
