@@ -37,3 +37,22 @@ fn p10_a_failed_sync_answers_everybody_and_nothing_told_is_lost() {
         end(&store);
     });
 }
+
+#[test]
+fn p2_nothing_is_published_that_did_not_reach_the_disk() {
+    check(|| {
+        let disk = disk();
+        let store = builder().open_on(&disk).unwrap();
+        disk.fail([DiskFault::kind(io::ErrorKind::Other).on(&[DiskCall::Sync]).for_ever()]);
+        let reader = store.clone();
+        let reader = thread::spawn(move || {
+            for _ in 0..2 {
+                let stats = reader.stats().unwrap();
+                assert_eq!((stats.operations, stats.unfinished), (0, 0));
+            }
+        });
+        assert!(store.claim(&key(), request()).wait().is_err());
+        assert_eq!(store.stats().unwrap().operations, 0);
+        reader.join().unwrap();
+    });
+}
