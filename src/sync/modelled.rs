@@ -10,9 +10,6 @@ use std::sync::atomic::AtomicBool as PlainBool;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-#[cfg(loom)]
-use loom as model;
-#[cfg(shuttle)]
 use shuttle as model;
 
 pub(crate) use model::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -221,7 +218,6 @@ impl Add<Duration> for Instant {
 }
 
 /// Lets so much time pass for all who wait with a deadline. The store's clock is another, and stays.
-#[cfg(shuttle)]
 pub fn pass_time(span: Duration) {
     // A moment at which another thread may run, and nothing else.
     model::thread::sleep(span);
