@@ -15,6 +15,7 @@ mod resumer;
 mod run;
 mod step;
 mod store;
+mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
 
@@ -38,6 +39,9 @@ pub use resumer::{Resumer, ResumerBuilder, ResumerStats};
 pub use run::Run;
 pub use step::{Failure, Rechecked, StepBuilder, not_applied};
 pub use store::{Advance, Builder, Stats, Store, Verified};
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub use sync::pass_time;
 
 /// For the fuzzer alone: decodes a row and encodes its record again.
 #[cfg(feature = "testing")]

@@ -5,7 +5,6 @@
 //! 2. An owner is seated before its claim is answered, and unseated before whoever ended it is (P1, P7).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::capacity::Draft;
@@ -17,6 +16,7 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::record::transitions::Ask;
 use crate::record::{Outcome, Record};
+use crate::sync::Ordering;
 
 /// What a batch did, to be published once it is durable.
 #[derive(Debug, Default)]

@@ -11,10 +11,6 @@ use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-
-use parking_lot::Mutex;
 
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,6 +18,8 @@ use crate::key::Key;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise, thread_waited_for};
 use crate::record::transitions::{Ask, Command, Policy, has_lapsed, is_kept, is_over};
 use crate::record::{Outcome, Record};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 mod batch;
 mod capacity;

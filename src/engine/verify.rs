@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Shared;
 use super::capacity::{Kept, Scopes};
@@ -10,6 +9,7 @@ use super::index::{NUMBER_MAX, Open, Tally};
 use super::log::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Phase, Record};
+use crate::sync::Ordering;
 
 /// Rows looked at in one read.
 const SLICE: usize = 4096;

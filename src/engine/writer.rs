@@ -9,8 +9,7 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Shared;
 use super::batch::{Batch, Numbers, Stop};
@@ -26,6 +25,7 @@ use super::retention::Retention;
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::transitions::has_lapsed;
+use crate::sync::{Instant, Ordering};
 
 /// How long the writer sleeps at least and at most where nobody asks for anything.
 const IDLE_MIN: Duration = Duration::from_secs(1);
