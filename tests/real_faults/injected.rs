@@ -65,6 +65,9 @@ fn faulty(calls: &str, error: &str, when: &str) -> bool {
     told.finish(folder.path());
     let is_met = lines.iter().any(|line| line.starts_with("error"));
     assert!(!is_met || error != "EINTR", "{what}: {lines:?}");
+    // Every order is written and synced: where that fails for ever, it must be told.
+    let must_be_met = ["pwrite64", "fdatasync"].contains(&calls) && when.ends_with('+');
+    assert!(is_met || !must_be_met, "P10: {what}: nobody told of it: {lines:?}");
     is_met
 }
 
