@@ -120,6 +120,9 @@ pub enum ErrorKind {
     InUse,
     /// The path is a folder, a link, empty, or holds something that is no store. Nothing in it was changed.
     NotAStore,
+    /// The file, or the folder it is in, is open to others, and the builder was told to refuse that. Take the
+    /// permissions away, and think about who may have read or changed the file. Nothing in it was changed.
+    Exposed,
     /// The file was written by a newer version of this crate. Use that version. Nothing in it was changed.
     NewerFormat,
     /// What the file holds does not match its checksums or rules. Nothing was changed; restore a copy.

@@ -346,6 +346,7 @@ pub struct Builder {
     policy: Policy,
     operations_max: u64,
     hash_mask: u64,
+    only_private: bool,
     payload_bytes_max: usize,
     queue: QueueLimits,
     opening: Opening,
@@ -373,6 +374,7 @@ impl Default for Builder {
             },
             operations_max: OPERATIONS_MAX,
             hash_mask: u64::MAX,
+            only_private: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
             opening: Opening { check: OpenCheck::default(), cache_bytes: CACHE_BYTES, progress: Arc::new(|_| {}) },
@@ -453,6 +455,14 @@ impl Builder {
     /// How thoroughly the file is checked when it is opened (P10). Default: [`OpenCheck::Full`].
     pub fn check(mut self, check: OpenCheck) -> Self {
         self.opening.check = check;
+        self
+    }
+
+    /// Refuses a file that others than its owner may read or write, and one in a folder that others may write to, with
+    /// [`ErrorKind::Exposed`] (P9). A file that the store creates is its owner's alone in any case; an older or copied
+    /// one may not be. On Windows nothing is refused. Default: no.
+    pub fn only_private(mut self, refuse: bool) -> Self {
+        self.only_private = refuse;
         self
     }
 
@@ -546,9 +556,9 @@ impl Builder {
         } else if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
             "payload_bytes_max is over 1 GiB, the most a store takes"
         } else {
-            let Self { policy, queue, operations_max, hash_mask, opening, clock, .. } = self;
+            let Self { policy, queue, operations_max, hash_mask, only_private, opening, clock, .. } = self;
             let limits = Limits { payload_bytes_max: self.payload_bytes_max };
-            return Ok((limits, Options { policy, queue, operations_max, hash_mask, opening, clock }));
+            return Ok((limits, Options { policy, queue, operations_max, hash_mask, only_private, opening, clock }));
         };
         Err(Error::new(ErrorKind::InvalidConfig, fault))
     }

@@ -229,6 +229,30 @@ fn a_new_store_is_one_file_that_only_its_owner_may_read() {
     assert_eq!(contents(folder.path()).into_keys().collect::<Vec<_>>(), [path]);
 }
 
+#[cfg(unix)]
+#[test]
+fn p9_a_file_that_is_open_to_others_is_refused_where_that_is_asked_for() {
+    use std::os::unix::fs::PermissionsExt;
+    let (folder, path) = folder();
+    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let opened = || Store::builder().only_private(true).open(&path).map(|store| store.close().unwrap());
+    chmod(folder.path(), 0o770);
+    assert_eq!(opened().unwrap_err().kind(), ErrorKind::Exposed);
+    assert!(contents(folder.path()).is_empty(), "nothing is made there");
+    chmod(folder.path(), 0o700);
+    opened().unwrap();
+    for (mode, is_exposed) in [(0o600, false), (0o640, true), (0o604, true), (0o620, true), (0o700, false)] {
+        chmod(&path, mode);
+        assert_eq!(opened().err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
+    }
+    chmod(&path, 0o600);
+    for (mode, is_exposed) in [(0o755, false), (0o770, true), (0o702, true), (0o1777, false)] {
+        chmod(folder.path(), mode);
+        assert_eq!(opened().err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
+        Store::open(&path).unwrap().verify().unwrap();
+    }
+}
+
 #[test]
 fn what_a_crash_left_while_creating_is_not_in_the_way() {
     let (whole_folder, whole) = folder();

@@ -110,6 +110,49 @@ pub(crate) fn open(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>
     }
 }
 
+/// Fails where others than its owner may write to a store's folder, and so put another file in its place.
+///
+/// # Errors
+///
+/// `Exposed`, or `Io` where the system does not tell.
+pub(crate) fn check_private_folder(path: &Path) -> Result<()> {
+    let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
+    let Some(folder) = absolute.parent() else { return Ok(()) };
+    let mode = mode(&fs::metadata(folder).map_err(|e| io_error("cannot look at the folder of", path, e))?);
+    // In a sticky folder, as /tmp is, others can neither remove nor rename the file.
+    if mode & 0o022 != 0 && mode & 0o1000 == 0 {
+        return Err(exposed(path, "others may write to its folder, and put another file in its place (chmod go-w)"));
+    }
+    Ok(())
+}
+
+fn exposed(path: &Path, what: &str) -> Error {
+    Error::new(ErrorKind::Exposed, format!("{}: {what}", path.display()))
+}
+
+/// What everybody may do with a file or folder; nothing that others may where the system has no such bits.
+fn mode(found: &fs::Metadata) -> u32 {
+    #[cfg(unix)]
+    return std::os::unix::fs::MetadataExt::mode(found);
+    #[cfg(not(unix))]
+    return (found, 0).1;
+}
+
+impl RealFile {
+    /// Fails where others than its owner may read or write the file.
+    ///
+    /// # Errors
+    ///
+    /// `Exposed`, or `Io` where the system does not tell.
+    pub(crate) fn check_private(&self) -> Result<()> {
+        let found = self.file.metadata().map_err(|e| io_error("cannot look at", &self.path, e))?;
+        if mode(&found) & 0o077 != 0 {
+            return Err(exposed(&self.path, "others may read or write it; take that away (chmod 600)"));
+        }
+        Ok(())
+    }
+}
+
 fn open_existing(path: &Path) -> Result<RealFile> {
     let found = fs::symlink_metadata(path).map_err(|e| io_error("cannot look at", path, e))?;
     if found.is_symlink() {
