@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::rules::{Answer, Now, Op, OpId, Owner, Policy, Rec, State, View, apply};
+use super::rules::{Answer, End, Now, Op, OpId, Owner, Policy, Rec, State, View, apply};
 
 /// More states than one key can be in; a bound against a checker that never ends.
 const CONFIGS_MAX: usize = 200_000;
@@ -90,12 +90,13 @@ impl Checker {
             next += 1;
             assert!(configs.len() < CONFIGS_MAX, "too many states of one key: {pending:#?}");
             for call in pending.iter() {
-                if !may_take_effect(call, &config, pending) {
-                    continue;
-                }
+                let Some(only_known) = may_take_effect(call, &config, pending) else { continue };
                 let times = if call.is_unknown { &call.times[..] } else { std::slice::from_ref(&now) };
                 for time in times {
                     for (state, answer) in effects(&config.state, call, *time, *policy, *is_sure) {
+                        if only_known && state != config.state {
+                            continue;
+                        }
                         let mut done = config.done.clone();
                         let answer = if call.is_unheard { Answer::Unheard } else { answer };
                         done.push((call.id, answer));
@@ -206,26 +207,36 @@ impl Checker {
         self.close(now);
         let settled = |call: &&Pending| call.is_unheard && !call.is_unknown && !call.op.is_report() && call.id < before;
         let ids: Vec<_> = self.pending.iter().filter(settled).map(|call| call.id).collect();
-        if !ids.is_empty() {
-            self.forget(&ids);
+        let is_decided = |config: &Config| ids.iter().all(|id| config.done.iter().any(|(done, _)| done == id));
+        if self.configs.iter().any(is_decided) {
+            self.configs.retain(is_decided);
         }
+        self.forget(&ids);
     }
 
-    /// A run is dropped.
+    /// A call was decided, one way or the other.
+    pub(crate) fn decided(&mut self, id: OpId, now: Now) {
+        self.close(now);
+        self.forget(&[id]);
+    }
+
+    /// A run is dropped. The outcome that it asked for and that is not decided yet keeps the operation owned until then.
     pub(crate) fn left(&mut self, run: OpId, now: Now) {
         self.close(now);
-        for config in &mut self.configs {
-            if config.state.owner.is_some_and(|owner| owner.run == run) {
-                config.state = std::mem::take(&mut config.state).freed();
+        let mut gone = Vec::new();
+        let mut ending = None;
+        for call in self.pending.iter_mut().filter(|call| call.op.run() == Some(run)) {
+            match &mut call.op {
+                Op::Report { was_owner, .. } => call.is_left |= *was_owner,
+                _ if call.is_unknown => {}
+                Op::End { consumes, .. } => (*consumes, ending) = (true, Some(call.id)),
+                _ => gone.push(call.id),
             }
         }
-        let mut gone = Vec::new();
-        for call in self.pending.iter_mut().filter(|call| call.op.run() == Some(run)) {
-            match call.op {
-                Op::Report { was_owner, .. } => call.is_left |= was_owner,
-                Op::End { consumes: true, .. } => {}
-                _ if call.is_unknown => {}
-                _ => gone.push(call.id),
+        for config in &mut self.configs {
+            let is_ended = ending.is_none_or(|id| config.done.iter().any(|(done, _)| *done == id));
+            if is_ended && config.state.owner.is_some_and(|owner| owner.run == run) {
+                config.state = std::mem::take(&mut config.state).freed();
             }
         }
         self.forget(&gone);
@@ -243,6 +254,12 @@ impl Checker {
         let policy = self.policy;
         self.configs.retain(|config| is_so(&config.state, config.state.view(now, policy)));
         if self.configs.is_empty() { Err(self.violation(what, &before)) } else { Ok(()) }
+    }
+
+    /// The least time that has come for certain, where what is possible has this deadline and it is known to be over.
+    pub(crate) fn rests_on(&self, deadline: impl Fn(End) -> u64) -> u64 {
+        let of = |config: &Config| config.state.record.as_ref().and_then(|record| record.end).map_or(0, &deadline);
+        self.configs.iter().map(of).min().unwrap_or(0)
     }
 
     /// The states that a crash at this moment may leave.
@@ -273,8 +290,9 @@ impl Checker {
     }
 }
 
-/// Whether this call may be the next to take effect: a run's calls do so in their order as far as its reports go.
-fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> bool {
+/// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go. What a
+/// run is told from what it knows already waits for none of them, and changes nothing: then this is true.
+fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Option<bool> {
     let is_done = |id: OpId| config.done.iter().any(|(done, _)| *done == id);
     let goes_before = |other: &&Pending| {
         other.op.is_report()
@@ -283,7 +301,12 @@ fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> bool
                 op => op.run().is_some() && op.run() == other.op.run() && other.id < call.id,
             }
     };
-    !is_done(call.id) && pending.iter().filter(goes_before).all(|other| is_done(other.id))
+    if is_done(call.id) {
+        return None;
+    }
+    let is_next = pending.iter().filter(goes_before).all(|other| is_done(other.id));
+    let is_step = matches!(call.op, Op::Step { .. });
+    (is_next || is_step).then_some(!is_next)
 }
 
 fn effects(state: &State, call: &Pending, now: Now, policy: Policy, is_sure: bool) -> Vec<(State, Answer)> {

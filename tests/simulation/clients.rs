@@ -23,7 +23,7 @@ fn told(world: &Shared, asked: &mut Asked, before: u64, claimed: &reentry::Resul
         Ok(Claim::Gone(gone)) => {
             let (at, until) = (gone.completed_at().as_millis(), gone.until().as_millis());
             world.answered(key, id, &Answer::Gone { at, until });
-            world.told = world.told.max(world.now().time);
+            world.told = world.told.max(until - world.plan.policy.tombstones);
         }
         Err(error) => world.failed(key, id, error),
     });

@@ -52,7 +52,7 @@ pub(crate) struct Held {
     world: Shared,
     key: usize,
     id: OpId,
-    born: OpId,
+    born: u32,
     run: Option<Run>,
     asked: [bool; 8],
 }
@@ -60,7 +60,7 @@ pub(crate) struct Held {
 impl Held {
     /// The run that a claim came to; none where nobody can tell which incarnation of the key it is of.
     pub(crate) fn new(world: &Shared, key: usize, id: OpId, run: Run) -> Self {
-        let born = world.borrow().checkers[key].entered(id).map_or(id, |record| record.born);
+        let born = world.borrow().checkers[key].entered(id).map_or(u32::MAX, |record| record.born);
         Self { world: Rc::clone(world), key, id, born, run: Some(run), asked: [false; 8] }
     }
 
@@ -83,6 +83,9 @@ impl Drop for Held {
 
 /// Runs the operation to its end, or to the first thing that stops it.
 pub(crate) async fn handle(world: Shared, mut held: Held) {
+    if held.born == u32::MAX {
+        return;
+    }
     let key = held.key;
     let steps = world.borrow().plan.keys[key].guards.len();
     let mut order: Vec<usize> = (0..steps).collect();
@@ -208,10 +211,9 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     let (key, by, born) = (held.key, held.id, held.born);
     let guard = world.borrow().plan.keys[key].guards[name];
     let number = u8::try_from(name).expect("a step's number is small");
-    if std::mem::replace(&mut held.asked[name], true) {
-        // What is asked for again renews first.
-        drop(Asked::new(world, key, Op::Renew { by }));
-    }
+    // What is asked for again renews first.
+    let renews = std::mem::replace(&mut held.asked[name], true) && world.borrow().plan.policy.lease.is_some();
+    let renewal = renews.then(|| Asked::new(world, key, Op::Renew { by }).id);
     let attempt = held.run().attempt();
     let asked = Rc::new(std::cell::RefCell::new(Asked::new(world, key, Op::Step { by, name: number, guard })));
     let seen = Rc::new(Seen::default());
@@ -264,6 +266,9 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     };
     let mut asked = asked.borrow_mut();
     came_to(&mut asked, &seen, &came, guard);
+    if let Some(renewal) = renewal {
+        world.borrow_mut().decided(key, renewal);
+    }
     let is_fenced = came.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced);
     let report = match (&came, seen.came_to.get()) {
         (Ok(result), Some(true)) => Some(Some(digest(result.as_bytes()))),
@@ -298,7 +303,7 @@ fn came_to(asked: &mut Asked, seen: &Seen, came: &Result<String, Error>, guard: 
 }
 
 /// The effect, as the world does it. The error says whether it is certain that nothing happened.
-async fn perform(world: &Shared, key: usize, name: u8, born: OpId, begun: u64) -> Result<String, (Failure, bool)> {
+async fn perform(world: &Shared, key: usize, name: u8, born: u32, begun: u64) -> Result<String, (Failure, bool)> {
     nap(world, 2).await;
     let way = if world.borrow().is_calm { 9 } else { world.borrow_mut().dice.below(12) };
     if way == 0 {
@@ -349,7 +354,7 @@ async fn resolve(world: &Shared, held: &mut Held, name: usize) -> Option<()> {
     resolved.ok()
 }
 
-pub(crate) fn looked_up(world: &Shared, key: usize, name: u8, born: OpId) -> (Resolution, Option<u64>) {
+pub(crate) fn looked_up(world: &Shared, key: usize, name: u8, born: u32) -> (Resolution, Option<u64>) {
     match world.borrow().find(key, name, born) {
         Some(result) => {
             let result = result.into_bytes();

@@ -4,7 +4,10 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
-use reentry::{Claim, Fingerprint, Key, Loss, ManualClock, OpenCheck, Pending, SimulatedDisk, Store, Timestamp};
+use reentry::{
+    Claim, DiskCall, DiskFault, Fingerprint, Key, Loss, ManualClock, OpenCheck, Pending, SimulatedDisk, Store,
+    Timestamp,
+};
 
 use super::handler::{ORDERS, PAID, RUBBISH};
 use super::plan::Plan;
@@ -300,7 +303,7 @@ impl Image {
 
     /// Ends it as a power cut does: nothing is written any more.
     fn end(self, disk: &SimulatedDisk) -> Store {
-        disk.fail_from(Some((0, std::io::ErrorKind::Other)));
+        disk.fail([DiskFault::kind(std::io::ErrorKind::Other).on(DiskCall::CHANGES).for_ever()]);
         self.store
     }
 }

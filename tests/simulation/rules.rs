@@ -24,6 +24,8 @@ pub(crate) struct Now {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub(crate) struct State {
+    /// How often the key began.
+    pub(crate) begun: u32,
     pub(crate) record: Option<Rec>,
     pub(crate) owner: Option<Owner>,
     /// The server's rows that go with the checkpoint, and with the outcome.
@@ -39,7 +41,8 @@ pub(crate) struct Owner {
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) struct Rec {
-    pub(crate) born: OpId,
+    /// Which of the times that the key began it is of.
+    pub(crate) born: u32,
     pub(crate) fingerprint: u8,
     pub(crate) request: Digest,
     pub(crate) attempt: u32,
@@ -107,7 +110,7 @@ pub(crate) enum Op {
     Claim { fingerprint: Option<u8>, request: Digest, deferred: bool, waits: bool },
     Advance { by: Option<OpId>, expected: u64, bytes: Digest, rows: Rows },
     Step { by: OpId, name: u8, guard: Guard },
-    Report { by: OpId, born: OpId, attempt: u32, was_owner: bool, name: u8, result: Option<Digest> },
+    Report { by: OpId, born: u32, attempt: u32, was_owner: bool, name: u8, result: Option<Digest> },
     Resolve { by: Option<OpId>, name: u8, result: Option<Digest> },
     Renew { by: OpId },
     End { by: OpId, success: bool, bytes: Digest, rows: Rows, consumes: bool },
@@ -213,7 +216,9 @@ impl State {
     /// The run leaves, or the process dies: what was only deferred was never there.
     pub(crate) fn freed(mut self) -> Self {
         self.owner = None;
-        self.record = self.record.filter(|record| record.durable);
+        if self.record.as_ref().is_some_and(|record| !record.durable) {
+            (self.record, self.begun) = (None, self.begun - 1);
+        }
         self
     }
 
@@ -253,17 +258,19 @@ impl State {
 
 /// Everything that a call may come to, and what the key is like then.
 pub(crate) fn apply(state: &State, id: OpId, op: &Op, now: Now, policy: Policy, is_sure: bool) -> Vec<(State, Answer)> {
+    // Where a row of what is over stands, its key is not deferred.
+    let is_sure = is_sure && state.record.is_none();
     let mut state = state.clone().at(now);
     if let (Some(owner), Some(by)) = (&mut state.owner, op.run()) {
         let is_local = matches!(op, Op::Step { .. });
         if owner.run == by && !is_local {
-            owner.moved = now.time;
+            owner.moved = moved(now, policy);
         }
     }
     match op {
         Op::Claim { fingerprint, request, deferred, waits } => {
             let begun = (*fingerprint).map(|fingerprint| Rec {
-                born: id,
+                born: state.begun + 1,
                 fingerprint,
                 request: *request,
                 attempt: 1,
@@ -293,6 +300,11 @@ pub(crate) fn apply(state: &State, id: OpId, op: &Op, now: Now, policy: Policy, 
     }
 }
 
+/// When an owner moved; nobody asks where there is no lease.
+fn moved(now: Now, policy: Policy) -> u64 {
+    policy.lease.map_or(0, |_| now.time)
+}
+
 fn refused(state: &State, by: Option<OpId>) -> Option<Answer> {
     match &state.record {
         _ if by.is_some() && by != state.owner.map(|owner| owner.run) => Some(Answer::Fenced),
@@ -317,11 +329,11 @@ fn claim(
     let Some(record) = &mut state.record else {
         let Some(begun) = begun else { return vec![(state, Answer::NotFound)] };
         let entered = Answer::Run(Entered::of(&begun));
-        let owner = Some(Owner { run: id, moved: now.time });
+        let owner = Some(Owner { run: id, moved: moved(now, policy) });
         let (paid, order) = (state.paid, state.order);
         let begin = |durable| {
             let record = Some(Rec { durable, ..begun.clone() });
-            (State { record, owner, paid, order }, entered.clone())
+            (State { begun: begun.born, record, owner, paid, order }, entered.clone())
         };
         // Where no number is reserved a claim is not deferred.
         return if begun.durable || is_sure { vec![begin(begun.durable)] } else { vec![begin(true), begin(false)] };
@@ -337,7 +349,7 @@ fn claim(
             record.attempt += 1;
             record.durable = true;
             let entered = Answer::Run(Entered::of(record));
-            state.owner = Some(Owner { run: id, moved: now.time });
+            state.owner = Some(Owner { run: id, moved: moved(now, policy) });
             vec![(state, entered)]
         }
         Some(end) if now.time < end.until => {
@@ -382,7 +394,7 @@ fn change(mut state: State, op: &Op, now: Now, policy: Policy) -> Vec<(State, An
                 Answer::Moved { revision: revision + 1 }
             }
         }
-        Op::Step { name, guard, .. } => return step(state, *name, *guard, now),
+        Op::Step { name, guard, .. } => return step(state, *name, *guard, now, policy),
         Op::Resolve { by, name, result } => match record.steps.iter_mut().find(|step| step.name == *name) {
             _ if owner.map(|owner| owner.run) != *by => Answer::Busy,
             None => Answer::NotFound,
@@ -394,7 +406,9 @@ fn change(mut state: State, op: &Op, now: Now, policy: Policy) -> Vec<(State, An
             }
         },
         Op::Renew { .. } => Answer::Ok,
-        Op::End { rows: Rows::Fail, .. } => Answer::Aborted,
+        Op::End { rows: Rows::Fail, consumes, .. } => {
+            return vec![(if *consumes { state.freed() } else { state }, Answer::Aborted)];
+        }
         Op::End { success, bytes, rows, consumes, .. } => {
             let before = State { owner: None, ..state.clone() }.freed();
             let until = now.ahead + policy.retention;
@@ -423,10 +437,10 @@ fn change(mut state: State, op: &Op, now: Now, policy: Policy) -> Vec<(State, An
     vec![(state, answer)]
 }
 
-fn step(state: State, name: u8, guard: Guard, now: Now) -> Vec<(State, Answer)> {
+fn step(state: State, name: u8, guard: Guard, now: Now, policy: Policy) -> Vec<(State, Answer)> {
     let mut renewed = state.clone();
     if let Some(owner) = &mut renewed.owner {
-        owner.moved = now.time;
+        owner.moved = moved(now, policy);
     }
     let Some(record) = &mut renewed.record else { return Vec::new() };
     let attempt = record.attempt;

@@ -1,6 +1,7 @@
 //! One run: an executor whose every next choice is drawn from the seed.
 
 use std::future::Future;
+use std::io::ErrorKind;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use reentry::{OpenCheck, SimulatedDisk, Store, Timestamp};
+use reentry::{DiskCall, DiskFault, OpenCheck, SimulatedDisk, Store, Timestamp};
 
 use super::clients::{client, look, operator, resolve, resume, resumer, serve};
 use super::images::{Expected, Tally, draw, open, time_of, try_image};
@@ -218,7 +219,7 @@ impl Simulation {
         let next = self.world.borrow().next_op();
         let fault = self.dice.below(1_000) < self.plan.faults;
         if fault {
-            self.fault(before);
+            self.fault();
         }
         self.world.borrow_mut().say(|| "a batch".to_owned());
         let goes_on = self.store().work_by_hand();
@@ -231,44 +232,45 @@ impl Simulation {
         }
         if fault {
             if self.dice.below(2) == 0 {
-                self.disk.fail_from(None);
+                self.disk.fail(None);
                 self.disk.set_room(None);
-                self.disk.fail_syncs(false);
             }
         } else if !self.world.borrow().faults.full {
-            let mut world = self.world.borrow_mut();
-            let now = world.now();
-            world.checkers.iter_mut().filter(|it| it.has_pending()).for_each(|checker| checker.settle(now, next));
+            self.settle(next);
         }
         self.broken()
     }
 
-    fn fault(&mut self, calls: usize) {
-        self.tally.faults += 1;
-        let at = calls + self.dice.below(9);
+    /// The writer has decided all that was asked before.
+    fn settle(&mut self, next: super::rules::OpId) {
         let mut world = self.world.borrow_mut();
-        match self.dice.below(6) {
-            0 | 1 => {
-                world.say(|| format!("the disk is full from call {at} on"));
-                world.faults.full = true;
-                self.disk.fail_from(Some((at, std::io::ErrorKind::StorageFull)));
-            }
-            2 => {
-                let room = self.disk.image().len() as u64;
-                world.say(|| format!("the disk has room for {room} bytes"));
-                world.faults.full = true;
-                self.disk.set_room(Some(room));
-            }
-            3 => {
-                world.say(|| "syncs fail".to_owned());
-                world.faults.failed = true;
-                self.disk.fail_syncs(true);
-            }
-            _ => {
-                world.say(|| format!("the disk fails from call {at} on"));
-                world.faults.failed = true;
-                self.disk.fail_from(Some((at, std::io::ErrorKind::Other)));
-            }
+        let now = world.now();
+        world.checkers.iter_mut().filter(|it| it.has_pending()).for_each(|checker| checker.settle(now, next));
+    }
+
+    fn fault(&mut self) {
+        self.tally.faults += 1;
+        let after = self.dice.below(9);
+        let is_full = self.dice.below(3) == 0;
+        let fault = match self.dice.below(8) {
+            _ if is_full => DiskFault::kind(ErrorKind::StorageFull).on(DiskCall::GROWS),
+            0 | 1 => DiskFault::kind(ErrorKind::Other).on(&[DiskCall::Sync]),
+            2 => DiskFault::kind(ErrorKind::Other).on(&[DiskCall::Read]),
+            3 => DiskFault::kind(ErrorKind::Other).on(&[DiskCall::Len, DiskCall::SetLen]),
+            4 => DiskFault::kind(ErrorKind::Other).on(&[DiskCall::Write]).having_written(512),
+            _ => DiskFault::kind(ErrorKind::Other).on(DiskCall::CHANGES),
+        };
+        // A batch has one sync or two.
+        let fault = fault.after(if after > 6 { 0 } else { after });
+        let fault = if self.dice.below(2) == 0 { fault.for_ever() } else { fault };
+        let room = (is_full && self.dice.below(3) == 0).then(|| self.disk.image().len() as u64);
+        let mut world = self.world.borrow_mut();
+        world.faults.full |= is_full;
+        world.faults.failed |= !is_full;
+        world.say(|| format!("a fault: {fault:?}, or room {room:?}"));
+        match room {
+            Some(_) => self.disk.set_room(room),
+            None => self.disk.fail([fault]),
         }
         world.checkers.iter_mut().for_each(|checker| checker.is_sure = false);
     }
@@ -286,9 +288,8 @@ impl Simulation {
     /// The process dies in or after the last batch, by a power cut or alone, or is ended; and is started again.
     fn crash(&mut self, before: usize, after: usize) -> Result<(), String> {
         self.tally.restarts += 1;
-        self.disk.fail_from(None);
+        self.disk.fail(None);
         self.disk.set_room(None);
-        self.disk.fail_syncs(false);
         let way = self.dice.below(5);
         if way == 0 && !self.world.borrow().faults.failed {
             self.world.borrow_mut().say(|| "the store is closed".to_owned());
@@ -306,12 +307,16 @@ impl Simulation {
         let states = self.expected().states;
         let next = if way < 3 {
             draw(&self.disk, before, after, &mut self.dice)
+        } else if self.world.borrow().faults.failed {
+            // What a failed sync left out of the disk and in the system's memory, a restart of the process alone cannot
+            // know; here the system has written it after all.
+            SimulatedDisk::from_image(self.disk.image())
         } else {
             self.disk.killed(before + self.dice.below(after - before + 1))
         };
         self.world.borrow_mut().say(|| if way < 3 { "a POWER CUT" } else { "the process is KILLED" }.to_owned());
         // What goes now writes nothing any more.
-        self.disk.fail_from(Some((0, std::io::ErrorKind::Other)));
+        self.disk.fail([DiskFault::kind(ErrorKind::Other).on(DiskCall::CHANGES).for_ever()]);
         self.bury();
         self.disk = next;
         self.restart(states)
@@ -321,7 +326,9 @@ impl Simulation {
     fn bury(&mut self) {
         self.world.borrow_mut().is_dead = true;
         self.tasks.clear();
-        self.store = None;
+        let store = self.store.take();
+        // What panicked in the disk may do so again as the file is closed; that harms nobody any more.
+        drop(catch_unwind(AssertUnwindSafe(|| drop(store))));
     }
 
     fn restart(&mut self, states: Vec<Vec<super::rules::State>>) -> Result<(), String> {
@@ -358,7 +365,7 @@ impl Simulation {
         if is_failed {
             self.crash(calls, calls)?;
         }
-        self.disk.fail_from(None);
+        self.disk.fail(None);
         self.disk.set_room(None);
         self.world.borrow_mut().is_calm = true;
         self.until_all_end()?;
@@ -389,8 +396,12 @@ impl Simulation {
                 return Ok(());
             }
             self.poll_one()?;
-            if turn % 3 == 0 && !self.store().work_by_hand() {
-                return Err("the store stopped, though nothing failed".to_owned());
+            if turn % 3 == 0 {
+                let next = self.world.borrow().next_op();
+                if !self.store().work_by_hand() {
+                    return Err("the store stopped, though nothing failed".to_owned());
+                }
+                self.settle(next);
             }
             if turn % 50 == 0 {
                 self.world.borrow_mut().pass(Duration::from_millis(300), None);

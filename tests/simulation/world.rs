@@ -65,7 +65,7 @@ pub(crate) type Shared = Rc<RefCell<World>>;
 struct Entry {
     key: usize,
     name: u8,
-    born: OpId,
+    born: u32,
     result: String,
     /// When it arrives by the monotonic clock; none once it has.
     due: Option<u64>,
@@ -184,6 +184,12 @@ impl World {
         self.checkers[key].unheard(id, now, is_unknown);
     }
 
+    /// A call that nobody hears of by itself was decided, since what came behind it was.
+    pub(crate) fn decided(&mut self, key: usize, id: OpId) {
+        let now = self.now();
+        self.checkers[key].decided(id, now);
+    }
+
     pub(crate) fn left(&mut self, key: usize, run: OpId) {
         self.say(|| format!("k{key} run {run} leaves"));
         let now = self.now();
@@ -195,7 +201,7 @@ impl World {
         let Faults { full, failed, closed } = self.faults;
         let answer = match error.kind() {
             ErrorKind::Full if full => return self.refused(key, id, "full"),
-            ErrorKind::Failed if failed => return self.refused(key, id, "failed"),
+            ErrorKind::Failed | ErrorKind::Io if failed => return self.refused(key, id, "failed"),
             ErrorKind::Closed if closed => return self.refused(key, id, "closed"),
             ErrorKind::OutcomeUnknown if full || failed => return self.unheard(key, id, true),
             ErrorKind::Aborted => Answer::Aborted,
@@ -238,13 +244,15 @@ impl World {
         let message = format!("key {key}, {what} sees {seen:?} at {now:?}");
         let result = self.checkers[key].seen(now, &message, |_, possible| possible == seen);
         self.check(result);
-        self.told_of_time(seen.as_ref(), now);
+        self.told_of_time(key, seen.as_ref());
     }
 
-    /// Who is told that something is gone, or over, relies on the time that it rests on.
-    fn told_of_time(&mut self, seen: Option<&View>, now: Now) {
-        if seen.is_some_and(|seen| seen.stands == Stands::Gone) {
-            self.told = self.told.max(now.time);
+    /// Who is told that an outcome is gone, or all of it, relies on the time that this rests on.
+    fn told_of_time(&mut self, key: usize, seen: Option<&View>) {
+        let is_gone = seen.is_some_and(|seen| seen.stands == Stands::Gone);
+        if seen.is_none() || is_gone {
+            let deadline = |end: super::rules::End| if is_gone { end.until } else { end.gone };
+            self.told = self.told.max(self.checkers[key].rests_on(deadline));
         }
     }
 
@@ -296,7 +304,7 @@ impl World {
     }
 
     /// What the bank is told: now, or on its way.
-    pub(crate) fn send(&mut self, key: usize, name: u8, born: OpId, due: Option<u64>) -> String {
+    pub(crate) fn send(&mut self, key: usize, name: u8, born: u32, due: Option<u64>) -> String {
         if let Some(known) =
             self.find(key, name, born).filter(|_| self.plan.keys[key].guards[usize::from(name)] == Guard::Keyed)
         {
@@ -313,7 +321,7 @@ impl World {
     }
 
     /// What the bank finds.
-    pub(crate) fn find(&self, key: usize, name: u8, born: OpId) -> Option<String> {
+    pub(crate) fn find(&self, key: usize, name: u8, born: u32) -> Option<String> {
         let is_it = |entry: &&Entry| (entry.key, entry.name, entry.born) == (key, name, born) && entry.due.is_none();
         self.ledger.iter().find(is_it).map(|entry| entry.result.clone())
     }
