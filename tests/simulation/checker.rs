@@ -279,6 +279,25 @@ impl Checker {
         records.all(|other| other.born == first.born).then_some(first)
     }
 
+    /// The incarnations that the record which this run entered may be of.
+    pub(crate) fn incarnations(&self, run: OpId) -> Vec<u32> {
+        let owned = |config: &&Config| config.state.owner.is_some_and(|owner| owner.run == run);
+        let records = self.configs.iter().filter(owned).filter_map(|config| config.state.record.as_ref());
+        records.map(|record| record.born).collect()
+    }
+
+    /// Calls the record that this run entered by the same number in every state: nobody can tell them apart.
+    pub(crate) fn relabel(&mut self, run: OpId, born: u32) {
+        let most = self.configs.iter().map(|config| config.state.begun).max().unwrap_or(0);
+        for config in &mut self.configs {
+            config.state.begun = most;
+            if config.state.owner.is_some_and(|owner| owner.run == run) {
+                config.state.record.iter_mut().for_each(|record| record.born = born);
+            }
+        }
+        self.dedupe();
+    }
+
     fn violation(&self, what: &str, before: &[Config]) -> Violation {
         let most = before.len().min(12);
         let shown = &before[..most];

@@ -58,9 +58,9 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// The run that a claim came to; none where nobody can tell which incarnation of the key it is of.
+    /// The run that a claim came to.
     pub(crate) fn new(world: &Shared, key: usize, id: OpId, run: Run) -> Self {
-        let born = world.borrow().checkers[key].entered(id).map_or(u32::MAX, |record| record.born);
+        let born = world.borrow_mut().incarnation(key, id);
         Self { world: Rc::clone(world), key, id, born, run: Some(run), asked: [false; 8] }
     }
 
@@ -83,9 +83,6 @@ impl Drop for Held {
 
 /// Runs the operation to its end, or to the first thing that stops it.
 pub(crate) async fn handle(world: Shared, mut held: Held) {
-    if held.born == u32::MAX {
-        return;
-    }
     let key = held.key;
     let steps = world.borrow().plan.keys[key].guards.len();
     let mut order: Vec<usize> = (0..steps).collect();

@@ -326,6 +326,19 @@ impl World {
         self.ledger.iter().find(is_it).map(|entry| entry.result.clone())
     }
 
+    /// Which incarnation of the key a run is of: where claims were made that nobody heard of, the one that something
+    /// happened in last.
+    pub(crate) fn incarnation(&mut self, key: usize, run: OpId) -> u32 {
+        let may_be = self.checkers[key].incarnations(run);
+        let is_it = |entry: &&Entry| entry.key == key && may_be.contains(&entry.born);
+        let last = self.ledger.iter().rev().find(is_it).map(|entry| entry.born);
+        let born = last.or(may_be.iter().max().copied()).unwrap_or(0);
+        if may_be.iter().any(|other| *other != born) {
+            self.checkers[key].relabel(run, born);
+        }
+        born
+    }
+
     /// The states that a crash at this moment may leave, of each key.
     pub(crate) fn after_a_crash(&self) -> Vec<Vec<State>> {
         let now = self.now();
