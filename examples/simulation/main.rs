@@ -1,5 +1,5 @@
-//! Long runs of the simulated world of `tests/simulation`: one seed after the other, on every core, until so many images
-//! of power cuts were looked at.
+//! Long runs of the simulated world of `tests/simulation`: one seed after the other, on every core, until so many
+//! images of power cuts were looked at.
 //!
 //! `cargo run --release --example simulation -- --images 10000000 --seed 1`; `--only SEED` repeats one run, and
 //! `--threads N` says how many seeds run at a time. `--seeds N` runs so many seeds instead.
@@ -117,7 +117,7 @@ fn line(total: Tally, began: Instant) -> String {
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let (rate, share) = (images as f64 / seconds, compound as f64 * 100.0 / images.max(1) as f64);
     format!(
-        "{images} images of power cuts, {compound} of them compound ({share:.0} %), in {seconds:.0} s: {rate:.0} a second; \
-         {runs} runs with {restarts} restarts, {faults} faults of the disk, {answers} answers and {effects} effects"
+        "{images} images of power cuts, {compound} of them compound ({share:.0} %), in {seconds:.0} s: {rate:.0} a \
+         second; {runs} runs with {restarts} restarts, {faults} faults of the disk, {answers} answers and {effects} effects"
     )
 }

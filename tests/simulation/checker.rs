@@ -1,8 +1,8 @@
 //! Is there an order of all the calls on one key in which each comes to what it came to? Kept up while a run goes on.
 //!
 //! For each key it knows every state that the key may be in, with the calls that have taken effect in it without having
-//! been answered. A call may take effect at any moment from when it is made until it is answered. What answers and looks
-//! rule out goes; where nothing is left the promises were broken. A crash keeps what may have taken effect and forgets
+//! been answered. A call may take effect at any moment from when it is made until it is answered. What answers and
+//! looks rule out goes; where nothing is left the promises were broken. A crash keeps what may have taken effect and forgets
 //! the rest: whether a call that nobody heard the answer of is there, nobody knows; what was answered is there.
 
 use std::collections::HashSet;
@@ -220,7 +220,7 @@ impl Checker {
         self.forget(&[id]);
     }
 
-    /// A run is dropped. The outcome that it asked for and that is not decided yet keeps the operation owned until then.
+    /// A run is dropped. The outcome that it asked for keeps the operation owned until it is decided.
     pub(crate) fn left(&mut self, run: OpId, now: Now) {
         self.close(now);
         let mut gone = Vec::new();
@@ -309,8 +309,8 @@ impl Checker {
     }
 }
 
-/// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go. What a
-/// run is told from what it knows already waits for none of them, and changes nothing: then this is true.
+/// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go. What
+/// a run is told from what it knows already waits for none of them, and changes nothing: then this is true.
 fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Option<bool> {
     let is_done = |id: OpId| config.done.iter().any(|(done, _)| *done == id);
     let goes_before = |other: &&Pending| {

@@ -12,7 +12,7 @@ use reentry::{
     not_applied,
 };
 
-use super::rules::{Answer, Guard, Op, OpId, Rows, Standing};
+use super::rules::{Answer, Digest, Guard, Op, OpId, Rows, Standing};
 use super::world::{Asked, OnPurpose, SETTLES, Shared, digest, mark_of, millis};
 
 /// The server's own rows: what goes with the checkpoint, and with the outcome.
@@ -267,7 +267,17 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
         world.borrow_mut().decided(key, renewal);
     }
     let is_fenced = came.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced);
-    let report = match (&came, seen.came_to.get()) {
+    if let Some(result) = reported(&came, &seen) {
+        let was_owner = !is_fenced;
+        world.borrow_mut().ask(key, Op::Report { by, born, attempt, was_owner, name: number, result });
+    }
+    came
+}
+
+/// What the store was told became of a step, if it was told: a result, or that nothing happened.
+fn reported(came: &Result<String, Error>, seen: &Seen) -> Option<Option<Digest>> {
+    let is_fenced = came.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced);
+    match (came, seen.came_to.get()) {
         (Ok(result), Some(true)) => Some(Some(digest(result.as_bytes()))),
         (Ok(result), None) if seen.is_found.get() => Some(Some(digest(result.as_bytes()))),
         (Err(error), Some(false)) if error.kind() == ErrorKind::NotApplied => Some(None),
@@ -276,12 +286,7 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
         (Err(_), Some(false)) if is_fenced => Some(None),
         (Err(_), None) if is_fenced && seen.is_found.get() => Some(Some(1)),
         _ => None,
-    };
-    if let Some(result) = report {
-        let was_owner = !is_fenced;
-        world.borrow_mut().ask(key, Op::Report { by, born, attempt, was_owner, name: number, result });
     }
-    came
 }
 
 /// Tells the checker what asking for a step came to, where the effect did not run.
