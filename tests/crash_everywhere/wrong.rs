@@ -310,8 +310,8 @@ fn a_list_of_what_was_done_that_is_kept_in_memory_is_lost_in_a_crash() {
         claim(store, pizzas(), |run| {
             let sent = world.memory::<Sent>();
             if sent.0.lock().unwrap().is_empty() {
-                world.happens("mail", || ());
                 sent.0.lock().unwrap().push("ada".to_owned());
+                world.happens("mail", || ());
             }
             text(&run.complete(&"done".to_owned()).wait()?)
         })
