@@ -89,6 +89,19 @@ pub(crate) struct Log {
     open: RwLock<State>,
 }
 
+/// redb closes the file when it is dropped, and may panic there where it panicked before.
+impl Drop for Log {
+    fn drop(&mut self) {
+        let state = std::mem::replace(self.open.get_mut(), State::Closed);
+        let dropped = unwound(|| {
+            drop(state);
+            Ok(())
+        });
+        // What was leaked, or not dropped to its end, holds the file and its lock.
+        drop(dropped.and_then(|()| self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock", e))));
+    }
+}
+
 /// Whether redb has the file open.
 #[derive(Debug)]
 enum State {
@@ -167,11 +180,18 @@ impl Log {
     /// Closes redb for good, lets others open the file, and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
         let closed = match std::mem::replace(&mut *self.open.write(), State::Closed) {
-            State::Open(open) => open.database.close().map_err(engine),
+            // After a panic of redb's own it may panic again.
+            State::Open(open) => unwound(|| open.database.close().map_err(engine)),
             State::Full | State::Failed | State::Closed => Ok(()),
         };
         let released = self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock the file", e));
         closed.and(released)
+    }
+
+    /// Leaves redb as it is for good, after a panic in it: its locks are poisoned, and closing it would panic again, in
+    /// the worst order twice at once, which ends the process. What it holds is never given back.
+    pub(crate) fn give_up(&self) {
+        std::mem::forget(std::mem::replace(&mut *self.open.write(), State::Failed));
     }
 
     /// The first fault of the disk since it was opened.

@@ -122,7 +122,20 @@ impl Writer {
     /// Works until the queue is shut, then lets nobody wait any longer.
     pub(super) fn run(mut self) {
         let mut requests = Vec::new();
-        while self.turn(&mut requests, self.patience()) {}
+        loop {
+            let turn = AssertUnwindSafe(|| {
+                let patience = self.patience();
+                self.turn(&mut requests, patience)
+            });
+            // Beside what `turn` catches itself, the server's clock may panic.
+            let goes_on = catch_unwind(turn).unwrap_or_else(|_| {
+                self.shared.queue.shut(Shut::Failed);
+                false
+            });
+            if !goes_on {
+                break;
+            }
+        }
         self.end(requests);
     }
 
@@ -155,6 +168,7 @@ impl Writer {
         if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
             // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
             self.shared.queue.shut(Shut::Failed);
+            self.shared.log.give_up();
         }
         // The buffer is kept: the queue swaps it for the next batch.
         *requests = batch;
