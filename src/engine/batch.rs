@@ -14,6 +14,7 @@ use super::capacity::Kept;
 use super::done::{Done, Move, Told};
 use super::index::{KeyHash, NUMBER_MAX, Owner, Tally};
 use super::log::{Place, Tables};
+use super::lookup::exchanged;
 use super::request::{Advanced, Claimed, Known, Request, Stepped, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
@@ -211,10 +212,19 @@ impl<'b, 't> Batch<'b, 't> {
             drop(shard);
             let Some(place) = place else { break };
             // What stands in the index is on disk, and nobody but the writer moves it.
-            let record = self.tables.read(place)?.ok_or_else(|| missing(place))?;
+            let Some(record) = self.tables.read(place)? else {
+                // A key of the same hash that this batch has moved already.
+                if self.done.moves.iter().any(|moved| moved.old == Some(place)) {
+                    continue;
+                }
+                return Err(missing(place));
+            };
             if record.key == *key {
                 let (kept, record) = (Kept::of(&record), Some(Arc::new(record)));
                 return Ok(Touched { record, place: Some(place), kept, owner, left, is_ahead: false });
+            }
+            if !self.shared.index.collides(hash, &record.key) {
+                return Err(exchanged(place));
             }
         }
         let deferred = self.shared.index.shard(hash).deferred(hash, key);

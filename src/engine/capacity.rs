@@ -9,15 +9,14 @@
 //!    nothing under another (P9).
 
 use std::hash::RandomState;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use hashbrown::HashMap;
-use parking_lot::Mutex;
 
 use crate::error::{Error, ErrorKind};
 use crate::key::Key;
 use crate::record::Record;
 use crate::record::format::size;
+use crate::sync::{AtomicU64, Mutex, Ordering};
 
 /// Scopes that the ledger keeps room for, however few there are.
 const SCOPES_KEPT: usize = 1024;

@@ -150,6 +150,11 @@ impl Index {
         KeyHash(self.hasher.hash_one(key) & self.hash_mask)
     }
 
+    /// Whether a slot of this hash may lead to a row of this key.
+    pub(crate) fn collides(&self, hash: KeyHash, key: &Key) -> bool {
+        self.hash(key).tag() == hash.tag()
+    }
+
     /// The part of the index that this hash belongs to.
     #[expect(clippy::indexing_slicing, reason = "the index is a remainder of the length")]
     pub(crate) fn shard(&self, hash: KeyHash) -> MutexGuard<'_, Shard> {

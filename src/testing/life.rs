@@ -9,11 +9,10 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex, MutexGuard};
-
 use super::kill::{Calls, Kill, Moment};
 use crate::engine::{Disk, SimulatedDisk};
 use crate::store::Store;
+use crate::sync::{Condvar, Mutex, MutexGuard};
 
 /// What unwinds through a handler whose process was killed at a call of the world.
 struct Killed;

@@ -4,14 +4,12 @@ use std::any::{Any, TypeId};
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::sync::Arc;
-use std::thread;
-
-use parking_lot::Mutex;
 
 use super::life::{Fate, Life};
 use crate::clock::ManualClock;
 use crate::key::Key;
 use crate::store::Store;
+use crate::sync::{Mutex, thread};
 
 /// The world outside, as a handler under test sees it: what it does there is written down, and a crash takes none of it
 /// back. A handle: cheap to clone, `Send` and `Sync`. A handle that a killed process left behind does nothing: whoever
