@@ -211,8 +211,8 @@ impl Image {
             let fitting: Vec<_> = states.iter().filter(fits).cloned().collect();
             let Some(first) = fitting.first() else {
                 return Err(format!(
-                    "P2, P3, P5, P6, P8: key {key} shows {seen:#?} with rows {paid:x} and {order:x} at {:?}, but may be \
-                     one of {states:#?}",
+                    "P2, P3, P5, P6, P8: key {key} shows {seen:#?} with rows {paid:x} and {order:x} at {:?}, but may \
+                     be one of {states:#?}",
                     self.now
                 ));
             };
