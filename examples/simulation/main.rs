@@ -118,6 +118,7 @@ fn line(total: Tally, began: Instant) -> String {
     let (rate, share) = (images as f64 / seconds, compound as f64 * 100.0 / images.max(1) as f64);
     format!(
         "{images} images of power cuts, {compound} of them compound ({share:.0} %), in {seconds:.0} s: {rate:.0} a \
-         second; {runs} runs with {restarts} restarts, {faults} faults of the disk, {answers} answers and {effects} effects"
+         second; {runs} runs with {restarts} restarts, {faults} faults of the disk, {answers} answers and {effects} \
+         effects"
     )
 }

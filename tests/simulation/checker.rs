@@ -2,8 +2,8 @@
 //!
 //! For each key it knows every state that the key may be in, with the calls that have taken effect in it without having
 //! been answered. A call may take effect at any moment from when it is made until it is answered. What answers and
-//! looks rule out goes; where nothing is left the promises were broken. A crash keeps what may have taken effect and forgets
-//! the rest: whether a call that nobody heard the answer of is there, nobody knows; what was answered is there.
+//! looks rule out goes; where nothing is left the promises were broken. A crash keeps what may have taken effect and
+//! forgets the rest: whether a call that nobody heard the answer of is there, nobody knows; what was answered is there.
 
 use std::collections::HashSet;
 

@@ -275,6 +275,7 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
 }
 
 /// What the store was told became of a step, if it was told: a result, or that nothing happened.
+#[expect(clippy::option_option, reason = "a report of nothing is a report")]
 fn reported(came: &Result<String, Error>, seen: &Seen) -> Option<Option<Digest>> {
     let is_fenced = came.as_ref().is_err_and(|error| error.kind() == ErrorKind::Fenced);
     match (came, seen.came_to.get()) {
@@ -298,7 +299,7 @@ fn came_to(asked: &mut Asked, seen: &Seen, came: &Result<String, Error>, guard: 
             world.refused(key, id, "nobody can tell");
         }
         Err(error) if error.kind() == ErrorKind::Fenced && seen.is_found.get() => {
-            world.refused(key, id, "it was found")
+            world.refused(key, id, "it was found");
         }
         Err(error) => world.failed(key, id, error),
     });

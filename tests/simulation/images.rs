@@ -75,17 +75,14 @@ pub(crate) fn draw(disk: &SimulatedDisk, from: usize, to: usize, dice: &mut Dice
     let at = from + dice.below(to - from + 1);
     let way = dice.below(8);
     let special = dice.below(12);
+    let kept_where = |is_kept: bool| if is_kept { Loss::Kept } else { Loss::Lost };
     disk.cut(at, |call| match way {
-        0 => Loss::Lost,
-        1 => Loss::Kept,
-        2 if call.nth == special => Loss::Lost,
-        2 => Loss::Kept,
-        3 if call.nth == special => Loss::Kept,
-        3 => Loss::Lost,
-        4 if call.nth < special => Loss::Kept,
-        4 => Loss::Lost,
+        0 | 1 => kept_where(way == 1),
+        2 => kept_where(call.nth != special),
+        3 => kept_where(call.nth == special),
+        4 => kept_where(call.nth < special),
         5 if call.nth == special => torn(call.bytes, dice),
-        5 => Loss::Kept,
+        5 => kept_where(true),
         _ => match dice.below(5) {
             0 | 1 => Loss::Kept,
             2 | 3 => Loss::Lost,
@@ -211,8 +208,8 @@ impl Image {
             let fitting: Vec<_> = states.iter().filter(fits).cloned().collect();
             let Some(first) = fitting.first() else {
                 return Err(format!(
-                    "P2, P3, P5, P6, P8: key {key} shows {seen:#?} with rows {paid:x} and {order:x} at {:?}, but may be \
-                     one of {states:#?}",
+                    "P2, P3, P5, P6, P8: key {key} shows {seen:#?} with rows {paid:x} and {order:x} at {:?}, but may \
+                     be one of {states:#?}",
                     self.now
                 ));
             };

@@ -48,7 +48,7 @@ impl Plan {
             lease: Some(pick(dice, &[1_500, 10_000])).filter(|_| dice.below(2) == 0),
             attempts_max: 3 + u32::try_from(dice.below(4)).unwrap_or(0),
         };
-        let keys = (0..1 + dice.below(4)).map(|nth| KeyPlan::draw(nth, dice)).collect();
+        let keys = (0..=dice.below(4)).map(|nth| KeyPlan::draw(nth, dice)).collect();
         Self {
             policy,
             keys,

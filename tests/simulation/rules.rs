@@ -331,12 +331,12 @@ fn claim(
         let entered = Answer::Run(Entered::of(&begun));
         let owner = Some(Owner { run: id, moved: moved(now, policy) });
         let (paid, order) = (state.paid, state.order);
-        let begin = |durable| {
+        let with = |durable| {
             let record = Some(Rec { durable, ..begun.clone() });
             (State { begun: begun.born, record, owner, paid, order }, entered.clone())
         };
         // Where no number is reserved a claim is not deferred.
-        return if begun.durable || is_sure { vec![begin(begun.durable)] } else { vec![begin(true), begin(false)] };
+        return if begun.durable || is_sure { vec![with(begun.durable)] } else { vec![with(true), with(false)] };
     };
     if asked.is_some_and(|asked| asked != record.fingerprint) {
         let since = record.since;
