@@ -22,7 +22,7 @@ pub use clock::ManualClock;
 pub use clock::{Clock, SystemClock, Timestamp};
 pub use effect::EffectId;
 #[cfg(any(test, feature = "testing"))]
-pub use engine::{Loss, SimulatedDisk, Unsynced};
+pub use engine::{DiskCall, DiskFault, Loss, SimulatedDisk, Unsynced};
 pub use engine::{OpenCheck, ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
 pub use error::{Error, ErrorKind, Result};
 pub use key::{Fingerprint, Key};

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use reentry::{Claim, Fingerprint, Key, ManualClock, Pending, Run, SimulatedDisk, Store, Timestamp};
+use reentry::{
+    Claim, DiskCall, DiskFault, Fingerprint, Key, ManualClock, Pending, Run, SimulatedDisk, Store, Timestamp,
+};
 
 fn open(disk: &SimulatedDisk, clock: &ManualClock) -> Store {
     Store::builder().lease(Duration::from_secs(60)).clock(clock.clone()).open_by_hand(disk).unwrap()
@@ -39,11 +41,11 @@ fn live() -> Vec<u8> {
     let moved = run.advance("dough", &7_u32.to_string());
     worked(&store, moved);
 
-    disk.fail_from(Some((disk.calls(), std::io::ErrorKind::StorageFull)));
+    disk.fail(Some(DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).for_ever()));
     let refused = claim(&store, "3");
     store.work_by_hand();
     assert!(refused.wait().is_err());
-    disk.fail_from(None);
+    disk.fail(None);
     let third = claim(&store, "3");
     assert!(matches!(worked(&store, third), Claim::Run(_)));
 

@@ -9,8 +9,8 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use reentry::{Claim, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
-use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, stand_in_line};
+use reentry::{Claim, DiskCall, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
+use support::{Gate, PATIENCE, broken, full, key, kind, request, run, run_of, settle, stand_in_line};
 
 fn answer() -> String {
     "the answer".to_owned()
@@ -56,8 +56,7 @@ fn nobody_hangs_and_nothing_is_lost(fail: fn(&SimulatedDisk)) {
     assert_eq!([failure(waiting), failure(waiting_for_outcome)], [ErrorKind::Failed; 2], "nobody waits for ever");
 
     // It stays so even if the disk is well again: what the system dropped meanwhile nobody knows.
-    disk.fail_syncs(false);
-    disk.fail_writes(false);
+    disk.fail(None);
     assert_eq!(failure(store.claim(&key("later"), request())), ErrorKind::Failed);
     assert_eq!(failure(owner.advance("later", &answer())), ErrorKind::Failed);
     assert_eq!(failure(owner.complete(&answer())), ErrorKind::Failed);
@@ -93,12 +92,12 @@ fn replay_or_failed(claim: Result<Claim>) {
 
 #[test]
 fn p10_after_a_failed_sync_nothing_is_acknowledged_and_nobody_hangs() {
-    nobody_hangs_and_nothing_is_lost(|disk| disk.fail_syncs(true));
+    nobody_hangs_and_nothing_is_lost(|disk| disk.fail(Some(broken(&[DiskCall::Sync]))));
 }
 
 #[test]
 fn p10_after_a_failed_write_nothing_is_acknowledged_and_nobody_hangs() {
-    nobody_hangs_and_nothing_is_lost(|disk| disk.fail_writes(true));
+    nobody_hangs_and_nothing_is_lost(|disk| disk.fail(Some(broken(&[DiskCall::Write, DiskCall::SetLen]))));
 }
 
 /// Claims and completes `nth` with enough bytes to fill a small disk soon.
@@ -263,7 +262,7 @@ fn p10_a_waiter_whose_owner_goes_after_a_failed_sync_does_not_hang() {
     let store = Store::builder().open_on(&disk).unwrap();
     let owner = run(&store, &key("owned"));
     let waiting = stand_in_line(&store, &key("owned"));
-    disk.fail_syncs(true);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     drop(owner);
     // Its turn came, and the claim it then made could not be made durable.
     let kind = failure(waiting);
@@ -288,18 +287,50 @@ fn p10_a_sync_that_fails_while_a_full_disk_is_mended_stops_the_store() {
         claim.wait()
     };
     drop(run_of(claim("before").unwrap()));
-    disk.fail_from(Some((disk.calls(), std::io::ErrorKind::StorageFull)));
-    disk.fail_syncs(true);
+    disk.fail([full(), broken(&[DiskCall::Sync])]);
     assert!(claim("full").is_err());
-    disk.fail_from(None);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     // Its reopening fails now or with the next batch.
     let _ = claim("failing");
-    disk.fail_syncs(false);
+    disk.fail(None);
     assert_eq!(kind(claim("after")), ErrorKind::Failed);
     assert_eq!(kind(claim("ever after")), ErrorKind::Failed);
     assert!(!store.work_by_hand());
     drop(store);
     let store = Store::builder().open_on(&disk.killed(disk.calls())).unwrap();
     assert_eq!(store.unfinished().count(), 1, "what was told is there, and nothing that was refused");
+    store.verify().unwrap();
+}
+
+/// A closure that fails because the disk is full is not to blame for it, and neither are those behind it in the batch.
+#[test]
+fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {
+    const ROWS: reentry::Table = reentry::Table::new("rows");
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_by_hand(&disk).unwrap();
+    let claims: Vec<_> = (0..3).map(|nth| store.claim(&key(&nth.to_string()), request())).collect();
+    store.work_by_hand();
+    let mut runs: Vec<_> = claims.into_iter().map(|claim| run_of(claim.wait().unwrap())).collect();
+    disk.set_room(Some(disk.image().len() as u64));
+    for _ in 0..2 {
+        let moves: Vec<_> = runs
+            .iter_mut()
+            .map(|run| {
+                run.advance_with("large", &answer(), |tx| {
+                    Ok(tx.open_table(ROWS)?.insert("row", vec![7; 1 << 20]).map(drop)?)
+                })
+            })
+            .collect();
+        store.work_by_hand();
+        for moved in moves {
+            assert_eq!(kind(moved.wait()), ErrorKind::Full);
+        }
+    }
+    disk.set_room(None);
+    let moves: Vec<_> = runs.iter_mut().map(|run| run.advance("small", &answer())).collect();
+    store.work_by_hand();
+    for moved in moves {
+        moved.wait().unwrap();
+    }
     store.verify().unwrap();
 }

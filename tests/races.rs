@@ -10,11 +10,13 @@ use std::sync::{Arc, Barrier, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use reentry::{Claim, ErrorKind, Fingerprint, Key, Loss, Pending, Result, Revision, Run, SimulatedDisk, State, Store};
+use reentry::{
+    Claim, DiskCall, ErrorKind, Fingerprint, Key, Loss, Pending, Result, Revision, Run, SimulatedDisk, State, Store,
+};
 
 mod support;
 
-use support::{Gate, PATIENCE, START, Wakes, key, poll, request, run, run_of, settle, stand_in_line};
+use support::{Gate, PATIENCE, START, Wakes, broken, key, poll, request, run, run_of, settle, stand_in_line};
 
 /// A run, counted for as long as it lives.
 struct Owner<'a> {
@@ -364,7 +366,7 @@ fn p10_a_failed_sync_strands_nobody_in_line() {
     let disk = SimulatedDisk::new();
     let store = Store::builder().open_on(&disk).unwrap();
     let (owner, mut line) = Line::new(&store, 3);
-    disk.fail_syncs(true);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     drop(owner);
     for nth in 0..3 {
         let (pending, _) = line.waiting[nth].take().unwrap();
@@ -427,7 +429,7 @@ fn p2_a_refusal_is_not_told_before_the_outcome_it_rests_on_is_durable() {
     gate.hold(&store);
     let completed = owner.complete(&());
     let late = store.advance(&contested, Revision::NONE, "late", &());
-    disk.fail_syncs(true);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     gate.open();
     assert_eq!(completed.wait().unwrap_err().kind(), ErrorKind::OutcomeUnknown);
     assert_ne!(late.wait().unwrap_err().kind(), ErrorKind::Finished);

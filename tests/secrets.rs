@@ -7,14 +7,13 @@ mod support;
 
 use std::error::Error as StdError;
 use std::fmt::Debug;
-use std::io;
 use std::time::Duration;
 
 use reentry::{
-    Advance, Bincode, Claim, Error, Failure, Fingerprint, Json, Key, Payload, Request, Resolution, Resumer, Revision,
-    SimulatedDisk, Store,
+    Advance, Bincode, Claim, DiskCall, Error, Failure, Fingerprint, Json, Key, Payload, Request, Resolution, Resumer,
+    Revision, SimulatedDisk, Store,
 };
-use support::{Gate, run_of, until};
+use support::{Gate, broken, full, run_of, until};
 
 /// What must not be seen: the scope, the key, the request, and all payloads hold it.
 const CANARY: &str = "canary-4111111111111111";
@@ -136,10 +135,9 @@ fn p9_no_error_of_a_disk_shows_what_was_to_be_written() {
     let store = Store::builder().open_on(&disk).unwrap();
     let mut run = run_of(claim(&store));
     run.advance("paid", &payload()).wait().unwrap();
-    disk.fail_from(Some((disk.calls(), io::ErrorKind::StorageFull)));
+    disk.fail(Some(full()));
     hidden_error("a full disk", run.advance("full", &payload()).wait());
-    disk.fail_from(None);
-    disk.fail_syncs(true);
+    disk.fail(Some(broken(&[DiskCall::Sync])));
     drop(run);
     // The full disk is left alone for a while first.
     let mut failed = store.claim(&Key::new("a", CANARY).unwrap(), Request::of(payload())).wait();

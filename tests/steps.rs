@@ -6,10 +6,12 @@ mod support;
 use std::cell::Cell;
 
 use reentry::{
-    Bincode, ErrorKind, Failure, Json, Loss, Payload, Resolution, Run, SimulatedDisk, State, Step, StepState, Store,
-    not_applied,
+    Bincode, DiskCall, ErrorKind, Failure, Json, Loss, Payload, Resolution, Run, SimulatedDisk, State, Step, StepState,
+    Store, not_applied,
 };
-use support::{Gate, MODES, START, after_a_cut, does, guard, key, kind, never, run, settle, step_of, times_out, until};
+use support::{
+    Gate, MODES, START, after_a_cut, broken, does, guard, key, kind, never, run, settle, step_of, times_out, until,
+};
 
 fn in_memory() -> Store {
     Store::builder().in_memory().unwrap()
@@ -374,7 +376,7 @@ fn p4_an_effect_does_not_run_where_its_intent_cannot_be_written() {
         let disk = SimulatedDisk::new();
         let store = Store::builder().open_on(&disk).unwrap();
         let mut run = run(&store, &key("order"));
-        disk.fail_syncs(true);
+        disk.fail(Some(broken(&[DiskCall::Sync])));
         assert_eq!(kind(guard(&mut run, mode, "charge", never::<()>)), ErrorKind::OutcomeUnknown);
         assert_eq!(kind(guard(&mut run, mode, "mail", never::<()>)), ErrorKind::Failed);
         drop(run);

@@ -200,6 +200,30 @@ fn every_promise_has_a_test_that_bears_its_number() {
     }
 }
 
+/// The names in backquotes that are sentences: tests, as the documents name them.
+fn named_tests(text: &str) -> Vec<&str> {
+    let is_name = |word: &&str| word.matches('_').count() >= 4 && !word.contains(|c: char| !is_in_a_name(c));
+    text.lines().flat_map(|line| line.split('`').skip(1).step_by(2)).filter(is_name).collect()
+}
+
+fn is_in_a_name(c: char) -> bool {
+    c == '_' || c.is_ascii_lowercase() || c.is_ascii_digit()
+}
+
+#[test]
+fn every_test_that_a_document_names_is_there() {
+    let code: String = ["src", "tests"].iter().flat_map(|f| files(f, &[".rs"])).map(|(_, text)| text).collect();
+    let mut named = 0;
+    for (path, text) in files("docs", &[".md"]) {
+        for name in named_tests(&text) {
+            let is_there = ['(', '<'].iter().any(|end| code.contains(&format!("fn {name}{end}")));
+            assert!(is_there, "{} names {name}", path.display());
+            named += 1;
+        }
+    }
+    assert!(named > 0);
+}
+
 #[test]
 fn no_test_waits_by_sleeping() {
     // Put together here, so that this line is not the one that is found.
@@ -225,6 +249,7 @@ fn the_rules_of_this_file_find_what_they_are_there_for() {
     assert!(names("let x = redb::Database;", "redb") && !names("let my_redb = 1;", "redb"));
     assert_eq!(code("a // .unwrap()"), "a ");
     assert_eq!(without_tests("fn a() {}\n#[cfg(test)]\nmod tests { x.unwrap() }"), "fn a() {}");
+    assert_eq!(named_tests("`p9_what_is_it_that`, `a_b` and `x_y_z_z::y`"), ["p9_what_is_it_that"]);
     let long = format!("fn long() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_LINES_MAX));
     assert_eq!((long_functions(&long), long_functions("fn short() {\n}\n")), (vec![1], vec![]));
 }

@@ -31,6 +31,8 @@ mod file;
 mod index;
 mod log;
 mod lookup;
+#[cfg(any(test, feature = "testing"))]
+mod mishap;
 mod queue;
 mod request;
 mod retention;
@@ -45,6 +47,8 @@ use index::{Index, KeyHash, Open, Tally, Waiter};
 pub use log::OpenCheck;
 pub(crate) use log::Opening;
 use log::{Log, Place};
+#[cfg(any(test, feature = "testing"))]
+pub use mishap::{DiskCall, DiskFault};
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
 pub(crate) use request::{Advanced, Carried, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
@@ -129,13 +133,14 @@ impl Engine {
     /// A store on a simulated disk, which is initialised where it is empty. By hand it works only when it is told to.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn open_simulated(disk: &SimulatedDisk, options: Options, by_hand: bool) -> Result<Arc<Self>> {
+        let unnamed = |e| error::engine(redb::Error::Io(e));
         if disk.is_empty() {
             let made = Arc::new(disk::Memory::default());
             // Without an id of its own: the same calls leave the same bytes.
             Log::initialise(Arc::<disk::Memory>::clone(&made), [0; 16])?;
-            disk.publish(made.image());
+            disk.publish(made.image()).map_err(unnamed)?;
         }
-        disk.settle_name();
+        disk.settle_name().map_err(unnamed)?;
         let writer = Self::prepare(Arc::new(disk.clone()), options)?;
         if !by_hand {
             return Self::start(writer);

@@ -252,7 +252,9 @@ impl Writer {
                     }
                 }
                 Err(failure) => {
-                    behind.drain(..).for_each(|request: Request| request.refuse(not_applied(failure.error())));
+                    let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
+                    let refusal = if is_full { full } else { not_applied };
+                    behind.drain(..).for_each(|request: Request| request.refuse(refusal(failure.error())));
                     self.recover(failure, requests, done, now);
                 }
             }
@@ -345,8 +347,8 @@ impl Writer {
         match landed {
             Some(true) => done.publish(&self.shared, requests.drain(..), now),
             Some(false) => {
-                let error = reopened.err().unwrap_or(error);
-                requests.drain(..).for_each(|request| request.refuse(not_applied(&error)));
+                let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));
+                requests.drain(..).for_each(|request| request.refuse(refusal()));
             }
             None => requests.drain(..).for_each(|request| request.refuse(unknown(&error))),
         }

@@ -1,28 +1,27 @@
 //! A disk that fails, or is full, from each of its calls on, under a server at work.
 
-use std::io;
-
-use reentry::{Claim, Error, ErrorKind, Fingerprint, Loss, SimulatedDisk};
+use reentry::{Claim, DiskCall, Error, ErrorKind, Fingerprint, Loss, SimulatedDisk};
 
 use super::cuts::Tally;
 use super::handler::Plan;
 use super::losses::{Thoroughness, cut, ways};
 use super::server::Server;
-use super::support::{Dice, PATIENCE};
+use super::support::{Dice, PATIENCE, broken, full};
 use super::world::{Present, Situation};
 
-/// How many calls it takes to create the store, which a disk that fails lets through.
+/// How many calls it takes to create the store, which a disk that fails lets through; and how many of them take room.
 const CREATED: usize = 2;
+const CREATED_GROWS: usize = 1;
 
 /// How many sizes of a full disk are tried, in pages.
 const ROOMS: u64 = 40;
 
-/// How many calls the disk sees until the operation has its outcome.
-fn calls(plan: Plan) -> usize {
+/// How many calls of these kinds the disk sees until the operation has its outcome.
+fn calls(plan: Plan, kinds: &[DiskCall]) -> usize {
     let mut server = Server::new(plan, SimulatedDisk::new(), None);
     server.open().unwrap();
     server.finish().unwrap();
-    server.disk.calls()
+    server.disk.seen(kinds)
 }
 
 /// A server whose disk was made to fail, and what stopped it; none where nothing did.
@@ -43,14 +42,15 @@ fn stopped(plan: Plan, is_patient: bool, fail: impl FnOnce(&SimulatedDisk)) -> (
 pub(crate) fn break_everywhere(plan: Plan) -> Tally {
     let (mut tally, mut dice) = (Tally::default(), Dice::new(3));
     let how = Thoroughness { all_subsets_max: 2, subsets: 2, tears: 0 };
-    for from in CREATED..calls(plan) {
-        let (mut server, error) = stopped(plan, false, |disk| disk.fail_from(Some((from, io::ErrorKind::Other))));
+    for from in CREATED..calls(plan, DiskCall::CHANGES) {
+        let broken = broken(DiskCall::CHANGES).after(from);
+        let (mut server, error) = stopped(plan, false, |disk| disk.fail(Some(broken)));
         let Some(error) = error else { continue };
         tally.cuts += 1;
         let kinds = [ErrorKind::OutcomeUnknown, ErrorKind::Failed, ErrorKind::Io];
         assert!(kinds.contains(&error.kind()), "broken from call {from} on: {:?} {error}", error.kind());
         // A disk that is well again is no reason to go on: nobody knows what it dropped.
-        server.disk.fail_from(None);
+        server.disk.fail(None);
         let told = server.outside.now();
         if server.store.is_some() {
             nothing_is_told_any_more(&server, from);
@@ -101,9 +101,8 @@ fn goes_on(plan: Plan, left: SimulatedDisk, present: &Present, tally: &mut Tally
 /// The disk is full at every call in turn, until there is room again, and the store mends itself.
 pub(crate) fn fill_everywhere(plan: Plan) -> Tally {
     let mut tally = Tally::default();
-    for from in CREATED..calls(plan) {
-        let full = io::ErrorKind::StorageFull;
-        filled(plan, false, &mut tally, |disk| disk.fail_from(Some((from, full))));
+    for from in CREATED_GROWS..calls(plan, DiskCall::GROWS) {
+        filled(plan, false, &mut tally, |disk| disk.fail(Some(full().after(from))));
     }
     tally
 }

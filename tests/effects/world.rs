@@ -204,7 +204,7 @@ impl Outside {
     }
 
     pub(crate) fn make_room(&self) {
-        self.disk.fail_from(None);
+        self.disk.fail(None);
         self.disk.set_room(None);
     }
 

@@ -4,7 +4,7 @@
 #![allow(dead_code, reason = "each test file takes what it needs of this")]
 
 use std::future::Future;
-use std::io::BufRead;
+use std::io::{self, BufRead};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -13,8 +13,8 @@ use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
 use reentry::{
-    Claim, Clock, EffectId, ErrorKind, Failure, Fingerprint, Key, Loss, ManualClock, Payload, Pending, Result, Run,
-    SimulatedDisk, Step, Store, Timestamp,
+    Claim, Clock, DiskCall, DiskFault, EffectId, ErrorKind, Failure, Fingerprint, Key, Loss, ManualClock, Payload,
+    Pending, Result, Run, SimulatedDisk, Step, Store, Timestamp,
 };
 
 /// Longer than any answer takes; a test that hangs fails after it.
@@ -68,6 +68,16 @@ pub(crate) fn kind<T>(answer: Result<T>) -> ErrorKind {
 /// The store that a power cut at this moment leaves, where every unsynced call is lost.
 pub(crate) fn after_a_cut(disk: &SimulatedDisk) -> Store {
     Store::builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap()
+}
+
+/// From now on every call of these kinds fails.
+pub(crate) fn broken(kinds: &'static [DiskCall]) -> DiskFault {
+    DiskFault::kind(io::ErrorKind::Other).on(kinds).for_ever()
+}
+
+/// From now on there is no room on the disk.
+pub(crate) fn full() -> DiskFault {
+    DiskFault::kind(io::ErrorKind::StorageFull).on(DiskCall::GROWS).for_ever()
 }
 
 /// The step of this name as the store shows it to anybody, if it remembers one.
