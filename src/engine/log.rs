@@ -92,6 +92,17 @@ pub(crate) struct Log {
     open: RwLock<State>,
 }
 
+impl Drop for Log {
+    fn drop(&mut self) {
+        let state = std::mem::replace(self.open.get_mut(), State::Closed);
+        // redb closes the file when it is dropped, and may panic there where it panicked before.
+        drop(unwound(|| {
+            drop(state);
+            Ok(())
+        }));
+    }
+}
+
 /// Whether redb has the file open.
 #[derive(Debug)]
 enum State {
@@ -170,7 +181,8 @@ impl Log {
     /// Closes redb for good, lets others open the file, and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
         let closed = match std::mem::replace(&mut *self.open.write(), State::Closed) {
-            State::Open(open) => open.database.close().map_err(engine),
+            // After a panic of redb's own it may panic again.
+            State::Open(open) => unwound(|| open.database.close().map_err(engine)),
             State::Full | State::Failed | State::Closed => Ok(()),
         };
         let released = self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock the file", e));

@@ -175,7 +175,8 @@ impl Engine {
             counters: Counters::default(),
         });
         let mut writer = Writer::new(shared, meta);
-        writer.reserve()?;
+        // Where the check is off, redb may first meet damage here, and panic.
+        error::unwound(|| writer.reserve())?;
         Ok(writer)
     }
 
