@@ -10,7 +10,6 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
     TableError, WriteTransaction,
@@ -23,9 +22,7 @@ use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
 use crate::record::{Body, Record, format};
-
-/// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
-pub(crate) const BODY_HERE_BYTES_MAX: usize = 1024;
+use crate::sync::RwLock;
 
 type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 

@@ -3,8 +3,6 @@
 //! Invariant: what is found is durable (the index knows nothing else, P2), and is the key's own (its scope and key are
 //! compared in full, P9). A row that moved meanwhile is looked up again.
 
-use std::thread;
-
 use super::Shared;
 use super::index::{KeyHash, Owner};
 use super::log::Place;
@@ -14,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::record::transitions::{Command, Decision, Situation, Standing, decide};
 use crate::record::{Phase, Record};
+use crate::sync::thread;
 
 /// How often a reader looks a row up again that moved meanwhile.
 const LOOK_UPS_MAX: usize = 10_000;

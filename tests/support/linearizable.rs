@@ -116,6 +116,17 @@ impl<A, R> History<A, R> {
         }
     }
 
+    /// A call whose answer nobody knows has happened by now, or never does: who asks sees to that.
+    pub(crate) fn bound(&self, asked: Asked) {
+        let mut written = self.written();
+        let moment = written.tick();
+        if let Some((_, call)) = asked.0.map(|nth| &mut written.calls[nth])
+            && call.answer.is_none()
+        {
+            call.until = call.until.min(moment);
+        }
+    }
+
     /// From now on nobody hears an answer: the process dies at any moment. The caller takes the image now.
     pub(crate) fn begin_crash(&self) {
         self.written().is_crashing = true;
@@ -128,7 +139,7 @@ impl<A, R> History<A, R> {
         let (dead, moment) = (written.epoch, written.tick());
         for (epoch, call) in &mut written.calls {
             if *epoch == dead && call.answer.is_none() {
-                call.until = moment;
+                call.until = call.until.min(moment);
             }
         }
         let (asked, until) = (written.tick(), written.tick());
@@ -181,8 +192,21 @@ impl<A: fmt::Debug, R: fmt::Debug> fmt::Display for Shown<'_, A, R> {
 
 /// Checks that an order of these calls explains every answer.
 pub(crate) fn check<S: Sequential>(rules: &S, calls: &[Call<S::Act, S::Answer>]) -> Result<(), ViolationOf<S>> {
-    if order(rules, calls).is_some() {
-        return Ok(());
+    let is_decided = check_within(SEARCH_MAX, rules, calls)?;
+    assert!(is_decided, "too much overlaps in this history of {} calls", calls.len());
+    Ok(())
+}
+
+/// The same, looking at so many configurations at most in each search: whether that was enough.
+pub(crate) fn check_within<S: Sequential>(
+    most: usize,
+    rules: &S,
+    calls: &[Call<S::Act, S::Answer>],
+) -> Result<bool, ViolationOf<S>> {
+    match search(most, rules, calls) {
+        Found::Order(_) => return Ok(true),
+        Found::TooMuch => return Ok(false),
+        Found::Nothing => {}
     }
     // A history that can be ordered can be at every moment before, so the first that cannot is found by halving.
     let mut answered: Vec<u64> = calls.iter().filter(|call| call.must_happen()).map(|call| call.until).collect();
@@ -190,9 +214,10 @@ pub(crate) fn check<S: Sequential>(rules: &S, calls: &[Call<S::Act, S::Answer>])
     let (mut good, mut bad) = (0, answered.len());
     while good + 1 < bad {
         let half = usize::midpoint(good, bad);
-        match order(rules, &as_of(calls, answered[half - 1])) {
-            Some(_) => good = half,
-            None => bad = half,
+        // What is too much to search is not known to be bad: the one that is named is then a later one.
+        match search(most, rules, &as_of(calls, answered[half - 1])) {
+            Found::Order(_) | Found::TooMuch => good = half,
+            Found::Nothing => bad = half,
         }
     }
     let at = answered[bad - 1];
@@ -224,8 +249,24 @@ struct Node<S> {
     came: Option<(usize, usize)>,
 }
 
+/// What a search comes to.
+enum Found {
+    /// An order that explains every answer, as places in the list of calls.
+    Order(Vec<usize>),
+    Nothing,
+    /// It would have had to look at too much.
+    TooMuch,
+}
+
 /// An order that explains every answer, as places in `calls`; none where there is none.
 pub(crate) fn order<S: Sequential>(rules: &S, calls: &[Call<S::Act, S::Answer>]) -> Option<Vec<usize>> {
+    match search(SEARCH_MAX, rules, calls) {
+        Found::Order(order) => Some(order),
+        Found::Nothing | Found::TooMuch => None,
+    }
+}
+
+fn search<S: Sequential>(most: usize, rules: &S, calls: &[Call<S::Act, S::Answer>]) -> Found {
     let mut by_asked: Vec<usize> = (0..calls.len()).collect();
     by_asked.sort_unstable_by_key(|nth| calls[*nth].asked);
     let calls: Vec<_> = by_asked.iter().map(|nth| &calls[*nth]).collect();
@@ -238,7 +279,8 @@ pub(crate) fn order<S: Sequential>(rules: &S, calls: &[Call<S::Act, S::Answer>])
             let way = std::iter::successors(nodes[at].came, |(before, _)| nodes[*before].came);
             let mut way: Vec<usize> = way.map(|(_, nth)| by_asked[nth]).collect();
             way.reverse();
-            return Some(way);
+
+            return Found::Order(way);
         }
         for nth in next {
             let call = calls[nth];
@@ -249,14 +291,16 @@ pub(crate) fn order<S: Sequential>(rules: &S, calls: &[Call<S::Act, S::Answer>])
                 }
                 let is_done = done_with(&calls, &nodes[at].is_done, nth);
                 if seen.insert((Rc::clone(&is_done), state.clone())) {
-                    assert!(nodes.len() < SEARCH_MAX, "too much overlaps in this history of {} calls", calls.len());
+                    if nodes.len() >= most {
+                        return Found::TooMuch;
+                    }
                     open.push(nodes.len());
                     nodes.push(Node { is_done, state, came: Some((at, nth)) });
                 }
             }
         }
     }
-    None
+    Found::Nothing
 }
 
 fn is_set(bits: &[u64], nth: usize) -> bool {

@@ -103,6 +103,9 @@ impl Sequential for Promises {
         for before in self.meanwhile(state, call.times) {
             for (state, answer) in self.comes_to(&before, call) {
                 let fits = call.answer.as_ref().is_none_or(|told| *told == answer);
+                if fits && is_local(&call.act, &answer) {
+                    add(before.clone());
+                }
                 if fits {
                     add(state);
                 }
@@ -122,6 +125,16 @@ fn changes_nothing(kind: ErrorKind) -> bool {
     use ErrorKind::{Aborted, Capacity, Closed, Codec, Failed, Full, InvalidName, PayloadTooLarge, WouldDeadlock};
     let kinds = [Aborted, Capacity, Closed, Codec, Failed, Full, InvalidName, PayloadTooLarge, WouldDeadlock];
     kinds.contains(&kind)
+}
+
+/// Whether a run may be told so by what it knows itself, so that what was reported need not be on disk.
+fn is_local(act: &Act, answer: &Answer) -> bool {
+    use ErrorKind::{Fenced, InDoubt};
+    match answer {
+        Answer::Refused(Fenced) => true,
+        Answer::Known(_) | Answer::Refused(InDoubt) => matches!(act, Act::Intend { .. }),
+        _ => false,
+    }
 }
 
 impl Promises {
