@@ -8,9 +8,10 @@
     clippy::panic,
     clippy::unwrap_used,
     clippy::wildcard_imports,
+    dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "tests panic"
+    reason = "tests panic, and the fuzzers need more of their targets than this"
 )]
 
 #[path = "../fuzz/src/lib.rs"]
