@@ -33,8 +33,4 @@ impl<'a> Bytes<'a> {
     pub fn u32(&mut self) -> u32 {
         u32::from_le_bytes(self.array())
     }
-
-    pub fn eight(&mut self) -> [u8; 8] {
-        self.array()
-    }
 }
