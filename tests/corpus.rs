@@ -1,19 +1,16 @@
 //! What the fuzzers found worth keeping is done again, without a fuzzer: every file of `fuzz/corpus` goes through its
 //! target. A finding stands there under a name that says what it was.
 
-#![allow(
-    clippy::cast_possible_truncation,
-    clippy::expect_used,
-    clippy::missing_panics_doc,
-    clippy::panic,
-    clippy::unwrap_used,
-    clippy::wildcard_imports,
+#![allow(clippy::unwrap_used, reason = "tests panic")]
+
+#[allow(
+    clippy::all,
+    clippy::pedantic,
     dead_code,
     missing_docs,
     unreachable_pub,
-    reason = "tests panic, and the fuzzers need more of their targets than this"
+    reason = "the fuzz package's own code"
 )]
-
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 

@@ -124,7 +124,7 @@ mod tests {
         match decided(record, owner, command) {
             Decision::Change(change) => Ok(apply(Some(record.clone()), &key(), change, 99, now()).unwrap()),
             Decision::Refuse(refusal) => Err(refusal),
-            other => panic!("{command:?}: {other:?}"),
+            other @ Decision::Stand(_) => panic!("{command:?}: {other:?}"),
         }
     }
 

@@ -11,6 +11,9 @@ use reentry::{Claim, ErrorKind, Store};
 use super::folder;
 use super::support::{PATIENCE, key, request, run};
 
+/// Something that is done to a store's file, and its name.
+type Way = (&'static str, fn(&Path));
+
 /// Does it under an open store: nothing may be acknowledged after that.
 fn is_told_before_the_next_acknowledgement(what: &str, take_away: fn(&Path)) {
     let folder = folder();
@@ -38,7 +41,7 @@ fn aside(path: &Path) -> std::path::PathBuf {
 
 #[test]
 fn p10_nothing_is_acknowledged_into_a_file_that_its_name_no_longer_leads_to() {
-    let ways: [(&str, fn(&Path)); 9] = [
+    let ways: [Way; 9] = [
         ("removed", |path| fs::remove_file(path).unwrap()),
         ("renamed", |path| drop(aside(path))),
         ("replaced by a copy", |path| {
@@ -67,9 +70,9 @@ fn p10_nothing_is_acknowledged_into_a_file_that_its_name_no_longer_leads_to() {
 
 #[test]
 fn p10_a_store_goes_on_where_its_name_still_leads_to_it() {
-    let ways: [(&str, fn(&Path)); 3] = [
+    let ways: [Way; 3] = [
         ("another name", |path| fs::hard_link(path, path.with_extension("other")).unwrap()),
-        ("nobody may read it", |path| fs::set_permissions(path, fs::Permissions::from_mode(0)).unwrap()),
+        ("nobody may read it", |path| fs::set_permissions(path, fs::Permissions::from_mode(0o000)).unwrap()),
         ("renamed and back", |path| fs::rename(aside(path), path).unwrap()),
     ];
     for (what, change) in ways {
