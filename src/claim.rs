@@ -7,7 +7,7 @@ use crate::clock::Timestamp;
 use crate::engine::{Claimed, Engine, Working};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
-use crate::payload::{Limits, Payload};
+use crate::payload::{Limits, PAYLOAD_BYTES_LIMIT, Payload, copy, encode};
 use crate::pending::Pending;
 use crate::record::Outcome;
 use crate::record::transitions::Ask;
@@ -40,13 +40,15 @@ impl Request {
     ///
     /// They count as a payload: at most the builder's `payload_bytes_max`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        let bytes = bytes.as_ref();
-        Self { bytes: Some(Ok(bytes.to_vec())), ..Fingerprint::of(bytes).into() }
+        let (bytes, copy) = (bytes.as_ref(), copy(bytes.as_ref()));
+        // What no store takes is refused when it is claimed, so nothing need be made of it.
+        let fingerprint = Fingerprint::of(if copy.is_ok() { bytes } else { &[] });
+        Self { bytes: Some(copy), ..fingerprint.into() }
     }
 
     /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3).
     pub fn keep(self, request: &(impl Payload + ?Sized)) -> Self {
-        Self { bytes: Some(request.encode()), ..self }
+        Self { bytes: Some(encode(request, PAYLOAD_BYTES_LIMIT)), ..self }
     }
 
     /// Lets a first claim wait for its run's first step, checkpoint or outcome to become durable, instead of waiting

@@ -107,13 +107,13 @@ impl Clock for SystemClock {
 /// ```
 #[cfg(any(test, feature = "testing"))]
 #[derive(Debug, Clone)]
-pub struct ManualClock(std::sync::Arc<parking_lot::Mutex<(Timestamp, Duration)>>);
+pub struct ManualClock(std::sync::Arc<crate::sync::Mutex<(Timestamp, Duration)>>);
 
 #[cfg(any(test, feature = "testing"))]
 impl ManualClock {
     /// A clock that stands at this moment.
     pub fn at(wall: Timestamp) -> Self {
-        Self(std::sync::Arc::new(parking_lot::Mutex::new((wall, Duration::ZERO))))
+        Self(std::sync::Arc::new(crate::sync::Mutex::new((wall, Duration::ZERO))))
     }
 
     /// Lets this much time pass, on both clocks.

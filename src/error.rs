@@ -108,8 +108,10 @@ pub enum ErrorKind {
     OutcomeUnknown,
     /// The disk is full. The change was refused and not applied; replays go on. Make room: the store mends itself.
     Full,
-    /// The store holds as many operations as the builder's `operations_max` allows: wait for retention, or raise it. Or
-    /// the operation has as many steps as one may have, 1,024: put more into a step that can be repeated whole.
+    /// A key was not begun because the store, or its scope, keeps as much as the builder allows; the message names the
+    /// setting. Wait for retention or for what is unfinished to end, forget some, or raise it; what has begun goes on.
+    /// Or one operation has as many steps as it may, 1,024, or as many bytes (`operation_bytes_max`): then what was
+    /// asked for did not happen, and the operation can still be completed or failed.
     Capacity,
     /// The store stopped after a failed write or sync, or a fault inside it. Close it and open it anew; what was
     /// acknowledged is there.

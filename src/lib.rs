@@ -15,6 +15,9 @@ mod resumer;
 mod run;
 mod step;
 mod store;
+mod sync;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 
 pub use claim::{Busy, Claim, Gone, Rejected, Request};
 #[cfg(any(test, feature = "testing"))]
@@ -36,6 +39,9 @@ pub use resumer::{Resumer, ResumerBuilder, ResumerStats};
 pub use run::Run;
 pub use step::{Failure, Rechecked, StepBuilder, not_applied};
 pub use store::{Advance, Builder, Stats, Store, Verified};
+#[cfg(shuttle)]
+#[doc(hidden)]
+pub use sync::pass_time;
 
 /// For the fuzzer alone: decodes a row and encodes its record again.
 #[cfg(feature = "testing")]
@@ -48,3 +54,8 @@ pub fn fuzz_row(body: &[u8]) -> Option<Vec<u8>> {
 #[cfg(doctest)]
 #[doc = include_str!("../docs/effects.md")]
 pub struct Effects;
+
+/// The guide to testing a handler, likewise.
+#[cfg(all(doctest, feature = "testing"))]
+#[doc = include_str!("../docs/testing.md")]
+pub struct Testing;

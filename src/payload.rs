@@ -10,6 +10,9 @@ use crate::error::{Error, ErrorKind, Result};
 /// Most bytes that decoding may claim: a length inside damaged bytes cannot ask for more memory than this.
 const DECODE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Largest limit a payload may be given: lengths take four bytes in the file.
+pub(crate) const PAYLOAD_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
+
 /// A value that a checkpoint or an outcome can keep. The codec is visible in the type.
 ///
 /// | type | take it when |
@@ -27,6 +30,12 @@ pub trait Payload {
     /// [`ErrorKind::Codec`] where the value cannot be encoded.
     fn encode(&self) -> Result<Vec<u8>>;
 
+    /// How many bytes it encodes to at least, as far as that can be told without encoding it: what is over the limit by
+    /// this is refused before it is copied. Default: none.
+    fn bytes_min(&self) -> usize {
+        0
+    }
+
     /// The value that these bytes hold.
     ///
     /// # Errors
@@ -42,6 +51,10 @@ impl Payload for Vec<u8> {
         Ok(self.clone())
     }
 
+    fn bytes_min(&self) -> usize {
+        self.len()
+    }
+
     fn decode(bytes: &[u8]) -> Result<Self> {
         Ok(bytes.to_vec())
     }
@@ -50,6 +63,10 @@ impl Payload for Vec<u8> {
 impl Payload for String {
     fn encode(&self) -> Result<Vec<u8>> {
         Ok(self.clone().into_bytes())
+    }
+
+    fn bytes_min(&self) -> usize {
+        self.len()
     }
 
     fn decode(bytes: &[u8]) -> Result<Self> {
@@ -112,18 +129,36 @@ pub(crate) struct Limits {
 impl Limits {
     /// The bytes of a payload, if they are not too many.
     pub(crate) fn encode(self, payload: &(impl Payload + ?Sized)) -> Result<Arc<[u8]>> {
-        self.check(payload.encode()?)
+        encode(payload, self.payload_bytes_max).map(Arc::from)
     }
 
     /// These bytes, if they are not too many.
     pub(crate) fn check(self, bytes: Vec<u8>) -> Result<Arc<[u8]>> {
-        let most = self.payload_bytes_max;
-        if bytes.len() > most {
-            let message = format!("the payload has {} bytes; at most {most} are allowed", bytes.len());
-            return Err(Error::new(ErrorKind::PayloadTooLarge, message));
-        }
+        check(bytes.len(), self.payload_bytes_max)?;
         Ok(bytes.into())
     }
+}
+
+/// The bytes of a payload, if they are not more than this. It is not encoded where that is known before.
+pub(crate) fn encode(payload: &(impl Payload + ?Sized), most: usize) -> Result<Vec<u8>> {
+    check(payload.bytes_min(), most)?;
+    let bytes = payload.encode()?;
+    check(bytes.len(), most)?;
+    Ok(bytes)
+}
+
+/// These bytes, copied only where some store might take them.
+pub(crate) fn copy(bytes: &[u8]) -> Result<Vec<u8>> {
+    check(bytes.len(), PAYLOAD_BYTES_LIMIT)?;
+    Ok(bytes.to_vec())
+}
+
+fn check(len: usize, most: usize) -> Result<()> {
+    if len > most {
+        let message = format!("the payload has {len} bytes; at most {most} are allowed");
+        return Err(Error::new(ErrorKind::PayloadTooLarge, message));
+    }
+    Ok(())
 }
 
 /// Bincode's fixed-width little-endian encoding (`legacy`), with a limit on what a decode may claim.

@@ -11,14 +11,12 @@ use std::future::Future;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
-use std::time::{Duration, Instant};
-
-use parking_lot::Mutex;
+use std::time::Duration;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{AtomicBool, Instant, Mutex, Ordering, thread_local};
 
 /// An answer that waits for the disk or for another run.
 ///

@@ -9,10 +9,7 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::thread::{self, JoinHandle};
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
 
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind, Result, Source};
@@ -21,6 +18,8 @@ use crate::pending::may_block;
 use crate::progress::{Position, State};
 use crate::run::Run;
 use crate::store::Store;
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{Condvar, Instant, Mutex};
 
 const CONCURRENCY: usize = 4;
 const EVERY: Duration = Duration::from_secs(10);

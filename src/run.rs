@@ -10,8 +10,6 @@ use std::collections::HashMap;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use crate::clock::Timestamp;
 use crate::effect::EffectId;
 use crate::engine::{Advanced, Carried, Engine, Granted, Known, Ownership, Stepped, Transaction, WriteRows};
@@ -22,6 +20,7 @@ use crate::pending::Pending;
 use crate::record::step::NOTE_BYTES_MAX;
 use crate::record::transitions::{Command, Reporter};
 use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
+use crate::sync::Mutex;
 
 /// One run of an operation, by its owner. At most one lives of each operation, in any thread or task.
 ///

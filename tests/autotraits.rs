@@ -99,3 +99,11 @@ fn p1_a_run_cannot_be_cloned() {
     <Run as NotClone<_>>::holds();
     <Claim as NotClone<_>>::holds();
 }
+
+#[test]
+fn the_kits_world_goes_where_a_handler_goes() {
+    use reentry::testing::{Count, CrashTest, Expected, Mistake, MistakeKind, Report, Unanswered, World};
+    all!(send: World, Report, Mistake, MistakeKind, Count, Expected, Unanswered);
+    all!(sync: World, Report, Mistake, MistakeKind, Count, Expected, Unanswered);
+    all!(owned: World, Report, CrashTest<'static>, Unanswered);
+}

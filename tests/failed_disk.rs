@@ -9,7 +9,7 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use reentry::{Claim, DiskCall, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
+use reentry::{Claim, DiskCall, DiskFault, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
 use support::{Gate, PATIENCE, broken, full, key, kind, request, run, run_of, settle, stand_in_line};
 
 fn answer() -> String {
@@ -333,4 +333,65 @@ fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {
         moved.wait().unwrap();
     }
     store.verify().unwrap();
+}
+
+/// A panic inside redb poisons its locks, and closing it would panic again: in the caller, or twice at once.
+#[test]
+fn p10_a_disk_that_panics_stops_the_store_and_nothing_else() {
+    let mut stopped = 0;
+    for after in 0..24 {
+        let disk = SimulatedDisk::new();
+        let store = Store::builder().open_by_hand(&disk).unwrap();
+        let claim = |name| {
+            let claim = store.claim(&key(name), request());
+            store.work_by_hand();
+            claim.wait()
+        };
+        let mut run = run_of(claim("before").unwrap());
+        disk.fail([DiskFault::panic().on(DiskCall::CHANGES).after(after)]);
+        let mut told = 0;
+        for nth in 0..4 {
+            let moved = run.advance(&format!("on {nth}"), &answer());
+            store.work_by_hand();
+            told += usize::from(moved.wait().is_ok());
+        }
+        stopped += usize::from(told < 4);
+        disk.fail(None);
+        drop(run);
+        if after % 2 == 0 {
+            drop(store.close());
+        }
+        drop(store);
+        let store = Store::builder().open_on(&disk.killed(disk.calls())).unwrap();
+        let position = store.progress(&key("before")).unwrap().unwrap();
+        let moves = position.checkpoint().map_or(0, |checkpoint| checkpoint.name()[3..].parse::<usize>().unwrap() + 1);
+        assert!((told..=told + 1).contains(&moves), "{told} were told, {moves} are there");
+        store.verify().unwrap();
+    }
+    assert!(stopped > 2, "{stopped}");
+}
+
+/// A clock of the server's that panics, where the writer only asks how long it may sleep.
+#[test]
+fn p10_a_clock_that_panics_stops_the_store_and_hangs_nobody() {
+    #[derive(Debug)]
+    struct Broken(std::sync::Arc<std::sync::atomic::AtomicBool>);
+    impl reentry::Clock for Broken {
+        fn wall(&self) -> reentry::Timestamp {
+            support::START
+        }
+        fn elapsed(&self) -> std::time::Duration {
+            assert!(!self.0.load(std::sync::atomic::Ordering::Relaxed), "the clock is broken");
+            std::time::Duration::ZERO
+        }
+    }
+    let is_broken = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let store = Store::builder().clock(Broken(is_broken.clone())).in_memory().unwrap();
+    let run = run(&store, &key("1"));
+    let waits = stand_in_line(&store, &key("1"));
+    is_broken.store(true, std::sync::atomic::Ordering::Relaxed);
+    // The writer meets it now or when it would sleep next.
+    assert!(run.complete(&answer()).wait().is_err());
+    assert!(waits.wait().is_err());
+    drop(store.close());
 }

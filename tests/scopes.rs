@@ -159,3 +159,25 @@ fn p3_a_non_owner_still_moves_what_is_its_own() {
     assert!(matches!(moved, Advance::Moved(_)), "{moved:?}");
     store.verify().unwrap();
 }
+
+/// A batch that moved the row of one key looked for it, under the other's hash, where it had been, and took it for
+/// damage.
+#[test]
+fn p9_two_keys_of_one_hash_change_in_one_batch() {
+    let store = Store::builder().with_one_hash_for_all().open_by_hand(&reentry::SimulatedDisk::new()).unwrap();
+    let keys = pairs(3);
+    let claims: Vec<_> = keys.iter().map(|key| store.claim(key, request())).collect();
+    store.work_by_hand();
+    let mut runs: Vec<_> = claims.into_iter().map(|claim| run_of(claim.wait().unwrap())).collect();
+    let moves: Vec<_> = runs.iter_mut().map(|run| run.advance("on", &"x".to_owned())).collect();
+    store.work_by_hand();
+    for moved in moves {
+        moved.wait().unwrap();
+    }
+    let ends: Vec<_> = runs.into_iter().map(|run| run.complete(&"done".to_owned())).collect();
+    store.work_by_hand();
+    for end in ends {
+        end.wait().unwrap();
+    }
+    store.verify().unwrap();
+}

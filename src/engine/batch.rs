@@ -10,9 +10,11 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::Shared;
+use super::capacity::Kept;
 use super::done::{Done, Move, Told};
 use super::index::{KeyHash, NUMBER_MAX, Owner, Tally};
-use super::log::{BODY_HERE_BYTES_MAX, Place, Tables};
+use super::log::{Place, Tables};
+use super::lookup::exchanged;
 use super::request::{Advanced, Claimed, Known, Request, Stepped, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
@@ -21,7 +23,7 @@ use crate::record::step::StepChange;
 use crate::record::transitions::{
     Ask, Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept,
 };
-use crate::record::{Body, Phase, Record, Step};
+use crate::record::{BODY_HERE_BYTES_MAX, Body, Phase, Record, Step};
 
 /// The numbers that rows stand under.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +54,8 @@ impl From<Error> for Stop {
 pub(super) struct Touched {
     pub(super) record: Option<Arc<Record>>,
     pub(super) place: Option<Place>,
+    /// What the row at that place counts for; the record may be ahead of it.
+    pub(super) kept: Kept,
     pub(super) owner: Option<Owner>,
     /// Whether the record has a step's result that no row has yet.
     pub(super) is_ahead: bool,
@@ -92,9 +96,6 @@ pub(super) struct Batch<'b, 't> {
     touched: TouchedKeys,
     /// The keys whose records came to be ahead of their rows.
     ahead: Vec<(KeyHash, Key)>,
-    /// Operations that begin or go in this batch, which the index does not know of yet.
-    begun: u64,
-    gone: u64,
 }
 
 impl<'b, 't> Batch<'b, 't> {
@@ -108,19 +109,9 @@ impl<'b, 't> Batch<'b, 't> {
     ) -> Self {
         done.moves.reserve(requests);
         done.told.reserve(requests);
+        done.draft = shared.ledger.draft();
         let touched = TouchedKeys(HashTable::with_capacity(requests));
-        Self {
-            shared,
-            tables,
-            numbers,
-            now,
-            done,
-            is_idle: requests == 0,
-            touched,
-            ahead: Vec::new(),
-            begun: 0,
-            gone: 0,
-        }
+        Self { shared, tables, numbers, now, done, is_idle: requests == 0, touched, ahead: Vec::new() }
     }
 
     /// Decides one request and writes what changes.
@@ -162,14 +153,17 @@ impl<'b, 't> Batch<'b, 't> {
         // Whatever is told of an expiry rests on the time, which must outlast a restart.
         self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
         let decision = decide(touched.situation(), &request.command, self.now, self.shared.policy);
+        if let Decision::Change(change) = &decision
+            && let Some(refusal) = self.over_capacity(touched, change, &request.key)
+        {
+            self.done.refused += 1;
+            return Ok(Told::Refused(refusal));
+        }
         Ok(match decision {
             Decision::Refuse(refusal) => Told::Refused(refused(refusal)),
             Decision::Stand(standing) => self.stand(touched, standing, request)?,
             Decision::Change(Change::Unseat) => unseat(touched),
             Decision::Change(Change::Remove) => self.change(touched, Change::Remove, request)?,
-            Decision::Change(_) if touched.place.is_none() && self.is_at_capacity() => {
-                Told::Refused(self.at_capacity())
-            }
             Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
                 self.settle(touched, change, request);
                 Told::Stepped(Stepped::Nothing)
@@ -207,8 +201,8 @@ impl<'b, 't> Batch<'b, 't> {
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
         let (owner, left) = (shard.owner(request.hash, &request.key), shard.left(request.hash, &request.key));
-        let record = Some(Arc::clone(record));
-        stands.then_some(Touched { record, place: Some(*place), owner, left, is_ahead: false })
+        let (kept, record) = (Kept::of(record), Some(Arc::clone(record)));
+        stands.then_some(Touched { record, place: Some(*place), kept, owner, left, is_ahead: false })
     }
 
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
@@ -218,10 +212,19 @@ impl<'b, 't> Batch<'b, 't> {
             drop(shard);
             let Some(place) = place else { break };
             // What stands in the index is on disk, and nobody but the writer moves it.
-            let record = self.tables.read(place)?.ok_or_else(|| missing(place))?;
+            let Some(record) = self.tables.read(place)? else {
+                // A key of the same hash that this batch has moved already.
+                if self.done.moves.iter().any(|moved| moved.old == Some(place)) {
+                    continue;
+                }
+                return Err(missing(place));
+            };
             if record.key == *key {
-                let record = Some(Arc::new(record));
-                return Ok(Touched { record, place: Some(place), owner, left, is_ahead: false });
+                let (kept, record) = (Kept::of(&record), Some(Arc::new(record)));
+                return Ok(Touched { record, place: Some(place), kept, owner, left, is_ahead: false });
+            }
+            if !self.shared.index.collides(hash, &record.key) {
+                return Err(exchanged(place));
             }
         }
         let deferred = self.shared.index.shard(hash).deferred(hash, key);
@@ -229,14 +232,14 @@ impl<'b, 't> Batch<'b, 't> {
         Ok(Touched { record, owner, ..Touched::default() })
     }
 
-    fn is_at_capacity(&self) -> bool {
-        let operations = self.shared.index.operations().saturating_add(self.begun);
-        operations.saturating_sub(self.gone) >= self.shared.operations_max
-    }
-
-    fn at_capacity(&self) -> Error {
-        let most = self.shared.operations_max;
-        Error::new(ErrorKind::Capacity, format!("the store keeps {most} operations, the most it may; wait or raise it"))
+    /// Why a change may not be made that begins an operation, or that is the first to be written of a deferred one.
+    fn over_capacity(&mut self, touched: &Touched, change: &Change, key: &Key) -> Option<Error> {
+        let begun = match (change, touched.place, &touched.record) {
+            (Change::Begin { request, .. }, ..) => Kept::begun(key, request.as_deref()),
+            (Change::Remove | Change::Unseat, ..) | (_, Some(_), _) | (.., None) => return None,
+            (_, None, Some(deferred)) => Kept::of(deferred),
+        };
+        self.done.draft.refusal(&self.shared.ledger, key, touched.kept, begun)
     }
 
     /// The answer where nothing changes.
@@ -364,11 +367,9 @@ impl<'b, 't> Batch<'b, 't> {
         let number = self.number()?;
         let after = apply(touched.record.as_deref().cloned(), &request.key, change, number, self.now);
         self.rewrite(request.hash, touched, after.clone(), Place::Log(number))?;
-        match old {
-            Some(old) => self.tables.remove(old)?,
-            None => self.begun += 1,
+        if let Some(old) = old {
+            self.tables.remove(old)?;
         }
-        self.gone += u64::from(touched.place.is_none());
         Ok(after)
     }
 
@@ -394,6 +395,11 @@ impl<'b, 't> Batch<'b, 't> {
         let kept: Vec<u64> = after.into_iter().flat_map(Record::rows_apart).collect();
         for row in before.into_iter().flat_map(Record::rows_apart).filter(|row| !kept.contains(row)) {
             self.tables.remove_body(row)?;
+        }
+        let counts = after.map(Kept::of).unwrap_or_default();
+        let replaced = std::mem::replace(&mut touched.kept, counts);
+        if let Some(Record { key, .. }) = after.or(before) {
+            self.done.draft.replace(&self.shared.ledger, key, replaced, counts);
         }
         let born = after.or(before).map_or(0, |record| record.born);
         // A key that starts anew ends its old incarnation, which was not unfinished any more.
@@ -461,6 +467,11 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::InDoubt => (ErrorKind::InDoubt, "the step is in doubt; claim again to learn how far it got"),
         Refusal::NotInDoubt => (ErrorKind::NotInDoubt, "the step is not in doubt; look at what became of it"),
         Refusal::TooManySteps => (ErrorKind::Capacity, "the operation has 1024 steps, the most it may; use fewer"),
+        Refusal::NoRoom => (
+            ErrorKind::Capacity,
+            "the operation would take the room that its next result and its outcome may need; keep less in it or raise \
+             `operation_bytes_max`",
+        ),
         Refusal::Exhausted => (ErrorKind::Capacity, "a counter of this operation has reached its end"),
     };
     Error::new(kind, message)

@@ -11,10 +11,10 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 
-use parking_lot::{Mutex, RwLock};
 use redb::StorageBackend;
+
+use crate::sync::plain::{AtomicBool, Mutex, Ordering, RwLock};
 
 /// The error type of redb's backend calls: `redb::BackendError` under its `experimental-api-5`.
 type BackendError = io::Error;

@@ -5,9 +5,9 @@
 //! 2. An owner is seated before its claim is answered, and unseated before whoever ended it is (P1, P7).
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::capacity::Draft;
 use super::index::{KeyHash, Open, Owner, Tally, Waiter};
 use super::log::Place;
 use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
@@ -16,11 +16,14 @@ use crate::error::Error;
 use crate::key::Key;
 use crate::record::transitions::Ask;
 use crate::record::{Outcome, Record};
+use crate::sync::Ordering;
 
 /// What a batch did, to be published once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Done {
     pub(super) moves: Vec<Move>,
+    /// What is kept after it.
+    pub(super) draft: Draft,
     /// What each request came to, in their order.
     pub(super) told: Vec<Told>,
     /// The runs that showed that they are at work; kept where there is a lease.
@@ -29,6 +32,8 @@ pub(super) struct Done {
     pub(super) left: Vec<(KeyHash, Key)>,
     /// How many rows retention removed.
     pub(super) removed: u64,
+    /// How many operations might not begin for what is kept already.
+    pub(super) refused: u64,
     /// Whether an answer rests on time that no row of this batch keeps.
     pub(super) tells_time: bool,
 }
@@ -76,7 +81,7 @@ impl Done {
 
     /// Publishes where everything went, and only then answers. The batch is durable.
     pub(super) fn publish(self, shared: &Arc<Shared>, requests: impl Iterator<Item = Request>, now: Now) {
-        publish_moves(shared, &self.moves);
+        publish_moves(shared, &self.moves, self.draft);
         for (hash, key) in self.left {
             shared.index.shard(hash).forget_left(hash, &key, |_| true);
         }
@@ -84,14 +89,16 @@ impl Done {
             shared.index.shard(hash).renew(hash, &key, token, now.time);
         }
         shared.counters.removed.fetch_add(self.removed, Ordering::Relaxed);
+        shared.counters.refused.fetch_add(self.refused, Ordering::Relaxed);
         for (request, told) in requests.zip(self.told) {
             answer(shared, request, told);
         }
     }
 }
 
-/// Publishes where records went. They are durable there.
-pub(super) fn publish_moves(shared: &Shared, moves: &[Move]) {
+/// Publishes where records went, and what is kept now. They are durable there.
+pub(super) fn publish_moves(shared: &Shared, moves: &[Move], draft: Draft) {
+    shared.ledger.publish(draft);
     let mut unfinished = shared.index.unfinished();
     for Move { hash, old, new, born, tally } in moves {
         shared.index.replace(*hash, *old, *new);
@@ -100,6 +107,7 @@ pub(super) fn publish_moves(shared: &Shared, moves: &[Move]) {
             None => unfinished.remove(born),
         };
     }
+    shared.is_moving.store(false, Ordering::Release);
 }
 
 /// Tells a caller what its request came to.

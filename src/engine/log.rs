@@ -10,7 +10,6 @@
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::sync::Arc;
 
-use parking_lot::RwLock;
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
     TableError, WriteTransaction,
@@ -23,9 +22,7 @@ use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
 use crate::record::{Body, Record, format};
-
-/// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
-pub(crate) const BODY_HERE_BYTES_MAX: usize = 1024;
+use crate::sync::RwLock;
 
 type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 
@@ -90,6 +87,19 @@ pub(crate) struct Log {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
     open: RwLock<State>,
+}
+
+/// redb closes the file when it is dropped, and may panic there where it panicked before.
+impl Drop for Log {
+    fn drop(&mut self) {
+        let state = std::mem::replace(self.open.get_mut(), State::Closed);
+        let dropped = unwound(|| {
+            drop(state);
+            Ok(())
+        });
+        // What was leaked, or not dropped to its end, holds the file and its lock.
+        drop(dropped.and_then(|()| self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock", e))));
+    }
 }
 
 /// Whether redb has the file open.
@@ -170,11 +180,18 @@ impl Log {
     /// Closes redb for good, lets others open the file, and tells what that came to.
     pub(crate) fn close(&self) -> Result<()> {
         let closed = match std::mem::replace(&mut *self.open.write(), State::Closed) {
-            State::Open(open) => open.database.close().map_err(engine),
+            // After a panic of redb's own it may panic again.
+            State::Open(open) => unwound(|| open.database.close().map_err(engine)),
             State::Full | State::Failed | State::Closed => Ok(()),
         };
         let released = self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock the file", e));
         closed.and(released)
+    }
+
+    /// Leaves redb as it is for good, after a panic in it: its locks are poisoned, and closing it would panic again, in
+    /// the worst order twice at once, which ends the process. What it holds is never given back.
+    pub(crate) fn give_up(&self) {
+        std::mem::forget(std::mem::replace(&mut *self.open.write(), State::Failed));
     }
 
     /// The first fault of the disk since it was opened.

@@ -3,8 +3,6 @@
 //! Invariant: what is found is durable (the index knows nothing else, P2), and is the key's own (its scope and key are
 //! compared in full, P9). A row that moved meanwhile is looked up again.
 
-use std::thread;
-
 use super::Shared;
 use super::index::{KeyHash, Owner};
 use super::log::Place;
@@ -14,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::record::transitions::{Command, Decision, Situation, Standing, decide};
 use crate::record::{Phase, Record};
+use crate::sync::thread;
 
 /// How often a reader looks a row up again that moved meanwhile.
 const LOOK_UPS_MAX: usize = 10_000;
@@ -58,8 +57,10 @@ impl Shared {
         let mut place = Some(place);
         for _ in 0..LOOK_UPS_MAX {
             let Some(found) = place else { return Ok(None) };
-            if let Some(record) = self.log.read(found)? {
-                return Ok(Some(record));
+            match self.log.read(found)? {
+                Some(record) if record.born == born => return Ok(Some(record)),
+                Some(_) => return Err(exchanged(found)),
+                None => {}
             }
             thread::yield_now();
             place = self.index.unfinished().get(&born).map(|open| open.place);
@@ -79,7 +80,8 @@ impl Shared {
             let Some(place) = place else { break };
             match self.log.read(place)? {
                 Some(record) if record.key == *key => return Ok(Lookup::Found(Box::new(record), owner)),
-                Some(_) => {}
+                Some(record) if self.index.collides(hash, &record.key) => {}
+                Some(_) => return Err(exchanged(place)),
                 None => moving = true,
             }
         }
@@ -91,6 +93,14 @@ impl Shared {
         let owner = self.index.shard(hash).owner(hash, &record.key).map(Owner::tenure);
         Seen { record, owner }
     }
+}
+
+/// What the index filed under another key's hash: a page that was damaged since the file was opened may give one row
+/// for another, and its checksum is right.
+pub(super) fn exchanged(place: Place) -> Error {
+    let message =
+        format!("row {} holds another operation than when the file was opened: it is damaged", place.number());
+    Error::new(ErrorKind::Corrupt, message)
 }
 
 fn moves_too_fast() -> Error {

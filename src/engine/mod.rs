@@ -11,10 +11,6 @@ use std::fmt;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread::{self, JoinHandle};
-
-use parking_lot::Mutex;
 
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
@@ -22,8 +18,11 @@ use crate::key::Key;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise, thread_waited_for};
 use crate::record::transitions::{Ask, Command, Policy, has_lapsed, is_kept, is_over};
 use crate::record::{Outcome, Record};
+use crate::sync::thread::{self, JoinHandle};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
 mod batch;
+mod capacity;
 mod disk;
 mod done;
 mod error;
@@ -42,7 +41,9 @@ mod transaction;
 mod verify;
 mod writer;
 
-use disk::Disk;
+use capacity::Ledger;
+pub(crate) use capacity::{Capacity, Most};
+pub(crate) use disk::Disk;
 use index::{Index, KeyHash, Open, Tally, Waiter};
 pub use log::OpenCheck;
 pub(crate) use log::Opening;
@@ -63,7 +64,7 @@ use writer::Writer;
 pub(crate) struct Options {
     pub(crate) policy: Policy,
     pub(crate) queue: QueueLimits,
-    pub(crate) operations_max: u64,
+    pub(crate) capacity: Capacity,
     pub(crate) hash_mask: u64,
     pub(crate) only_private: bool,
     pub(crate) opening: Opening,
@@ -92,7 +93,9 @@ pub(crate) struct Shared {
     log: Log,
     timeline: Timeline,
     policy: Policy,
-    operations_max: u64,
+    ledger: Ledger,
+    /// Whether something may be on disk that is not published yet.
+    is_moving: AtomicBool,
     /// Whether the writer is gone, so that nobody may wait for anything any more.
     ended: AtomicBool,
     /// The highest time that a restart is sure to see.
@@ -106,6 +109,7 @@ pub(crate) struct Counters {
     pub(crate) commits: AtomicU64,
     pub(crate) changes: AtomicU64,
     pub(crate) removed: AtomicU64,
+    pub(crate) refused: AtomicU64,
 }
 
 impl Engine {
@@ -149,13 +153,21 @@ impl Engine {
         Ok(Arc::new(Self { shared, writer: Mutex::new(Some(AtWork::ByHand(Box::new(writer.by_hand())))) }))
     }
 
+    /// The store on this disk, which holds one. Its writer does nothing of its own accord, so that one caller's calls
+    /// come to the same batches whenever they are made.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn open_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
+        Self::prepare(disk, options).map(Writer::by_hand).and_then(Self::start)
+    }
+
     /// Opens what is on the disk.
     fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
-        let index = Index::new(options.hash_mask);
+        let (index, ledger) = (Index::new(options.hash_mask), Ledger::new(options.capacity));
         let mut highest_time = 0;
         let each = |place: Place, record: Record| {
             highest_time = highest_time.max(record.written.as_millis());
             index.replace(index.hash(&record.key), None, Some(place));
+            ledger.found(&record);
             if let Some(tally) = Tally::of(&record) {
                 index.unfinished().insert(record.born, Open { place, tally });
             }
@@ -169,13 +181,15 @@ impl Engine {
             log,
             timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
             policy: options.policy,
-            operations_max: options.operations_max,
+            ledger,
+            is_moving: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             durable_time: AtomicU64::new(meta.highest_time),
             counters: Counters::default(),
         });
         let mut writer = Writer::new(shared, meta);
-        writer.reserve()?;
+        // Where the check is off, redb may first meet damage here, and panic.
+        error::unwound(|| writer.reserve())?;
         Ok(writer)
     }
 
@@ -434,7 +448,9 @@ impl Engine {
             removed: shared.counters.removed.load(Ordering::Relaxed),
             commits: shared.counters.commits.load(Ordering::Relaxed),
             changes: shared.counters.changes.load(Ordering::Relaxed),
-            index_bytes: shared.index.bytes() as u64,
+            refused: shared.counters.refused.load(Ordering::Relaxed),
+            bytes: shared.ledger.all().bytes,
+            index_bytes: (shared.index.bytes() + shared.ledger.memory_bytes()) as u64,
             disk_bytes: shared.log.disk_bytes()?,
         })
     }
@@ -507,6 +523,8 @@ pub(crate) struct Figures {
     pub(crate) removed: u64,
     pub(crate) commits: u64,
     pub(crate) changes: u64,
+    pub(crate) refused: u64,
+    pub(crate) bytes: u64,
     pub(crate) index_bytes: u64,
     pub(crate) disk_bytes: u64,
 }

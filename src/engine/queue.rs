@@ -13,13 +13,12 @@ use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
-use std::time::{Duration, Instant};
-
-use parking_lot::{Condvar, Mutex};
+use std::time::Duration;
 
 use super::Shared;
 use super::request::Request;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::{Condvar, Instant, Mutex};
 
 /// How long what nobody waits for is kept from the disk at most.
 const PATIENCE_MAX: Duration = Duration::from_secs(1);

@@ -8,9 +8,6 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use parking_lot::Mutex;
 
 use super::Shared;
 use super::error::text_of;
@@ -23,6 +20,7 @@ use crate::key::Key;
 use crate::pending::{Answer, Promise, waited_for};
 use crate::record::transitions::{Ask, Command, Tenure};
 use crate::record::{Checkpoint, Outcome, Record, Step};
+use crate::sync::{AtomicBool, Mutex, Ordering};
 
 /// One command on its way to the writer. It stays whole until it is answered: a batch may have to be done again.
 #[derive(Debug)]

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::batch::{Batch, Touched};
+use super::capacity::Kept;
 use super::log::Place;
 use crate::clock::{Now, Timestamp};
 use crate::error::{ErrorKind, Result};
@@ -74,7 +75,8 @@ fn sweep_head(batch: &mut Batch<'_, '_>, head: Place, most: usize, policy: Polic
         };
         batch.done.removed += u64::from(after.is_none());
         let hash = batch.shared.index.hash(&record.key);
-        let mut touched = Touched { record: Some(Arc::new(record)), place: Some(place), ..Touched::default() };
+        let kept = Kept::of(&record);
+        let mut touched = Touched { record: Some(Arc::new(record)), place: Some(place), kept, ..Touched::default() };
         batch.rewrite(hash, &mut touched, after, to)?;
         swept = Some(place);
     }

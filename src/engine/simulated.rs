@@ -5,10 +5,9 @@ use std::io;
 use std::ops::Range;
 use std::sync::Arc;
 
-use parking_lot::Mutex;
-
 use super::disk::{Disk, copy_in, copy_out};
 use super::mishap::{DiskCall, DiskFault};
+use crate::sync::plain::Mutex;
 
 /// A disk that remembers every call since it was made, so that a test can see every file that a power cut at any of
 /// them could leave, and that goes wrong where the test says so ([`fail`](Self::fail)). Clones share the disk.

@@ -2,13 +2,14 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Shared;
+use super::capacity::{Kept, Scopes};
 use super::index::{NUMBER_MAX, Open, Tally};
 use super::log::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Phase, Record};
+use crate::sync::Ordering;
 
 /// Rows looked at in one read.
 const SLICE: usize = 4096;
@@ -27,7 +28,7 @@ pub(crate) struct Verdict {
 pub(super) fn verify(shared: &Arc<Shared>) -> Result<Verdict> {
     let changes = shared.counters.commits.load(Ordering::Acquire);
     let mut verdict = Verdict::default();
-    let (mut bodies, mut unfinished) = (HashSet::new(), 0);
+    let (mut bodies, mut kept, mut scopes) = (HashSet::new(), Kept::default(), Scopes::default());
     for start in [Place::Log(0), Place::Tombstone(0)] {
         let mut from = Some(start);
         while let Some(at) = from {
@@ -37,22 +38,35 @@ pub(super) fn verify(shared: &Arc<Shared>) -> Result<Verdict> {
                 Ok(())
             })?;
             for (place, record) in rows {
-                let counted = check(shared, place, &record)?;
-                verdict.operations += u64::from(counted);
-                verdict.tombstones += u64::from(counted && matches!(place, Place::Tombstone(_)));
-                unfinished += usize::from(counted && record.is_unfinished());
+                if !check(shared, place, &record)? {
+                    continue;
+                }
+                verdict.tombstones += u64::from(matches!(place, Place::Tombstone(_)));
+                kept = kept.add(Kept::of(&record));
+                if shared.ledger.counts_scopes() {
+                    let scope = scopes.entry_ref(record.key.scope()).or_default();
+                    *scope = scope.add(Kept::of(&record));
+                }
                 bodies.extend(record.rows_apart());
             }
         }
     }
+    verdict.operations = kept.operations;
     verdict.payload_rows = shared.log.bodies()?;
-    // Sums can only be compared where nothing moved meanwhile.
+    // Sums can only be compared where nothing moved meanwhile: all that was committed is published before they are
+    // taken, and nothing was committed since the first row was read.
+    let is_moving = shared.is_moving.load(Ordering::Acquire);
+    let ledger = shared.ledger.all();
     let sums = [
-        ("the index holds another number of operations", verdict.operations, shared.index.operations()),
+        ("the index holds another number of operations", kept.operations, shared.index.operations()),
         ("payload rows belong to no record or are missing", bodies.len() as u64, verdict.payload_rows),
-        ("the list of the unfinished is wrong", unfinished as u64, shared.index.unfinished().len() as u64),
+        ("the list of the unfinished is wrong", kept.unfinished, shared.index.unfinished().len() as u64),
+        ("another number of operations is counted", kept.operations, ledger.operations),
+        ("another number of the unfinished is counted", kept.unfinished, ledger.unfinished),
+        ("another number of bytes is counted", kept.bytes, ledger.bytes),
+        ("something else is counted under a scope", 1, shared.ledger.is_as_counted(&scopes).into()),
     ];
-    if shared.counters.commits.load(Ordering::Acquire) == changes {
+    if !is_moving && shared.counters.commits.load(Ordering::Acquire) == changes {
         for (fault, rows, known) in sums {
             if rows != known {
                 return Err(Error::new(ErrorKind::Corrupt, format!("{fault}: {rows} by the rows, {known} known")));

@@ -9,11 +9,11 @@
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use super::Shared;
 use super::batch::{Batch, Numbers, Stop};
+use super::capacity::Draft;
 use super::disk::Fault;
 use super::done::{Done, Move, publish_moves};
 use super::error::engine;
@@ -25,6 +25,7 @@ use super::retention::Retention;
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::transitions::has_lapsed;
+use crate::sync::{Instant, Ordering};
 
 /// How long the writer sleeps at least and at most where nobody asks for anything.
 const IDLE_MIN: Duration = Duration::from_secs(1);
@@ -65,7 +66,7 @@ struct Full {
     /// Whether redb could not be opened anew yet.
     is_closed: bool,
     /// What the last batch did, where nobody knows yet whether that is on disk.
-    in_doubt: Vec<Move>,
+    in_doubt: Option<(Vec<Move>, Draft)>,
 }
 
 /// Where a batch failed.
@@ -121,11 +122,24 @@ impl Writer {
     /// Works until the queue is shut, then lets nobody wait any longer.
     pub(super) fn run(mut self) {
         let mut requests = Vec::new();
-        while self.turn(&mut requests, self.patience()) {}
+        loop {
+            let turn = AssertUnwindSafe(|| {
+                let patience = self.patience();
+                self.turn(&mut requests, patience)
+            });
+            // Beside what `turn` catches itself, the server's clock may panic.
+            let goes_on = catch_unwind(turn).unwrap_or_else(|_| {
+                self.shared.queue.shut(Shut::Failed);
+                false
+            });
+            if !goes_on {
+                break;
+            }
+        }
         self.end(requests);
     }
 
-    /// Works when it is told to, and leaves nothing for later.
+    /// Works when it is told to, and leaves nothing for later; on a thread of its own, when somebody waits for it.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn by_hand(self) -> Self {
         Self { is_by_hand: true, ..self }
@@ -154,6 +168,7 @@ impl Writer {
         if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
             // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
             self.shared.queue.shut(Shut::Failed);
+            self.shared.log.give_up();
         }
         // The buffer is kept: the queue swaps it for the next batch.
         *requests = batch;
@@ -168,6 +183,9 @@ impl Writer {
 
     /// How long there is nothing to do, if nobody asks for anything.
     fn patience(&self) -> Duration {
+        if self.is_by_hand {
+            return IDLE_MIN;
+        }
         let due = self.retention.due().since(self.shared.timeline.now().time);
         // A slice that did not reach the end goes on at once; single rows that fall due are gathered for a while.
         let patience = if due.is_zero() && self.full.is_none() { due } else { due.clamp(IDLE_MIN, IDLE_MAX) };
@@ -272,7 +290,10 @@ impl Writer {
         let transaction = shared.log.begin().map_err(Failure::Before)?;
         let tables = Tables::open(&transaction).map_err(Failure::Before)?;
         match self.fill(tables, requests, now, done) {
-            Ok(true) => transaction.commit().map_err(|e| Failure::In(engine(e)))?,
+            Ok(true) => {
+                shared.is_moving.store(true, Ordering::Release);
+                transaction.commit().map_err(|e| Failure::In(engine(e)))?;
+            }
             Ok(false) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
             // A closure that failed because the disk did is not to blame.
             Err(Stop::Rows(error)) if shared.log.fault().is_none() => {
@@ -340,13 +361,14 @@ impl Writer {
             Ok(()) => landed(&self.shared, &done.moves).ok(),
             Err(_) => None,
         };
-        let in_doubt = if landed.is_none() { done.moves.clone() } else { Vec::new() };
+        let in_doubt = landed.is_none().then(|| (done.moves.clone(), done.draft.clone()));
         let is_closed = reopened.is_err() || landed.is_none();
         self.stop_where_failed(reopened.as_ref().err());
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         match landed {
             Some(true) => done.publish(&self.shared, requests.drain(..), now),
             Some(false) => {
+                self.shared.is_moving.store(false, Ordering::Release);
                 let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));
                 requests.drain(..).for_each(|request| request.refuse(refusal()));
             }
@@ -378,10 +400,13 @@ impl Writer {
             full.backoff = (full.backoff * 2).min(BACKOFF_MAX);
             full.until = self.later(full.backoff);
             self.shared.log.reopen()?;
-            if landed(&self.shared, &full.in_doubt)? {
-                publish_moves(&self.shared, &full.in_doubt);
+            if let Some((moves, draft)) = &full.in_doubt
+                && landed(&self.shared, moves)?
+            {
+                publish_moves(&self.shared, moves, draft.clone());
             }
-            full.in_doubt.clear();
+            full.in_doubt = None;
+            self.shared.is_moving.store(false, Ordering::Release);
             full.is_closed = false;
         }
         Ok(())

@@ -10,10 +10,14 @@ use crate::key::{Fingerprint, Key};
 use crate::payload::Payload;
 
 pub(crate) mod format;
+pub(crate) mod room;
 pub(crate) mod step;
 pub(crate) mod transitions;
 
 pub use step::{Late, Note, Resolution, Step, StepState};
+
+/// Bodies longer than this get a row of their own: about what a rewrite of the record costs beside them.
+pub(crate) const BODY_HERE_BYTES_MAX: usize = 1024;
 
 /// All that is remembered of one operation: what one row of the log holds.
 #[derive(Debug, Clone, PartialEq, Eq)]

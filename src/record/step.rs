@@ -8,6 +8,8 @@
 use std::fmt;
 use std::sync::Arc;
 
+use super::room::Room;
+use super::transitions::{Change, Decision, Refusal, Reporter, Standing};
 use super::{Body, Record};
 use crate::clock::Timestamp;
 use crate::error::Result;
@@ -248,10 +250,49 @@ pub(crate) enum StepChange {
     Intend { attempt: u32 },
     /// The run that owns the operation reports its result, or (none) that nothing happened.
     Settle { result: Option<Arc<[u8]>> },
-    /// A run that lost the operation reports.
-    Witness { attempt: u32, result: Option<Arc<[u8]>> },
+    /// A run that lost the operation reports; so many reports of this step are kept at most.
+    Witness { attempt: u32, result: Option<Arc<[u8]>>, most: usize },
     /// Somebody says by name what became of it.
     Resolve { result: Option<Arc<[u8]>>, note: Arc<str> },
+}
+
+/// What an intent comes to.
+pub(super) fn intend(record: &Record, name: &Arc<str>, again: bool, room: Room) -> Result<Decision, Refusal> {
+    match record.step(name).map(Step::state) {
+        Some(StepState::Done) => return Ok(Decision::Stand(Standing::Done)),
+        Some(StepState::InDoubt) if !again => return Err(Refusal::InDoubt),
+        None if record.steps.len() >= STEPS_MAX => return Err(Refusal::TooManySteps),
+        Some(StepState::Withdrawn) | None if !room.has_for_step(record, name) => return Err(Refusal::NoRoom),
+        // What is in doubt takes no more room than it has.
+        Some(StepState::InDoubt | StepState::Withdrawn) | None => {}
+    }
+    let change = StepChange::Intend { attempt: record.attempt };
+    Ok(Decision::Change(Change::Step { name: Arc::clone(name), change }))
+}
+
+/// What a report comes to. It is applied where it comes from the run that owns the operation, or that gave it free
+/// after reporting, with nobody having entered it since. Any other is evidence, where it still belongs to something.
+pub(super) fn report(
+    record: Option<&Record>,
+    owner: Option<u64>,
+    by: Reporter,
+    name: &Arc<str>,
+    result: Option<&Arc<[u8]>>,
+    room: Room,
+) -> Decision {
+    let of_this = record.filter(|record| record.born == by.born).and_then(|record| Some((record, record.step(name)?)));
+    let Some((record, step)) = of_this else { return Decision::Stand(Standing::Nothing) };
+    let owns = owner == Some(by.token) || owner.is_none() && by.was_owner;
+    let change = if owns && record.is_unfinished() && record.attempt == by.attempt && step.is_in_doubt() {
+        StepChange::Settle { result: result.cloned() }
+    } else if owner == Some(by.token) {
+        // It has been taken in already.
+        return Decision::Stand(Standing::Nothing);
+    } else {
+        let (attempt, result) = (by.attempt, result.cloned());
+        StepChange::Witness { attempt, most: room.late_max(record, step, result.as_ref()), result }
+    };
+    Decision::Change(Change::Step { name: Arc::clone(name), change })
 }
 
 /// The record after a change to one of its steps.
@@ -271,8 +312,8 @@ pub(super) fn apply(mut record: Record, name: &Arc<str>, change: StepChange, at:
             late: Vec::new(),
         }),
         (StepChange::Settle { result }, Some(step)) => step.settle(result, at),
-        (StepChange::Witness { attempt, result }, Some(step)) => {
-            keep(&mut step.late, Late { attempt, at, body: result.map(Body::Here) }, LATE_MAX);
+        (StepChange::Witness { attempt, result, most }, Some(step)) => {
+            keep(&mut step.late, Late { attempt, at, body: result.map(Body::Here) }, most);
         }
         (StepChange::Resolve { result, note }, Some(step)) => {
             keep(&mut step.notes, Note { at, happened: result.is_some(), text: note }, NOTES_MAX);
@@ -284,11 +325,10 @@ pub(super) fn apply(mut record: Record, name: &Arc<str>, change: StepChange, at:
     record
 }
 
-/// Appends to a list of bounded length; the oldest gives way.
+/// Appends to a list of bounded length; the oldest give way.
 fn keep<T>(list: &mut Vec<T>, item: T, most: usize) {
-    if list.len() >= most {
-        list.remove(0);
-    }
+    let gone = (list.len() + 1).saturating_sub(most).min(list.len());
+    list.drain(..gone);
     list.push(item);
 }
 
@@ -296,6 +336,7 @@ fn keep<T>(list: &mut Vec<T>, item: T, most: usize) {
 mod tests {
     use std::time::Duration;
 
+    use super::super::room::Room;
     use super::super::transitions::{
         Change, Command, Decision, Policy, Refusal, Reporter, Situation, Standing, Tenure, apply, decide,
     };
@@ -320,7 +361,9 @@ mod tests {
     }
 
     fn decided(record: &Record, owner: Option<u64>, command: &Command) -> Decision {
-        let policy = Policy { retention: Duration::MAX, tombstones: Duration::ZERO, lease: None, attempts_max: 9 };
+        let room = Room { operation_bytes_max: 1 << 20, payload_bytes_max: 1 << 10 };
+        let (retention, tombstones) = (Duration::MAX, Duration::ZERO);
+        let policy = Policy { retention, tombstones, lease: None, attempts_max: 9, room };
         let owner = owner.map(|token| Tenure { token, moved: now().time });
         decide(Situation { record: Some(record), owner }, command, now(), policy)
     }

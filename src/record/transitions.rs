@@ -13,8 +13,9 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::step::{self, STEPS_MAX, StepChange};
-use super::{Body, Checkpoint, Outcome, Phase, Record, Revision, StepState};
+use super::room::Room;
+use super::step::{self, StepChange};
+use super::{Body, Checkpoint, Outcome, Phase, Record, Revision};
 use crate::clock::{Now, Timestamp};
 use crate::key::{Fingerprint, Key};
 
@@ -31,6 +32,8 @@ pub(crate) struct Policy {
     pub(crate) lease: Option<Duration>,
     /// How many runs there may be before an operation that nobody finishes is stuck.
     pub(crate) attempts_max: u32,
+    /// How large an operation may become.
+    pub(crate) room: Room,
 }
 
 /// What the rules look at: the record, if there is one, and the run that owns it, if one does.
@@ -191,6 +194,8 @@ pub(crate) enum Refusal {
     /// The step is not in doubt: there is nothing to resolve.
     NotInDoubt,
     TooManySteps,
+    /// It would take of the room that the operation keeps for what is still to come.
+    NoRoom,
     /// A counter reached its end.
     Exhausted,
 }
@@ -203,12 +208,14 @@ pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, poli
     let decided = match command {
         Command::Claim(ask) => Ok(claim(record, owner, ask, now, policy)),
         Command::Advance { token: by, expected, name, bytes } => {
-            unfinished(record, token, *by).and_then(|record| advance(record, *expected, name, bytes))
+            unfinished(record, token, *by).and_then(|record| advance(record, *expected, name, bytes, policy.room))
         }
         Command::Intend { token: by, name, again } => {
-            unfinished(record, token, Some(*by)).and_then(|record| intend(record, name, *again))
+            unfinished(record, token, Some(*by)).and_then(|record| step::intend(record, name, *again, policy.room))
         }
-        Command::Report { by, name, result } => Ok(report(record, token, *by, name, result.as_ref())),
+        Command::Report { by, name, result } => {
+            Ok(step::report(record, token, *by, name, result.as_ref(), policy.room))
+        }
         Command::Resolve { token: by, name, result, note } => {
             unfinished(record, token, *by).and_then(|record| match record.step(name) {
                 // Nobody else can tell what a run at work is doing at this moment.
@@ -275,46 +282,21 @@ fn claim(record: Option<&Record>, owner: Option<Tenure>, ask: &Ask, now: Now, po
     }
 }
 
-fn advance(record: &Record, expected: Revision, name: &Arc<str>, bytes: &Arc<[u8]>) -> Result<Decision, Refusal> {
+fn advance(
+    record: &Record,
+    expected: Revision,
+    name: &Arc<str>,
+    bytes: &Arc<[u8]>,
+    room: Room,
+) -> Result<Decision, Refusal> {
     if record.revision() != expected {
         return Ok(Decision::Stand(Standing::Lost));
     }
     let revision = Revision(record.revision().0.checked_add(1).ok_or(Refusal::Exhausted)?);
-    Ok(Decision::Change(Change::Move { revision, name: Arc::clone(name), bytes: Arc::clone(bytes) }))
-}
-
-fn intend(record: &Record, name: &Arc<str>, again: bool) -> Result<Decision, Refusal> {
-    match record.step(name).map(super::Step::state) {
-        Some(StepState::Done) => return Ok(Decision::Stand(Standing::Done)),
-        Some(StepState::InDoubt) if !again => return Err(Refusal::InDoubt),
-        None if record.steps.len() >= STEPS_MAX => return Err(Refusal::TooManySteps),
-        Some(StepState::InDoubt | StepState::Withdrawn) | None => {}
+    if !room.has_for_checkpoint(record, name, bytes) {
+        return Err(Refusal::NoRoom);
     }
-    let change = StepChange::Intend { attempt: record.attempt };
-    Ok(Decision::Change(Change::Step { name: Arc::clone(name), change }))
-}
-
-/// What a report comes to. It is applied where it comes from the run that owns the operation, or that gave it free
-/// after reporting, with nobody having entered it since. Any other is evidence, where it still belongs to something.
-fn report(
-    record: Option<&Record>,
-    owner: Option<u64>,
-    by: Reporter,
-    name: &Arc<str>,
-    result: Option<&Arc<[u8]>>,
-) -> Decision {
-    let of_this = record.filter(|record| record.born == by.born).and_then(|record| Some((record, record.step(name)?)));
-    let Some((record, step)) = of_this else { return Decision::Stand(Standing::Nothing) };
-    let owns = owner == Some(by.token) || owner.is_none() && by.was_owner;
-    let change = if owns && record.is_unfinished() && record.attempt == by.attempt && step.is_in_doubt() {
-        StepChange::Settle { result: result.cloned() }
-    } else if owner == Some(by.token) {
-        // It has been taken in already.
-        return Decision::Stand(Standing::Nothing);
-    } else {
-        StepChange::Witness { attempt: by.attempt, result: result.cloned() }
-    };
-    Decision::Change(Change::Step { name: Arc::clone(name), change })
+    Ok(Decision::Change(Change::Move { revision, name: Arc::clone(name), bytes: Arc::clone(bytes) }))
 }
 
 /// Whether an owner stood still for so long that others may take over.
@@ -445,6 +427,7 @@ mod tests {
         tombstones: Duration::from_secs(50),
         lease: None,
         attempts_max: 3,
+        room: Room { operation_bytes_max: 1 << 20, payload_bytes_max: 1 << 10 },
     };
     const SECOND: Duration = Duration::from_secs(1);
 

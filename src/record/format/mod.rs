@@ -19,6 +19,7 @@ use crate::payload::write_fixed;
 
 mod header;
 mod parts;
+pub(crate) mod size;
 mod steps;
 
 /// The version this crate writes, and the newest it reads.
@@ -224,6 +225,31 @@ mod tests {
         let mut row = b"before".to_vec();
         encode(&record().unwrap(), &mut row).unwrap();
         assert_eq!(row, [b"before".as_slice(), &bytes(SUCCEEDED)].concat());
+    }
+
+    #[test]
+    fn what_a_record_takes_is_counted_exactly_before_it_is_written() {
+        // A body that is to stand apart still has its bytes here, and is counted as it will be.
+        let apart = |record: &Record| -> u64 {
+            let mut record = record.clone();
+            let bodies = record.bodies_mut().map(|body| match body {
+                Body::Apart { len, .. } => u64::from(*len),
+                Body::Here(bytes) => {
+                    if bytes.len() > crate::record::BODY_HERE_BYTES_MAX {
+                        12
+                    } else {
+                        0
+                    }
+                }
+            });
+            bodies.sum()
+        };
+        for (name, _, record) in golden() {
+            assert_eq!(size::bytes(&record), encoded(&record).len() as u64 + apart(&record), "{name}");
+        }
+        proptest!(|(record in records())| {
+            prop_assert_eq!(size::bytes(&record), encoded(&record).len() as u64 + apart(&record));
+        });
     }
 
     #[test]

@@ -1,32 +1,24 @@
 //! The store: what a server opens once and hands to everything that serves requests.
 
-use std::fmt;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::claim::{Claim, Request};
-use crate::clock::{Clock, SystemClock};
-use crate::engine::{Advanced, Carried, Engine, OpenCheck, Opening, Options, QueueLimits, ReadTransaction};
-use crate::error::{Error, ErrorKind, Result};
+use crate::engine::{Advanced, Carried, Engine, ReadTransaction};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
 use crate::key::Key;
 use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
 use crate::progress::{Progress, Unfinished};
-use crate::record::transitions::{Ask, Command, Policy};
+use crate::record::transitions::{Ask, Command};
 use crate::record::{Checkpoint, Resolution, Revision};
 use crate::run::{advance_command, resolve_command};
 
-const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
-const ATTEMPTS_MAX: u32 = 16;
-const OPERATIONS_MAX: u64 = 30_000_000;
-const PAYLOAD_BYTES_MAX: usize = 1024 * 1024;
-const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
-const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-const CACHE_BYTES: usize = 64 * 1024 * 1024;
+mod builder;
 
-/// Largest limit a payload may be given: lengths take four bytes in the file.
-const PAYLOAD_BYTES_LIMIT: usize = 1024 * 1024 * 1024;
+pub use builder::Builder;
 
 /// An idempotency store: one file, one handle that is cheap to clone, `Send` and `Sync`.
 ///
@@ -236,6 +228,8 @@ impl Store {
             removed: figures.removed,
             commits: figures.commits,
             changes: figures.changes,
+            refused: figures.refused,
+            bytes: figures.bytes,
             index_bytes: figures.index_bytes,
             disk_bytes: figures.disk_bytes,
         })
@@ -311,7 +305,13 @@ pub struct Stats {
     pub commits: u64,
     /// Changes since the store was opened; many share a commit.
     pub changes: u64,
-    /// Memory of the index.
+    /// Claims that were refused since the store was opened because of what is kept already
+    /// ([`ErrorKind::Capacity`]).
+    pub refused: u64,
+    /// Bytes of what is kept: every operation's row, and the rows of large payloads. The file is larger by what redb
+    /// takes for its pages, and by what the server keeps in it of its own.
+    pub bytes: u64,
+    /// Memory of the index, and of counting scopes where they have limits, without their names.
     pub index_bytes: u64,
     /// Size of the file.
     pub disk_bytes: u64,
@@ -327,239 +327,4 @@ pub struct Verified {
     pub tombstones: u64,
     /// Large payloads in rows of their own.
     pub payload_rows: u64,
-}
-
-/// How a store is opened.
-///
-/// ```
-/// use reentry::Store;
-/// use std::time::Duration;
-///
-/// let store = Store::builder()
-///     .retention(Duration::from_secs(3 * 24 * 60 * 60))
-///     .tombstones(Duration::from_secs(30 * 24 * 60 * 60))
-///     .in_memory()?;
-/// # Ok::<(), reentry::Error>(())
-/// ```
-#[must_use = "nothing is opened until `open` or `in_memory`"]
-pub struct Builder {
-    policy: Policy,
-    operations_max: u64,
-    hash_mask: u64,
-    only_private: bool,
-    payload_bytes_max: usize,
-    queue: QueueLimits,
-    opening: Opening,
-    clock: Box<dyn Clock>,
-}
-
-impl fmt::Debug for Builder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut shown = f.debug_struct("Builder");
-        shown.field("policy", &self.policy).field("operations_max", &self.operations_max);
-        shown.field("payload_bytes_max", &self.payload_bytes_max).field("queue", &self.queue);
-        shown.field("check", &self.opening.check).field("cache_bytes", &self.opening.cache_bytes);
-        shown.field("clock", &self.clock).finish_non_exhaustive()
-    }
-}
-
-impl Default for Builder {
-    fn default() -> Self {
-        Self {
-            policy: Policy {
-                retention: RETENTION,
-                tombstones: Duration::ZERO,
-                lease: None,
-                attempts_max: ATTEMPTS_MAX,
-            },
-            operations_max: OPERATIONS_MAX,
-            hash_mask: u64::MAX,
-            only_private: false,
-            payload_bytes_max: PAYLOAD_BYTES_MAX,
-            queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
-            opening: Opening { check: OpenCheck::default(), cache_bytes: CACHE_BYTES, progress: Arc::new(|_| {}) },
-            clock: Box::new(SystemClock::default()),
-        }
-    }
-}
-
-impl Builder {
-    /// How long an outcome is kept, counted from completion (P5): longer than any client retries. Default: 24 hours.
-    /// What is completed already keeps the deadline it was given.
-    pub fn retention(mut self, span: Duration) -> Self {
-        self.policy.retention = span;
-        self
-    }
-
-    /// How much longer a tombstone then knows that the key is used up (P5). Default: not at all.
-    pub fn tombstones(mut self, span: Duration) -> Self {
-        self.policy.tombstones = span;
-        self
-    }
-
-    /// How long an owner may stand still, for owners that hang: one that has neither moved nor
-    /// [renewed](crate::Run::renew) for this long can be taken over by the next claim, and is fenced then (P7). Longer
-    /// than any effect takes: a run that is taken over in the midst of one leaves its step in doubt. Default: none;
-    /// ownership ends with the run or its process, which needs no lease.
-    pub fn lease(mut self, span: Duration) -> Self {
-        self.policy.lease = Some(span);
-        self
-    }
-
-    /// How many runs an operation may have before it is [stuck](crate::State::Stuck), and no
-    /// [`Resumer`](crate::Resumer) tries it again (P6). Clients' runs count too. Default: 16.
-    pub fn attempts_max(mut self, attempts: u32) -> Self {
-        self.policy.attempts_max = attempts;
-        self
-    }
-
-    /// How many operations may be kept; a claim of one more is refused with [`ErrorKind::Capacity`] (P6). Each takes 32
-    /// bytes of memory at most. Default: 30 million.
-    pub fn operations_max(mut self, operations: u64) -> Self {
-        self.operations_max = operations;
-        self
-    }
-
-    /// For tests: gives every key the same hash, so that only the comparison in full tells them apart (P9).
-    #[cfg(any(test, feature = "testing"))]
-    #[doc(hidden)]
-    pub fn with_one_hash_for_all(mut self) -> Self {
-        self.hash_mask = 0;
-        self
-    }
-
-    /// Largest payload, in bytes. Default: 1 MiB; at most 1 GiB.
-    pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
-        self.payload_bytes_max = bytes;
-        self
-    }
-
-    /// How many commands may wait for the writer before callers wait for room. Default: 16,384.
-    pub fn queue_commands_max(mut self, commands: usize) -> Self {
-        self.queue.commands_max = commands;
-        self
-    }
-
-    /// How many bytes the commands that wait for the writer may take. Default: 64 MiB.
-    pub fn queue_bytes_max(mut self, bytes: usize) -> Self {
-        self.queue.bytes_max = bytes;
-        self
-    }
-
-    /// Memory for pages of the file. Default: 64 MiB.
-    pub fn cache_bytes(mut self, bytes: usize) -> Self {
-        self.opening.cache_bytes = bytes;
-        self
-    }
-
-    /// How thoroughly the file is checked when it is opened (P10). Default: [`OpenCheck::Full`].
-    pub fn check(mut self, check: OpenCheck) -> Self {
-        self.opening.check = check;
-        self
-    }
-
-    /// Refuses a file that others than its owner may read or write, and one in a folder that others may write to, with
-    /// [`ErrorKind::Exposed`] (P9). A file that the store creates is its owner's alone in any case; an older or copied
-    /// one may not be. On Windows nothing is refused. Default: no.
-    pub fn only_private(mut self, refuse: bool) -> Self {
-        self.only_private = refuse;
-        self
-    }
-
-    /// What is told, from time to time while a large file is opened, which share of the work is done: 0.0 to 1.0.
-    ///
-    /// ```
-    /// let store = reentry::Store::builder()
-    ///     .on_open_progress(|share| eprintln!("opening: {:.0} %", share * 100.0))
-    ///     .in_memory()?;
-    /// # Ok::<(), reentry::Error>(())
-    /// ```
-    pub fn on_open_progress(mut self, tell: impl Fn(f64) + Send + Sync + 'static) -> Self {
-        self.opening.progress = Arc::new(tell);
-        self
-    }
-
-    /// What time is read from (P11). Default: [`SystemClock`].
-    pub fn clock(mut self, clock: impl Clock) -> Self {
-        self.clock = Box::new(clock);
-        self
-    }
-
-    /// Opens the store in this file, and creates it, readable by its owner only, where there is none. After a crash
-    /// everything acknowledged is there, nobody owns anything, and what was unfinished is unfinished.
-    ///
-    /// **Durable when it returns**: a store it created survives a power cut, its name too.
-    ///
-    /// # Errors
-    ///
-    /// With the path in the message, and nothing in the file changed: [`ErrorKind::InUse`] where it is open elsewhere,
-    /// [`ErrorKind::NotAStore`] for a folder, a link, an empty file or something else, [`ErrorKind::NewerFormat`],
-    /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`] or [`ErrorKind::Full`] where the system refuses;
-    /// [`ErrorKind::InvalidConfig`] for this builder's own values.
-    pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
-        let (limits, options) = self.check_values()?;
-        Ok(Store { engine: Engine::open_file(path.as_ref(), options)?, limits })
-    }
-
-    /// A store in memory, for tests and trials: it ends with its last handle, and nothing of it is durable.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidConfig`] for this builder's own values, [`ErrorKind::Io`] where no thread can be started.
-    pub fn in_memory(self) -> Result<Store> {
-        let (limits, options) = self.check_values()?;
-        Ok(Store { engine: Engine::open_memory(options)?, limits })
-    }
-
-    /// The store on a simulated disk, made where the disk is empty.
-    ///
-    /// # Errors
-    ///
-    /// As for [`open`](Self::open).
-    #[cfg(any(test, feature = "testing"))]
-    pub fn open_on(self, disk: &crate::SimulatedDisk) -> Result<Store> {
-        let (limits, options) = self.check_values()?;
-        Ok(Store { engine: Engine::open_simulated(disk, options, false)?, limits })
-    }
-
-    /// The store on a simulated disk, made where the disk is empty, for simulations that can be repeated exactly: its
-    /// writer has no thread, works only when [`Store::work_by_hand`] is called, and leaves nothing for later.
-    ///
-    /// ```
-    /// use reentry::{Claim, Fingerprint, Key, SimulatedDisk, Store};
-    ///
-    /// let store = Store::builder().open_by_hand(&SimulatedDisk::new())?;
-    /// let claim = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas"));
-    /// store.work_by_hand();
-    /// assert!(matches!(claim.wait()?, Claim::Run(_)));
-    /// # Ok::<(), reentry::Error>(())
-    /// ```
-    ///
-    /// # Errors
-    ///
-    /// As for [`open`](Self::open).
-    #[cfg(any(test, feature = "testing"))]
-    pub fn open_by_hand(self, disk: &crate::SimulatedDisk) -> Result<Store> {
-        let (limits, options) = self.check_values()?;
-        Ok(Store { engine: Engine::open_simulated(disk, options, true)?, limits })
-    }
-
-    fn check_values(self) -> Result<(Limits, Options)> {
-        let fault = if self.policy.retention < Duration::from_millis(1) {
-            "retention is under a millisecond; it must outlast every retry"
-        } else if self.policy.lease.is_some_and(|lease| lease < Duration::from_millis(1)) {
-            "the lease is under a millisecond, so no owner could keep anything"
-        } else if self.policy.attempts_max == 0 {
-            "attempts_max is zero, so everything would be stuck before it was tried"
-        } else if self.operations_max == 0 || self.queue.commands_max == 0 || self.queue.bytes_max == 0 {
-            "a limit is zero, so nothing could ever be claimed"
-        } else if self.payload_bytes_max > PAYLOAD_BYTES_LIMIT {
-            "payload_bytes_max is over 1 GiB, the most a store takes"
-        } else {
-            let Self { policy, queue, operations_max, hash_mask, only_private, opening, clock, .. } = self;
-            let limits = Limits { payload_bytes_max: self.payload_bytes_max };
-            return Ok((limits, Options { policy, queue, operations_max, hash_mask, only_private, opening, clock }));
-        };
-        Err(Error::new(ErrorKind::InvalidConfig, fault))
-    }
 }

@@ -1,0 +1,236 @@
+//! A store's file with damage to it, opened with either check. It may be refused; it never panics or hangs. What it
+//! still answers under the full check is what was acknowledged: no key is lost, no outcome is another.
+
+use std::sync::LazyLock;
+use std::time::Duration;
+
+use reentry::{
+    Claim, ErrorKind, Fingerprint, Key, Loss, ManualClock, OpenCheck, Pending, Result, Run, SimulatedDisk, State,
+    Store, Timestamp,
+};
+
+use super::bytes::Bytes;
+
+/// More damage than this in one file is only slower.
+const DAMAGE_MAX: usize = 16;
+const HOUR: Duration = Duration::from_secs(3600);
+const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
+
+/// Damage to a file, of eight bytes. Places are taken as a remainder of its length.
+#[derive(Debug)]
+enum Damage {
+    FlipBit {
+        at: u32,
+        bit: u8,
+    },
+    SetByte {
+        at: u32,
+        byte: u8,
+    },
+    Overwrite {
+        at: u32,
+        with: [u8; 3],
+    },
+    /// A page stands where another belongs.
+    CopyPage {
+        from: u16,
+        to: u16,
+    },
+    Zero {
+        at: u32,
+        len: u16,
+    },
+    Truncate {
+        at: u32,
+    },
+    Extend {
+        by: u16,
+    },
+}
+
+impl Damage {
+    fn read(bytes: &[u8]) -> Self {
+        let mut bytes = Bytes::new(bytes);
+        match bytes.byte() % 7 {
+            0 => Self::FlipBit { at: bytes.u32(), bit: bytes.byte() },
+            1 => Self::SetByte { at: bytes.u32(), byte: bytes.byte() },
+            2 => Self::Overwrite { at: bytes.u32(), with: [bytes.byte(), bytes.byte(), bytes.byte()] },
+            3 => Self::CopyPage { from: bytes.u16(), to: bytes.u16() },
+            4 => Self::Zero { at: bytes.u32(), len: bytes.u16() },
+            5 => Self::Truncate { at: bytes.u32() },
+            _ => Self::Extend { by: bytes.u16() },
+        }
+    }
+}
+
+/// The whole file closed, the file as a power cut leaves it, and what is known of its keys.
+struct Files {
+    closed: Vec<u8>,
+    cut: Vec<u8>,
+    known: Vec<(Key, State, Vec<u8>)>,
+}
+
+static FILES: LazyLock<Files> = LazyLock::new(|| make_files().expect("a whole store works"));
+
+fn key(name: &str) -> Key {
+    Key::new("scope", name).expect("a valid key")
+}
+
+fn request() -> Fingerprint {
+    Fingerprint::of("two pizzas")
+}
+
+fn open(disk: &SimulatedDisk, check: OpenCheck, at: Timestamp) -> Result<Store> {
+    let builder = Store::builder().clock(ManualClock::at(at)).retention(24 * HOUR).tombstones(24 * HOUR);
+    builder.check(check).open_by_hand(disk)
+}
+
+/// Lets the writer work, and waits.
+fn worked<T>(store: &Store, pending: Pending<T>) -> Result<T> {
+    store.work_by_hand();
+    pending.wait()
+}
+
+fn make_files() -> Result<Files> {
+    let disk = SimulatedDisk::new();
+    let clock = ManualClock::at(START);
+    let builder = Store::builder().clock(clock.clone()).retention(24 * HOUR).tombstones(24 * HOUR);
+    let store = builder.open_by_hand(&disk)?;
+    let run = |name: &str| -> Result<Run> {
+        match worked(&store, store.claim(&key(name), request()))? {
+            Claim::Run(run) => Ok(run),
+            other => panic!("a new key can be run, got {other:?}"),
+        }
+    };
+    let mut known = Vec::new();
+    worked(&store, run("gone")?.complete(&vec![9_u8; 10]))?;
+    known.push((key("gone"), State::Gone, Vec::new()));
+    clock.advance(24 * HOUR);
+    for n in 0..40_u8 {
+        let name = format!("order-{n}");
+        let mut run = run(&name)?;
+        // Every third has a payload in a row of its own.
+        let bytes = vec![n; if n % 3 == 0 { 1500 } else { 20 }];
+        let state = match n % 4 {
+            0 => {
+                worked(&store, run.complete(&bytes))?;
+                State::Succeeded
+            }
+            1 => {
+                worked(&store, run.fail(&bytes))?;
+                State::Failed
+            }
+            _ => {
+                worked(&store, run.advance("paid", &bytes))?;
+                State::Unfinished
+            }
+        };
+        known.push((key(&name), state, bytes));
+    }
+    // The last commit of a file that was not closed may be lost to damage, as one that a power cut tore: redb cannot
+    // tell the two apart. So nothing is asked about these.
+    run("last")?.release();
+    run("very last")?.release();
+    let cut = disk.cut(disk.calls(), |_| Loss::Lost).image();
+    store.close()?;
+    Ok(Files { closed: disk.image(), cut, known })
+}
+
+fn damage(file: &mut Vec<u8>, damage: &Damage) {
+    let place = |at: u32, file: &[u8]| at as usize % file.len().max(1);
+    match *damage {
+        _ if file.is_empty() => {}
+        Damage::FlipBit { at, bit } => {
+            let at = place(at, file);
+            file[at] ^= 1 << (bit % 8);
+        }
+        Damage::SetByte { at, byte } => {
+            let at = place(at, file);
+            file[at] = byte;
+        }
+        Damage::Overwrite { at, with } => {
+            let at = place(at, file);
+            let end = file.len().min(at + with.len());
+            file[at..end].copy_from_slice(&with[..end - at]);
+        }
+        Damage::CopyPage { from, to } => {
+            let pages = file.len() / 4096;
+            if pages > 0 {
+                let (from, to) = (usize::from(from) % pages * 4096, usize::from(to) % pages * 4096);
+                file.copy_within(from..from + 4096, to);
+            }
+        }
+        Damage::Zero { at, len } => {
+            let at = place(at, file);
+            let end = file.len().min(at + usize::from(len));
+            file[at..end].fill(0);
+        }
+        Damage::Truncate { at } => file.truncate(place(at, file)),
+        Damage::Extend { by } => file.resize(file.len() + usize::from(by), 0),
+    }
+}
+
+/// Asks for every key. Under the full check only the truth counts; without it only that there is an answer.
+fn ask(store: &Store, check: OpenCheck) {
+    for (key, state, bytes) in &FILES.known {
+        let progress = match store.progress(key) {
+            Ok(progress) => progress,
+            Err(error) => {
+                assert!(matches!(error.kind(), ErrorKind::Corrupt | ErrorKind::Failed | ErrorKind::Io), "{error:?}");
+                continue;
+            }
+        };
+        if check == OpenCheck::Full {
+            let progress = progress.expect("a key that was acknowledged is known");
+            assert_eq!(progress.state(), *state);
+            let found = match state {
+                State::Succeeded | State::Failed => progress.outcome().map(|outcome| outcome.bytes()),
+                _ => progress.checkpoint().map(|checkpoint| checkpoint.bytes()),
+            };
+            assert_eq!(found.unwrap_or_default(), bytes);
+        }
+        let claim = worked(store, store.claim(key, request()));
+        if let (OpenCheck::Full, Ok(claim)) = (check, claim) {
+            match claim {
+                Claim::Run(run) => assert_eq!((*state, run.attempt()), (State::Unfinished, 2)),
+                Claim::Replay(outcome) => assert_eq!(outcome.bytes(), bytes),
+                Claim::Gone(_) => assert_eq!(*state, State::Gone),
+                other => panic!("nobody else is at work, got {other:?}"),
+            }
+        }
+    }
+}
+
+/// The first byte says how the file was left and how it is opened; behind it stands the damage.
+pub fn run(bytes: &[u8]) {
+    let Some((how, bytes)) = bytes.split_first() else { return };
+    let (was_closed, check) = (how & 1 == 0, if how & 2 == 0 { OpenCheck::Full } else { OpenCheck::Quick });
+    let mut file = if was_closed { FILES.closed.clone() } else { FILES.cut.clone() };
+    bytes.chunks(8).take(DAMAGE_MAX).for_each(|one| damage(&mut file, &Damage::read(one)));
+    // An empty disk is one to make a store on.
+    if file.is_empty() {
+        return;
+    }
+    let disk = SimulatedDisk::from_image(file.clone());
+    match open(&disk, check, START + 24 * HOUR) {
+        Ok(store) => {
+            ask(&store, check);
+            let verdict = store.verify();
+            assert!(verdict.is_ok() || check == OpenCheck::Quick, "{verdict:?}");
+            // Closing writes, and may meet damage that nobody has met yet.
+            drop(store.close());
+        }
+        Err(error) => {
+            use ErrorKind::{Corrupt, Failed, Io, NewerFormat, NotAStore};
+            assert!(matches!(error.kind(), Corrupt | Failed | Io | NewerFormat | NotAStore), "{error:?}");
+            // Without the check, damage in redb's own tables shows only when the store first writes.
+            let is_as_it_was = check == OpenCheck::Quick || disk.image() == file;
+            assert!(is_as_it_was, "a file that is refused stays as it was: {error:?}");
+        }
+    }
+}
+
+/// Makes the whole files, which takes a while.
+pub fn init() {
+    LazyLock::force(&FILES);
+}

@@ -1,0 +1,38 @@
+//! What threads meet on: locks, atomics, threads, and the time they wait by. The one room that says what these are, so
+//! that a model checker can take their place and try the orders in which threads may run.
+//!
+//! Without a cfg they are those of `parking_lot` and the standard library, by their names and at no cost. Under
+//! `--cfg shuttle` the same names lead to the checker's.
+//!
+//! Invariants:
+//! 1. Whatever one thread does that another can see goes through here, or is done between two uses of it.
+//! 2. Nothing of the checker's is used while redb holds a lock of its own, which the checker knows nothing of: what
+//!    redb calls takes what is [`plain`]. A plain lock is never held where the checker may let another thread run.
+
+#[cfg(shuttle)]
+mod modelled;
+
+#[cfg(shuttle)]
+pub use modelled::pass_time;
+#[cfg(shuttle)]
+pub(crate) use modelled::*;
+#[cfg(not(shuttle))]
+pub(crate) use ordinary::*;
+
+/// What is the same under a model checker: for what redb calls while it holds locks of its own.
+pub(crate) mod plain {
+    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) use std::thread::panicking;
+
+    pub(crate) use parking_lot::{Mutex, RwLock};
+}
+
+#[cfg(not(shuttle))]
+mod ordinary {
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+    pub(crate) use std::time::Instant;
+    pub(crate) use std::{thread, thread_local};
+
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+}

@@ -1,0 +1,89 @@
+//! How the kit itself behaves: what it counts, repeats and leaves alone.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use reentry::testing::{Count, CrashTest, Report, World};
+use reentry::{Run, Store};
+
+use super::{Answer, all_points_were_tried, claim, once, pizzas, text};
+
+fn charged(mut run: Run, world: &World) -> Answer {
+    let receipt = run.step("charge").recheck(|id| world.find("charge", id)).run(|id| world.effect("charge", id))?;
+    text(&run.complete(&receipt).wait()?)
+}
+
+fn handler(store: &Store, world: &World) -> Answer {
+    claim(store, pizzas(), |run| charged(run, world))
+}
+
+/// Every point once; of the pairs some, always the same; and all where they are few enough.
+#[test]
+fn points_are_counted_and_pairs_drawn_by_the_seed() {
+    let run = |seed| CrashTest::new().pairs_max(10).seed(seed).run(handler);
+    let (one, same, other) = (run(7), run(7), run(8));
+    for report in [&one, &same, &other] {
+        all_points_were_tried(report);
+        assert_eq!((report.pairs(), report.mistakes().len()), (10, 0), "{report}");
+    }
+    assert!(one.pairs_possible() > 10 * one.points(), "{one}");
+    assert_eq!((one.seed(), one.to_string()), (7, same.to_string()));
+    assert!(one.to_string().contains("drawn by seed 7") && other.to_string().contains("drawn by seed 8"));
+    // Each point is one crash, each pair two, and one more on a slow disk.
+    assert_eq!(one.crashes(), one.points() + 2 * one.pairs() + 1, "{one}");
+}
+
+/// A process that is dead does nothing: what its handler goes on with is not counted, and nobody hears its answer.
+#[test]
+fn what_a_killed_handler_goes_on_with_does_not_count() {
+    let (went_on, calls) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let report = once(|store, world| {
+        calls.fetch_add(1, Ordering::Relaxed);
+        claim(store, pizzas(), |run| {
+            let answer = charged(run, world);
+            if answer.is_err() {
+                went_on.fetch_add(1, Ordering::Relaxed);
+                world.effect("apology", "ada@example.org")?;
+            }
+            answer
+        })
+    });
+    // An error that is not a crash is another matter: the apology is then sent.
+    let apology = report.count("apology").map(Count::most);
+    assert!(went_on.load(Ordering::Relaxed) > 0 && calls.load(Ordering::Relaxed) > report.points());
+    assert_eq!(apology, Some(1), "{report}");
+    let after_a_kill = |report: &Report| report.mistakes().iter().any(|m| m.place() != "where nothing was killed");
+    assert!(!after_a_kill(&report), "{report}");
+}
+
+#[test]
+fn a_handler_that_fails_by_itself_is_told_so_and_killed_nowhere() {
+    let report = once(|_, _| Err::<String, _>("the oven is cold"));
+    assert_eq!((report.points(), report.crashes(), report.mistakes().len()), (0, 0, 1));
+    assert!(report.mistakes()[0].what().contains("the oven is cold"), "{report}");
+    assert!(report.into_result().is_err());
+}
+
+/// The hint at the place, the story and the counts, as a developer reads them.
+#[test]
+fn a_report_reads_like_this() {
+    let report = once(|store, world| {
+        claim(store, pizzas(), |run| {
+            world.happens("mail", || ());
+            text(&run.complete(&"done".to_owned()).wait()?)
+        })
+    });
+    let text = report.to_string();
+    let mut lines = text.lines();
+    assert_eq!(lines.next(), Some("1 mistake"));
+    for part in [
+        "1. the effect `mail` happened twice",
+        "   killed after the effect `mail` of attempt 1, before its answer; after disk call ",
+        "     - attempt 1: the effect `mail` happens, outside of a step",
+        "     - attempt 2: the effect `mail` happens, outside of a step",
+        "     - attempt 2 returns Ok: the client is told",
+        "   hint: it is done outside of a step, so every attempt does it: wrap it in `run.step(\"mail\")`",
+        "effect `mail`: 1 undisturbed, 1 at least, 2 at most",
+    ] {
+        assert!(text.contains(part), "{part:?} is missing in:\n{text}");
+    }
+}

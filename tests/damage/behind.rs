@@ -1,0 +1,109 @@
+//! Bits flipped behind an open store: what is read is right or an error.
+
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use reentry::{ManualClock, State, Store};
+use tempfile::TempDir;
+
+use super::original::{Everything, ask, ask_all, builder, fill, is_right, told};
+use super::support::{Dice, START};
+use super::{is_full, none_hangs};
+
+const OPERATIONS: usize = 24;
+
+/// A folder in memory where there is one: no disk is meant to fail here, and a sync on a real one takes its time.
+fn folder() -> TempDir {
+    let memory = Path::new("/dev/shm");
+    if memory.is_dir() { tempfile::tempdir_in(memory).unwrap() } else { tempfile::tempdir().unwrap() }
+}
+
+/// A store in a file, and what it tells. Without a cache worth the name, so that what is asked is read from the file.
+fn made(folder: &TempDir) -> (PathBuf, ManualClock, Store, Everything) {
+    let (path, clock) = (folder.path().join("orders.reentry"), ManualClock::at(START));
+    let store = builder(&clock).cache_bytes(0).open(&path).unwrap();
+    fill(&store, &clock, OPERATIONS);
+    let known = ask_all(&store, OPERATIONS);
+    (path, clock, store, known)
+}
+
+fn flip(file: &File, bit: usize) {
+    let (mut byte, at) = ([0], (bit / 8) as u64);
+    file.read_exact_at(&mut byte, at).unwrap();
+    byte[0] ^= 1 << (bit % 8);
+    file.write_all_at(&byte, at).unwrap();
+}
+
+/// A sample of the bits of what the file holds, or all of them.
+fn bits(image: &[u8], sample: usize) -> Vec<usize> {
+    let filled: Vec<_> = (0..image.len()).filter(|at| image[*at] != 0).collect();
+    if is_full() {
+        return filled.iter().flat_map(|at| (0..8).map(move |bit| at * 8 + bit)).collect();
+    }
+    let mut dice = Dice::new(9);
+    (0..sample).map(|_| filled[dice.below(filled.len())] * 8 + dice.below(8)).collect()
+}
+
+#[test]
+fn p10_a_bit_flipped_behind_an_open_store_is_an_error_or_the_right_answer() {
+    let folder = folder();
+    let (path, _, store, known) = made(&folder);
+    let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
+    let bits = bits(&std::fs::read(&path).unwrap(), 250);
+    let noticed = none_hangs("behind, asked", bits.into_iter(), move |bit| {
+        let mut is_noticed = false;
+        flip(&file, bit);
+        for (key, known) in &known {
+            match ask(&store, key) {
+                Ok(told) => assert_eq!(told.as_ref(), Some(known), "bit {bit}"),
+                Err(_) => is_noticed = true,
+            }
+            // Nothing is written for those, so the flip can be taken back.
+            if matches!(known.state, State::Succeeded | State::Failed)
+                && let Ok(claim) = told(&store, store.claim(key, known.fingerprint))
+            {
+                assert!(is_right(known, &claim), "bit {bit}: {known:?} became {claim:?}");
+            }
+        }
+        flip(&file, bit);
+        is_noticed
+    });
+    assert!(noticed > 0, "no flip met anything that is read");
+}
+
+/// What is flipped behind an open store must not come to look whole because pages beside it are written anew: what
+/// opens after that tells all, or something was an error.
+#[test]
+fn p10_a_claim_that_meets_a_bit_flipped_behind_an_open_store_is_an_error_or_right_and_stays_so() {
+    let folder = folder();
+    let (path, clock, store, known) = made(&folder);
+    store.close().unwrap();
+    let image = std::fs::read(&path).unwrap();
+    let noticed = none_hangs("behind, claimed", bits(&image, 60).into_iter(), move |bit| {
+        std::fs::write(&path, &image).unwrap();
+        let store = builder(&clock).cache_bytes(0).open(&path).unwrap();
+        flip(&OpenOptions::new().read(true).write(true).open(&path).unwrap(), bit);
+        let mut is_noticed = false;
+        for (key, known) in &known {
+            match told(&store, store.claim(key, known.fingerprint)) {
+                Ok(claim) => assert!(is_right(known, &claim), "bit {bit}: {known:?} became {claim:?}"),
+                Err(_) => is_noticed = true,
+            }
+        }
+        is_noticed |= store.close().is_err();
+        drop(store);
+        let Ok(store) = builder(&clock).open(&path) else { return true };
+        for (key, known) in &known {
+            match ask(&store, key) {
+                Ok(told) => {
+                    let told = told.unwrap_or_else(|| panic!("bit {bit}: {known:?} is silently gone"));
+                    assert!(told.state == known.state && told.attempt >= known.attempt, "bit {bit}: {told:?}");
+                }
+                Err(_) => is_noticed = true,
+            }
+        }
+        is_noticed
+    });
+    assert!(noticed > 0, "no flip met anything that is read");
+}

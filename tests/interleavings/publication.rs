@@ -1,0 +1,68 @@
+//! What is read past the writer while it moves the row: never absent, never older than what was told (P2, P3).
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use reentry::{Claim, Store};
+use shuttle::thread;
+
+use crate::world::{check, end, key, open, request, run_of};
+
+/// How far the operation is: 0 before its first checkpoint, which are named 1 and 2, and 3 when it is over.
+fn seen(store: &Store) -> u32 {
+    let progress = store.progress(&key()).unwrap().expect("it was told");
+    let checkpoint = || progress.checkpoint().map_or(0, |checkpoint| checkpoint.name().parse().unwrap());
+    progress.outcome().map_or_else(checkpoint, |_| 3)
+}
+
+#[test]
+fn p2_a_reader_never_sees_less_than_was_told_and_never_goes_back() {
+    check(|| {
+        let (store, told) = (open(), Arc::new(AtomicU32::new(0)));
+        let mut run = run_of(store.claim(&key(), request()).wait().unwrap());
+        let reader = (store.clone(), Arc::clone(&told));
+        let reader = thread::spawn(move || {
+            let (store, told) = reader;
+            let mut last = 0;
+            for _ in 0..3 {
+                let told = told.load(Ordering::SeqCst);
+                let now = seen(&store);
+                assert!(now >= told && now >= last, "saw {now} after {last} and when {told} was told");
+                last = now;
+            }
+        });
+        for nth in 1..=2_u32 {
+            run.advance(&nth.to_string(), &()).wait().unwrap();
+            told.store(nth, Ordering::SeqCst);
+        }
+        run.complete(&()).wait().unwrap();
+        told.store(3, Ordering::SeqCst);
+        assert_eq!(seen(&store), 3);
+        reader.join().unwrap();
+        end(&store);
+    });
+}
+
+#[test]
+fn p2_what_was_told_stands_in_the_index() {
+    check(|| {
+        let store = open();
+        let other = store.clone();
+        let other = thread::spawn(move || {
+            let claim = other.claim(&key(), request()).wait().unwrap();
+            // Whichever it came to, the operation is there.
+            let progress = other.progress(&key()).unwrap().expect("it was claimed");
+            assert_eq!(progress.attempt(), 1);
+            let stats = other.stats().unwrap();
+            assert_eq!((stats.operations, stats.unfinished), (1, 1));
+            claim
+        });
+        let claim = store.claim(&key(), request()).wait().unwrap();
+        assert_eq!(store.stats().unwrap().unfinished, 1);
+        let other = other.join().unwrap();
+        let is_owner = |claim: &Claim| matches!(claim, Claim::Run(_));
+        assert!(is_owner(&claim) != is_owner(&other));
+        drop((claim, other));
+        end(&store);
+    });
+}

@@ -1,0 +1,233 @@
+//! Load: many operations kept, many in flight, a scope that floods; and what each takes of memory, measured in a
+//! process of its own (`VmHWM`, Linux).
+//!
+//! In a plain run the numbers are small. `REENTRY_LOAD_FULL=1 cargo test --release --all-features --test load --
+//! --nocapture --test-threads=1` keeps 10,000,000 operations (about 4 GB of disk) and has 1,000,000 in flight.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests panic")]
+#![allow(clippy::print_stdout, reason = "the figures are what a long run is for")]
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::process::Command;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+use std::{env, fs};
+
+use reentry::{Builder, Claim, ErrorKind, Fingerprint, Key, Outcome, Pending, Run, Store};
+
+mod support;
+use support::{kind, run_of};
+
+/// Tells the child process which part it plays, and where.
+const PART: &str = "REENTRY_LOAD_PART";
+const FOLDER: &str = "REENTRY_LOAD_FOLDER";
+
+/// What the stores under load are given.
+const CACHE_BYTES: usize = 32 * 1024 * 1024;
+const QUEUE_BYTES: usize = 16 * 1024 * 1024;
+
+/// What a process takes beside cache, queue and index: code, stacks, a batch under way, redb's own lists of pages.
+const BESIDE_BYTES: u64 = 256 * 1024 * 1024;
+
+/// What a run in flight takes beside its slot in the index: its guard, its seat with the key, its place in the list of
+/// the unfinished, and what its answer is waited for with.
+const IN_FLIGHT_BYTES: u64 = 2048;
+
+/// How many answers are waited for at once.
+const PIPELINE: usize = 4096;
+
+fn is_full() -> bool {
+    env::var_os("REENTRY_LOAD_FULL").is_some()
+}
+
+fn builder() -> Builder {
+    Store::builder().cache_bytes(CACHE_BYTES).queue_bytes_max(QUEUE_BYTES)
+}
+
+fn key(scope: &str, nth: usize) -> Key {
+    Key::new(scope, format!("8e03978e-40d5-43dd-bc93-{nth:012}")).unwrap()
+}
+
+fn claim(store: &Store, key: &Key) -> Pending<Claim> {
+    store.claim(key, Fingerprint::of("two pizzas"))
+}
+
+/// The most memory that this process ever had; none where the system does not tell.
+fn peak_bytes() -> Option<u64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find(|line| line.starts_with("VmHWM:"))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// Runs the test of this name in a process of its own, which then plays its part; true in that process.
+fn is_child(test: &str) -> bool {
+    if env::var_os(PART).is_some() {
+        return true;
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = Command::new(env::current_exe().unwrap());
+    child.args([test, "--exact", "--nocapture"]).env(PART, test).env(FOLDER, folder.path());
+    let output = child.output().unwrap();
+    let told = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    for line in told.lines().filter(|line| line.starts_with("load: ")) {
+        println!("{line}");
+    }
+    assert!(output.status.success(), "{told}");
+    assert!(told.contains("load: "), "it played its part: {told}");
+    false
+}
+
+fn folder() -> String {
+    env::var(FOLDER).unwrap()
+}
+
+/// Claims and completes so many keys, many at once.
+fn keep(store: &Store, from: usize, to: usize) {
+    let mut ended: VecDeque<Pending<Outcome>> = VecDeque::new();
+    for start in (from..to).step_by(PIPELINE) {
+        let claims: Vec<_> = (start..to.min(start + PIPELINE)).map(|nth| claim(store, &key("load", nth))).collect();
+        ended.drain(..).for_each(|answer| drop(answer.wait().unwrap()));
+        ended.extend(claims.into_iter().map(|claim| run_of(claim.wait().unwrap()).complete(&"done".to_owned())));
+    }
+    for answer in ended {
+        drop(answer.wait().unwrap());
+    }
+}
+
+/// How long half of some claims, each waited for, took at most.
+fn median(store: &Store, scope: &str) -> Duration {
+    let mut spans: Vec<_> = (0..300)
+        .map(|nth| {
+            let began = Instant::now();
+            drop(run_of(claim(store, &key(scope, nth)).wait().unwrap()));
+            began.elapsed()
+        })
+        .collect();
+    spans.sort_unstable();
+    spans[spans.len() / 2]
+}
+
+#[test]
+fn what_is_kept_takes_its_stated_memory_and_no_more() {
+    if !is_child("what_is_kept_takes_its_stated_memory_and_no_more") {
+        return;
+    }
+    let (few, many) = if is_full() { (10_000, 10_000_000) } else { (1_000, 10_000) };
+    let folder = folder();
+    let path = Path::new(&folder).join("load.reentry");
+    let store = builder().open(&path).unwrap();
+    let began = Instant::now();
+    keep(&store, 0, few);
+    let of_few = median(&store, "few");
+    keep(&store, few, many);
+    let (filled_in, of_many) = (began.elapsed(), median(&store, "many"));
+    let stats = store.stats().unwrap();
+    let operations = stats.operations;
+    assert_eq!(operations, many as u64 + 600);
+    // Each part of the index keeps room for some, however few there are.
+    assert!(stats.index_bytes <= 32 * operations + 256 * 32 * 1024, "{stats:?}");
+    if is_full() {
+        assert!(stats.index_bytes <= 32 * operations, "{stats:?}");
+    }
+    store.close().unwrap();
+    let began = Instant::now();
+    let again = builder().open(&path).unwrap();
+    let opened_in = began.elapsed();
+    assert_eq!(again.stats().unwrap().operations, operations);
+    assert!(matches!(claim(&again, &key("load", many - 1)).wait().unwrap(), Claim::Replay(_)));
+    let budget = CACHE_BYTES as u64 + QUEUE_BYTES as u64 + 32 * operations + BESIDE_BYTES;
+    let peak = peak_bytes();
+    println!(
+        "load: {operations} kept in {filled_in:.1?}; index {} MiB, peak {:?} MiB of {} MiB, file {} MiB, rows {} MiB; \
+         opened in {opened_in:.1?}; claim p50 {of_few:.0?} at {few}, {of_many:.0?} at {many}",
+        stats.index_bytes >> 20,
+        peak.map(|bytes| bytes >> 20),
+        budget >> 20,
+        stats.disk_bytes >> 20,
+        stats.bytes >> 20,
+    );
+    assert!(peak.is_none_or(|peak| peak <= budget), "{peak:?} of {budget}");
+    if !is_full() {
+        again.verify().unwrap();
+    }
+}
+
+#[test]
+fn p1_so_many_runs_are_in_flight_at_once_within_their_memory() {
+    if !is_child("p1_so_many_runs_are_in_flight_at_once_within_their_memory") {
+        return;
+    }
+    let count = if is_full() { 1_000_000 } else { 10_000 };
+    let store = builder().open(Path::new(&folder()).join("load.reentry")).unwrap();
+    let mut runs: Vec<Run> = Vec::new();
+    for start in (0..count).step_by(PIPELINE) {
+        let claims: Vec<_> = (start..count.min(start + PIPELINE)).map(|nth| claim(&store, &key("load", nth))).collect();
+        runs.extend(claims.into_iter().map(|claim| run_of(claim.wait().unwrap())));
+    }
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.owned, stats.unfinished), (count as u64, count as u64));
+    for nth in (0..count).step_by(count / 100) {
+        assert!(matches!(claim(&store, &key("load", nth)).wait().unwrap(), Claim::Wait(_)));
+    }
+    let (peak, budget) =
+        (peak_bytes(), (CACHE_BYTES + QUEUE_BYTES) as u64 + (32 + IN_FLIGHT_BYTES) * count as u64 + BESIDE_BYTES);
+    println!("load: {count} in flight; peak {:?} MiB of {} MiB", peak.map(|bytes| bytes >> 20), budget >> 20);
+    assert!(peak.is_none_or(|peak| peak <= budget), "{peak:?} of {budget}");
+    drop(runs);
+    assert_eq!(store.stats().unwrap().owned, 0);
+    if !is_full() {
+        store.verify().unwrap();
+    }
+}
+
+/// A scope makes keys as fast as it can on several threads. It gets as many as it may and no more, nothing of it is
+/// evicted, the other scope gets all it asks for, and replays go on for both.
+#[test]
+fn p6_p9_a_scope_that_floods_gets_its_share_and_takes_nobody_elses() {
+    let most = if is_full() { 100_000 } else { 1_000 };
+    let store = builder().scope_operations_max(most as u64).in_memory().unwrap();
+    keep(&store, 0, 50);
+    let quiet = median(&store, "quiet");
+    let (is_over, refused, next) = (AtomicBool::new(false), AtomicU64::new(0), AtomicU64::new(0));
+    let (begun, of_other) = thread::scope(|threads| {
+        let flood = || {
+            let mut begun = Vec::new();
+            while !is_over.load(Ordering::SeqCst) {
+                let nth = usize::try_from(next.fetch_add(1, Ordering::SeqCst)).unwrap();
+                match claim(&store, &key("flood", nth)).wait() {
+                    Ok(claim) => {
+                        drop(run_of(claim));
+                        begun.push(nth);
+                    }
+                    Err(error) => {
+                        assert_eq!(error.kind(), ErrorKind::Capacity);
+                        refused.fetch_add(1, Ordering::SeqCst);
+                    }
+                }
+            }
+            begun
+        };
+        let floods: Vec<_> = (0..4).map(|_| threads.spawn(flood)).collect();
+        support::until("the flood is at its limit", || refused.load(Ordering::SeqCst) > 0);
+        for nth in 0..50 {
+            assert!(matches!(claim(&store, &key("load", nth)).wait().unwrap(), Claim::Replay(_)));
+        }
+        let of_other = median(&store, "other");
+        is_over.store(true, Ordering::SeqCst);
+        (floods.into_iter().flat_map(|flood| flood.join().unwrap()).collect::<Vec<_>>(), of_other)
+    });
+    assert_eq!(begun.len(), most, "as many as it may");
+    for nth in begun {
+        assert!(store.progress(&key("flood", nth)).unwrap().is_some(), "nothing of it was evicted");
+    }
+    let stats = store.stats().unwrap();
+    assert_eq!(stats.refused, refused.load(Ordering::SeqCst));
+    assert_eq!(kind(claim(&store, &key("flood", usize::MAX >> 30)).wait()), ErrorKind::Capacity);
+    println!(
+        "load: another scope's claim p50 {quiet:.0?} when quiet, {of_other:.0?} beside {} refusals",
+        stats.refused
+    );
+    store.verify().unwrap();
+}

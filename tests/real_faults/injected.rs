@@ -1,0 +1,97 @@
+//! System calls on the store's file that fail, once or for ever, in the real process.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use reentry::Store;
+
+use super::audit::Told;
+use super::folder;
+use super::server::{Process, store_in};
+
+/// Calls, the errors that fit, and whether they may fail for ever: a call that is interrupted for ever is none.
+const FAULTS: [(&str, &[&str], bool); 8] = [
+    ("pwrite64", &["EIO", "ENOSPC", "EDQUOT", "EROFS", "ENOMEM", "EFBIG"], true),
+    ("fdatasync", &["EIO", "ENOSPC", "EDQUOT", "EROFS"], true),
+    ("ftruncate", &["EIO", "ENOSPC", "EDQUOT", "EFBIG", "EROFS"], true),
+    ("pread64", &["EIO", "ENOMEM"], true),
+    ("openat", &["EMFILE", "ENFILE", "EIO", "EACCES", "ENOMEM", "EROFS"], true),
+    ("flock", &["ENOLCK", "EIO"], true),
+    ("statx", &["EIO", "ENOMEM"], true),
+    ("pwrite64,fdatasync,ftruncate,pread64,openat", &["EINTR"], false),
+];
+
+fn strace(path: &Path, calls: &str, error: &str, when: &str) -> Vec<String> {
+    let inject = format!("inject={calls}:error={error}:when={when}");
+    let path = path.to_str().unwrap();
+    let trace = format!("trace={calls}");
+    let arguments = ["strace", "-f", "-qqq", "-o", "/dev/null", "-P", path, "-e", &trace, "-e", &inject];
+    arguments.map(str::to_owned).to_vec()
+}
+
+/// Whether there is a strace that may trace.
+fn can_trace() -> bool {
+    let command = strace(Path::new("/dev/null"), "pwrite64", "EIO", "60000");
+    let traced = Command::new(&command[0]).args(&command[1..]).arg("true").stderr(Stdio::null()).status();
+    let can = traced.is_ok_and(|status| status.success());
+    if !can {
+        println!("skipped: there is no strace, or it may not trace");
+    }
+    can
+}
+
+/// What the server told; nothing that was acknowledged may be lost, and after a fault that is no full disk nothing
+/// more may be.
+fn faulty(calls: &str, error: &str, when: &str) -> bool {
+    let folder = folder();
+    let path = store_in(folder.path());
+    Store::open(&path).unwrap().close().unwrap();
+    let prefix = strace(&path, calls, error, when);
+    let mut process = Process::start(folder.path(), 0, 6, 1, &prefix);
+    let lines = process.hear_out();
+    let status = process.child.wait().unwrap();
+    let what = format!("{calls} {error} {when}");
+    assert!(status.success(), "{what}: it must not die, but {status}; its own error stands above");
+    let failed = |line: &String| ["error Failed", "error OutcomeUnknown"].iter().any(|it| line.starts_with(it));
+    let is_full = ["ENOSPC", "EDQUOT", "EFBIG"].contains(&error) && calls != "fdatasync";
+    if let (false, Some(at)) = (is_full, lines.iter().position(failed)) {
+        let later = lines[at..].iter().find(|line| line.starts_with("paid") || line.starts_with("claimed"));
+        assert_eq!(later, None, "P10: {what}: told after {}", lines[at]);
+    }
+    let mut told = Told::default();
+    told.hear(&lines);
+    told.audit(folder.path());
+    told.finish(folder.path());
+    let is_met = lines.iter().any(|line| line.starts_with("error"));
+    assert!(!is_met || error != "EINTR", "{what}: {lines:?}");
+    // Every order is written and synced: where that fails for ever, it must be told.
+    let must_be_met = ["pwrite64", "fdatasync"].contains(&calls) && when.ends_with('+');
+    assert!(is_met || !must_be_met, "P10: {what}: nobody told of it: {lines:?}");
+    is_met
+}
+
+#[test]
+fn p2_p10_a_server_whose_calls_are_injected_with_errors_loses_nothing_that_it_told() {
+    if !can_trace() {
+        return;
+    }
+    let is_full = env::var_os("REENTRY_INJECT_FULL").is_some();
+    let (mut tried, mut met) = (0, 0);
+    for (nth, (calls, errors, may_last)) in FAULTS.into_iter().enumerate() {
+        for (at, error) in errors.iter().enumerate() {
+            let places: Vec<usize> = if is_full { (1..16).collect() } else { vec![1 + (nth + at * 3) % 7] };
+            for when in places {
+                // By default each is tried in one of the two ways.
+                let lasts = may_last && (is_full || (nth + at) % 2 == 0);
+                let ways = [(is_full || !lasts).then(|| when.to_string()), lasts.then(|| format!("{when}+"))];
+                for when in ways.into_iter().flatten() {
+                    tried += 1;
+                    met += usize::from(faulty(calls, error, &when));
+                }
+            }
+        }
+    }
+    println!("{tried} servers with a failing call, {met} of which met it");
+    assert!(met > tried / 4, "of {tried} only {met} met their fault");
+}
