@@ -104,15 +104,17 @@ impl Course {
     }
 }
 
-/// Tries every fault of these kinds at every call of this workload, or one of `one_in`.
+/// Tries every fault of these kinds at every call of this workload, or one of `one_in`. Returns what was wrong.
 pub(crate) fn fail_everywhere(
     (name, workload): (&str, &'static str),
     kinds: &[Kind],
     one_in: usize,
     tally: &mut Tally,
-) {
+) -> Vec<String> {
+    let mut failures = Vec::new();
     let mut images = Images::default();
     let course = Course::new(workload, &mut images);
+    let without_deferring = Course::new(workload.replace("defer", "claim").leak(), &mut images);
     tally.workloads += 1;
     tally.calls += course.seen.seen(DiskCall::ALL);
     let mut turn = tally.workloads * 7;
@@ -123,19 +125,26 @@ pub(crate) fn fail_everywhere(
                 continue;
             }
             tally.faults += 1;
-            let fails = AssertUnwindSafe(|| Faulty::new(&course, *kind, nth, &mut images, tally).live());
-            catch_unwind(fails).unwrap_or_else(|panic| {
-                let text = panic.downcast_ref::<String>().cloned();
-                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-                panic!("{name:?}, call {nth} of those it hits, {kind:?}: {}", text.unwrap_or_default())
+            let fails = AssertUnwindSafe(|| {
+                let mut faulty = Faulty::new(&course, *kind, nth, &mut images, tally);
+                faulty.without_deferring = Some(&without_deferring);
+                faulty.live();
             });
+            if let Err(panic) = catch_unwind(fails) {
+                let text = panic.downcast_ref::<String>().cloned();
+                let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
+                failures.push(format!("{name:?}, call {nth} of those it hits, {kind:?}: {text}"));
+            }
         }
     }
+    failures
 }
 
 /// The workload with a fault.
 struct Faulty<'a> {
     course: &'a Course,
+    /// The same without deferred claims: where a full disk let no numbers be reserved, each is written at once.
+    without_deferring: Option<&'a Course>,
     kind: Kind,
     server: Server,
     images: &'a mut Images,
@@ -151,7 +160,7 @@ impl<'a> Faulty<'a> {
         let server = Server::new();
         let fault = DiskFault::os(kind.errno).on(kind.calls).after(nth).having_written(kind.written);
         server.disk.fail(Some(if kind.lasts { fault.for_ever() } else { fault }));
-        Self { course, kind, server, images, tally, sure: (0, 0), hit_in: None }
+        Self { course, without_deferring: None, kind, server, images, tally, sure: (0, 0), hit_in: None }
     }
 
     fn live(mut self) {
@@ -161,6 +170,9 @@ impl<'a> Faulty<'a> {
             return self.restart(0);
         }
         self.note_hit(0);
+        if self.hit_in.is_some() && self.kind.must == Must::Mend {
+            self.course = self.without_deferring.unwrap_or(self.course);
+        }
         for (nth, line) in self.course.lines.iter().enumerate() {
             let came = self.server.line(line, |_| {});
             self.note_hit(nth + 1);

@@ -6,6 +6,7 @@
 //! every one of them, and prints how many that were.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::expect_used, clippy::indexing_slicing, reason = "tests panic")]
+#![allow(clippy::print_stdout, reason = "a long run tells its figures")]
 
 #[path = "../support/mod.rs"]
 mod support;
@@ -50,11 +51,12 @@ fn torn(errno: i32, must: Must) -> [Kind; 2] {
 fn tried(what: &str, kinds: &[Kind]) -> Tally {
     let is_full = std::env::var_os("REENTRY_FAULTS_FULL").is_some();
     let one_in = if is_full { 1 } else { ONE_IN };
-    let mut tally = Tally::default();
+    let (mut tally, mut failures) = (Tally::default(), Vec::new());
     for workload in WORKLOADS {
-        fail_everywhere(workload, kinds, one_in, &mut tally);
+        failures.extend(fail_everywhere(workload, kinds, one_in, &mut tally));
     }
     println!("{what}: {tally:?}");
+    assert!(failures.is_empty(), "{} of them, {}", failures.len(), failures[..failures.len().min(9)].join("\n"));
     assert_eq!(tally.workloads, WORKLOADS.len());
     assert!(tally.faults > 40 && tally.told > 20, "{tally:?}");
     tally

@@ -10,8 +10,8 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use reentry::{
-    Advance, Claim, Error, ErrorKind, Failure, Key, ManualClock, Pending, Progress, Resolution, Result, Revision, Run,
-    SimulatedDisk, Step, Store, Table,
+    Advance, Checkpoint, Claim, Error, ErrorKind, Failure, Key, ManualClock, Pending, Progress, Resolution, Result,
+    Revision, Run, SimulatedDisk, Step, Store, Table,
 };
 
 use super::support::{START, key, request};
@@ -189,8 +189,14 @@ impl Server {
                 self.clock.advance(Duration::from_secs(name.parse().unwrap()));
                 ready(Ok(String::new()))
             }
-            "drop" => ready(Ok(drop(self.runs.borrow_mut().remove(name)).to_told())),
-            "release" => ready(Ok(self.run(name).release().to_told())),
+            "drop" => {
+                drop(self.runs.borrow_mut().remove(name));
+                ready(Ok(String::new()))
+            }
+            "release" => {
+                self.run(name).release();
+                ready(Ok(String::new()))
+            }
             "wait" => {
                 let claim = self.store().claim(&key(name), request());
                 let (waiting, name) = (Rc::clone(&self.waiting), name.to_owned());
@@ -301,7 +307,7 @@ impl Server {
     /// Moves a checkpoint from outside, from where it is.
     fn outside(&self, key: &Key, bytes: &Vec<u8>) -> Asked {
         let expected = match self.store().progress(key) {
-            Ok(progress) => progress.and_then(|it| it.checkpoint().map(|c| c.revision())).unwrap_or(Revision::NONE),
+            Ok(progress) => progress.and_then(|it| it.checkpoint().map(Checkpoint::revision)).unwrap_or(Revision::NONE),
             Err(error) => return ready(Err(error)),
         };
         asked_as(self.store().advance(key, expected, "from outside", bytes), |advance| match advance {
@@ -317,17 +323,6 @@ impl Server {
             Claim::Replay(outcome) => Some(told(outcome.bytes())),
             _ => None,
         })
-    }
-}
-
-/// What is told of nothing.
-trait ToTold {
-    fn to_told(self) -> String;
-}
-
-impl ToTold for () {
-    fn to_told(self) -> String {
-        String::new()
     }
 }
 
