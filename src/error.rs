@@ -114,7 +114,8 @@ pub enum ErrorKind {
     /// asked for did not happen, and the operation can still be completed or failed.
     Capacity,
     /// The store stopped after a failed write or sync, or a fault inside it. Close it and open it anew; what was
-    /// acknowledged is there.
+    /// acknowledged is there. After a failed sync restart the machine first, or copy the file and open the copy: the
+    /// system may show what it has not written.
     Failed,
     /// The store was closed. Open it anew.
     Closed,

@@ -50,8 +50,12 @@ fn p10_a_bit_flipped_behind_an_open_store_is_an_error_or_the_right_answer() {
     let folder = folder();
     let (path, _, store, known) = made(&folder);
     let file = OpenOptions::new().read(true).write(true).open(&path).unwrap();
-    let bits = bits(&std::fs::read(&path).unwrap(), 250);
-    let noticed = none_hangs("behind, asked", bits.into_iter(), move |bit| {
+    let image = std::fs::read(&path).unwrap();
+    // A page whose number of rows is wrong gives one row for another, each with a checksum that is right.
+    let pages = (0..image.len()).step_by(4096).filter(|at| image[*at] != 0);
+    let rows: Vec<_> = pages.flat_map(|at| [0, 1].map(|bit| (at + 2) * 8 + bit)).collect();
+    let bits = bits(&image, 250).into_iter().chain(rows);
+    let noticed = none_hangs("behind, asked", bits, move |bit| {
         let mut is_noticed = false;
         flip(&file, bit);
         for (key, known) in &known {

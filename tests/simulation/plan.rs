@@ -60,7 +60,7 @@ impl Plan {
             looks: pick_usize(dice, &[100, 250, 500]),
             faults: pick_usize(dice, &[0, 0, 30, 100]),
             images: 2 + dice.below(6),
-            one_hash: dice.below(8) == 9,
+            one_hash: dice.below(8) == 0,
         }
     }
 

@@ -258,6 +258,15 @@ impl State {
 
 /// Everything that a call may come to, and what the key is like then.
 pub(crate) fn apply(state: &State, id: OpId, op: &Op, now: Now, policy: Policy, is_sure: bool) -> Vec<(State, Answer)> {
+    let mut comes_to = apply_now(state, id, op, now, policy, is_sure);
+    // What is over stays as long as nothing takes its place: whether its row still stands nobody can tell.
+    for (after, _) in comes_to.iter_mut().filter(|(after, _)| after.record.is_none() && after.begun == state.begun) {
+        after.record = state.record.clone().filter(|record| record.end.is_some_and(|end| now.time >= end.gone));
+    }
+    comes_to
+}
+
+fn apply_now(state: &State, id: OpId, op: &Op, now: Now, policy: Policy, is_sure: bool) -> Vec<(State, Answer)> {
     // Where a row of what is over stands, its key is not deferred.
     let is_sure = is_sure && state.record.is_none();
     let mut state = state.clone().at(now);
