@@ -23,7 +23,8 @@ pub(crate) enum Must {
 /// A kind of fault, that is tried at each call of these kinds.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Kind {
-    pub(crate) errno: i32,
+    /// The error's number; none where the call panics.
+    pub(crate) errno: Option<i32>,
     pub(crate) calls: &'static [DiskCall],
     pub(crate) must: Must,
     /// Once, or for ever.
@@ -119,7 +120,9 @@ pub(crate) fn fail_everywhere(
     tally.calls += course.seen.seen(DiskCall::ALL);
     let mut turn = tally.workloads * 7;
     for kind in kinds {
-        for nth in 0..course.seen.seen(kind.calls) {
+        // The file appears, and its name is synced, by the simulation: nothing there may panic.
+        let first = if kind.errno.is_none() && kind.calls.contains(&DiskCall::Publish) { 2 } else { 0 };
+        for nth in first..course.seen.seen(kind.calls) {
             turn += 1;
             if !turn.is_multiple_of(one_in) {
                 continue;
@@ -158,7 +161,12 @@ struct Faulty<'a> {
 impl<'a> Faulty<'a> {
     fn new(course: &'a Course, kind: Kind, nth: usize, images: &'a mut Images, tally: &'a mut Tally) -> Self {
         let server = Server::new();
-        let fault = DiskFault::os(kind.errno).on(kind.calls).after(nth).having_written(kind.written);
+        let fault = kind
+            .errno
+            .map_or_else(DiskFault::panic, DiskFault::os)
+            .on(kind.calls)
+            .after(nth)
+            .having_written(kind.written);
         server.disk.fail(Some(if kind.lasts { fault.for_ever() } else { fault }));
         Self { course, without_deferring: None, kind, server, images, tally, sure: (0, 0), hit_in: None }
     }
@@ -237,6 +245,8 @@ impl<'a> Faulty<'a> {
         assert!(self.server.disk.failed() > 0, "{kind:?} before the fault");
         self.tally.unknown += usize::from(kind == ErrorKind::OutcomeUnknown);
         let may = match (self.kind.must, opening) {
+            // Whatever panics while it reads is taken for damage.
+            _ if self.kind.errno.is_none() && kind == ErrorKind::Corrupt => true,
             (Must::Mend, true) => matches!(kind, ErrorKind::Full),
             (Must::Mend, false) => matches!(kind, ErrorKind::Full | ErrorKind::OutcomeUnknown),
             (_, true) => matches!(kind, ErrorKind::Io | ErrorKind::Failed | ErrorKind::Full),
