@@ -189,7 +189,8 @@ impl<'t> ReadTransaction<'t> {
     /// [`ErrorKind::InvalidName`] where the name is empty or begins with `reentry/`, and where the file has a table of
     /// that name whose keys or values are no bytes: for the caller to mend. Else what the file tells.
     pub fn open_table(&self, table: Table) -> Result<ReadRows<'_>> {
-        let rows = match self.inner.open_table(table.definition()?) {
+        let definition = table.definition()?;
+        let rows = match unwound(|| Ok(self.inner.open_table(definition)))? {
             Ok(rows) => Some(rows),
             Err(TableError::TableDoesNotExist(_)) => None,
             Err(error) => return Err(table.refused(error)),
