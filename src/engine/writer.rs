@@ -271,7 +271,7 @@ impl Writer {
                 }
                 Err(failure) => {
                     let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
-                    let refusal = if is_full { full } else { not_applied };
+                    let refusal = if is_full { full } else { stopped };
                     behind.drain(..).for_each(|request: Request| request.refuse(refusal(failure.error())));
                     self.recover(failure, requests, done, now);
                 }
@@ -347,7 +347,8 @@ impl Writer {
             if is_in_commit || self.shared.log.fault().is_some() || error.kind() != ErrorKind::Capacity {
                 self.shared.queue.shut(Shut::Failed);
             }
-            let told = || if is_in_commit { unknown(&error) } else { not_applied(&error) };
+            // A sync that found no room is no full disk either: nobody knows what it dropped.
+            let told = || if is_in_commit { unknown(&error) } else { stopped(&error) };
             return requests.drain(..).for_each(|request| request.refuse(told()));
         }
         let backoff = self.full.take().map_or(BACKOFF_MIN, |full| (full.backoff * 2).min(BACKOFF_MAX));
@@ -430,6 +431,12 @@ fn full(error: &Error) -> Error {
 fn not_applied(error: &Error) -> Error {
     match error.kind() {
         ErrorKind::Full => full(error),
+        _ => stopped(error),
+    }
+}
+
+fn stopped(error: &Error) -> Error {
+    match error.kind() {
         ErrorKind::Capacity => Error::new(ErrorKind::Capacity, error.to_string()),
         _ => Error::new(ErrorKind::Failed, format!("not applied, the store stopped; open it anew: {error}")),
     }

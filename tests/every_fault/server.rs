@@ -115,8 +115,11 @@ impl Server {
             self.work();
             after_batch(self);
         }
-        // What nobody waits for: a step's result, the turn of the next in line, what retention removes.
-        if self.store.is_some() {
+        // What nobody waits for: a step's result, the turn of the next in line, what retention removes. Where something
+        // was refused all who wait give up, so that a run that ended with it is followed by none.
+        if answers.iter().flatten().any(Result::is_err) {
+            self.waiting.borrow_mut().clear();
+        } else if self.store.is_some() {
             self.work();
             after_batch(self);
         }
@@ -220,12 +223,13 @@ impl Server {
     fn look(&self, what: &str, name: &str) -> Result<String> {
         let store = self.store();
         Ok(match what {
-            "verify" => format!("{:?}", store.verify()?),
+            // What retention removes may be removed later.
+            "verify" => store.verify().map(|_| "sound".to_owned())?,
             "list" => store.unfinished().map(|found| Ok(shown(&found?))).collect::<Result<Vec<_>>>()?.join("; "),
             "read" => rows(store)?,
             "stats" => {
                 let stats = store.stats()?;
-                format!("{} {} {} {}", stats.operations, stats.unfinished, stats.in_doubt, stats.stuck)
+                format!("{} {} {}", stats.unfinished, stats.in_doubt, stats.stuck)
             }
             _ => store.progress(&key(name))?.map_or_else(|| "nothing".to_owned(), |progress| shown(&progress)),
         })
