@@ -92,7 +92,7 @@ pub(crate) struct Log {
 /// redb closes the file when it is dropped, and may panic there where it panicked before.
 impl Drop for Log {
     fn drop(&mut self) {
-        let state = std::mem::replace(self.open.get_mut(), State::Closed);
+        let state = std::mem::replace(&mut *self.open.write(), State::Closed);
         let dropped = unwound(|| {
             drop(state);
             Ok(())

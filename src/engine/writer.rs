@@ -220,7 +220,10 @@ impl Writer {
 
     fn end(&mut self, requests: Vec<Request>) {
         let shut = self.shared.queue.is_shut().unwrap_or(Shut::Failed);
-        for request in requests {
+        // What came in after the queue was last taken and before it was shut; nothing comes after.
+        let mut left = Vec::new();
+        self.shared.queue.take(&mut left, Duration::ZERO);
+        for request in requests.into_iter().chain(left) {
             request.refuse(shut.error());
         }
         self.shared.ended.store(true, Ordering::Release);

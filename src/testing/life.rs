@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::kill::{Calls, Kill, Moment};
 use crate::engine::{Disk, SimulatedDisk};
 use crate::store::Store;
-use crate::sync::{Condvar, Mutex, MutexGuard};
+use crate::sync::{Condvar, Instant, Mutex, MutexGuard};
 
 /// What unwinds through a handler whose process was killed at a call of the world.
 struct Killed;
@@ -205,7 +205,7 @@ impl Life {
         if let Some(span) = self.sync_takes {
             let mut vital = self.vital.lock();
             if !vital.has_returned && vital.died.is_none() {
-                self.returned.wait_for(&mut vital, span);
+                self.returned.wait_until(&mut vital, Instant::now() + span);
             }
         }
     }
