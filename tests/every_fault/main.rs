@@ -20,7 +20,7 @@ use reentry::DiskCall;
 use workloads::WORKLOADS;
 
 /// Of how many faults the plain run tries one.
-const ONE_IN: usize = 101;
+const ONE_IN: usize = 79;
 
 const SYNC: &[DiskCall] = &[DiskCall::Sync];
 const READS: &[DiskCall] = &[DiskCall::Len, DiskCall::Read];
