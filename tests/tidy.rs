@@ -157,7 +157,8 @@ fn one_room_names_each_dependency() {
     let patient = |file: &str| {
         let patient =
             ["src/clock.rs", "src/pending.rs", "src/engine/writer.rs", "src/engine/queue.rs", "src/resumer.rs"];
-        !patient.contains(&file) && !file.starts_with("src/sync/")
+        // The kit's disk may take its time.
+        !patient.contains(&file) && !file.starts_with("src/sync/") && file != "src/testing/life.rs"
     };
     assert_eq!(wrong_lines(patient, |line| names(line, "Instant")), NONE);
 }
