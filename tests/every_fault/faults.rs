@@ -29,6 +29,8 @@ pub(crate) struct Kind {
     pub(crate) must: Must,
     /// Once, or for ever.
     pub(crate) lasts: bool,
+    /// Whether the plain run tries it at every call too.
+    pub(crate) always: bool,
     /// How many bytes of a write reach the file first.
     pub(crate) written: usize,
 }
@@ -101,6 +103,9 @@ impl Course {
             answers.push(came.answers.iter().map(text).collect());
         }
         server.end().unwrap();
+        let rows = shown.last().and_then(|shown| shown.last()).map(|shown| shown["rows"].clone()).unwrap();
+        let rows = rows.split(',').filter(|row| !row.is_empty()).count();
+        assert_eq!(rows, workload.matches("+row").count(), "P8: rows there are");
         Self { lines, answers, shown, seen: server.disk.clone() }
     }
 }
@@ -125,7 +130,7 @@ pub(crate) fn fail_everywhere(
         let first = if kind.errno.is_none() && kind.calls.contains(&DiskCall::Publish) { 2 } else { 0 };
         for nth in first..course.seen.seen(kind.calls) {
             turn += 1;
-            if !turn.is_multiple_of(one_in) {
+            if !(turn.is_multiple_of(one_in) || kind.always) {
                 continue;
             }
             tally.faults += 1;

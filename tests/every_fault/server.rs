@@ -285,7 +285,10 @@ impl Server {
             "advance" => self.of_run(name, |run| run.advance("on", &bytes), moved),
             "advance+row" => self.of_run(name, |run| run.advance_with("on", &bytes, write), moved),
             "row-fails" => {
-                let fails = |_: &reentry::Transaction<'_>| Err("the row is refused".into());
+                let fails = |tx: &reentry::Transaction<'_>| {
+                    tx.open_table(ROWS)?.insert("refused", "row")?;
+                    Err("the row is refused".into())
+                };
                 self.of_run(name, |run| run.advance_with("on", &bytes, fails), moved)
             }
             "renew" => self.of_run(name, Run::renew, |()| String::new()),
