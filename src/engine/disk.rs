@@ -35,7 +35,8 @@ pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
         Ok(())
     }
 
-    /// Fails where the name no longer leads to the file that is written: what is acknowledged would be lost.
+    /// Fails where the name no longer leads to the file that is written, or somebody cut that short: what is
+    /// acknowledged would be lost.
     fn check_name(&self) -> io::Result<()> {
         Ok(())
     }

@@ -5,6 +5,8 @@
 //! 2. A file is readable and writable by its owner only, from its first moment.
 //! 3. The file is locked before a byte of it is read, and stays locked while it is open (P1).
 //! 4. No link is followed, nothing is written where the file is refused (P10).
+//! 5. Nothing is written into, or acknowledged from, a file that somebody cut short while it is open (P10): a write
+//!    behind the cut would fill what is missing with zeroes, and make the length look right again.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io::{self, Read};
@@ -13,6 +15,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use crate::error::{Error, ErrorKind, Result};
+use crate::sync::plain::{AtomicU64, Ordering};
 
 /// How every redb file starts (redb's design document, "Database header").
 const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
@@ -25,6 +28,8 @@ const CREATING_SUFFIX: &str = ".creating";
 pub(crate) struct RealFile {
     file: File,
     path: PathBuf,
+    /// How long the file is, as far as this process made it: others may not make it shorter.
+    len: AtomicU64,
 }
 
 /// Closing alone would not do: a child process that another thread is just starting holds a duplicate of the descriptor
@@ -47,6 +52,7 @@ impl Disk for RealFile {
 
     #[cfg(unix)]
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.check_len()?;
         std::os::unix::fs::FileExt::write_all_at(&self.file, data, offset)
     }
 
@@ -67,6 +73,7 @@ impl Disk for RealFile {
 
     #[cfg(windows)]
     fn write(&self, offset: u64, mut data: &[u8]) -> io::Result<()> {
+        self.check_len()?;
         let mut at = offset;
         while !data.is_empty() {
             let n = std::os::windows::fs::FileExt::seek_write(&self.file, data, at)?;
@@ -77,7 +84,10 @@ impl Disk for RealFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.check_len()?;
+        self.file.set_len(len)?;
+        self.len.store(len, Ordering::Release);
+        Ok(())
     }
 
     fn sync(&self) -> io::Result<()> {
@@ -89,6 +99,7 @@ impl Disk for RealFile {
     }
 
     fn check_name(&self) -> io::Result<()> {
+        self.check_len()?;
         if is_same(&self.file, &self.path)? { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
     }
 }
@@ -139,6 +150,14 @@ fn mode(found: &fs::Metadata) -> u32 {
 }
 
 impl RealFile {
+    /// Fails where somebody cut the file short.
+    fn check_len(&self) -> io::Result<()> {
+        if self.file.metadata()?.len() < self.len.load(Ordering::Acquire) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut short"));
+        }
+        Ok(())
+    }
+
     /// Fails where others than its owner may read or write the file.
     ///
     /// # Errors
@@ -208,7 +227,7 @@ fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Resu
             // It was the store, and somebody moved it away: it is whole, and not ours to clear.
             return remove_name(&creating, path).map_err(failed);
         }
-        locked.file.set_len(0).map_err(failed)?;
+        locked.set_len(0).map_err(failed)?;
         initialise(Arc::<RealFile>::clone(&locked))?;
         locked.file.sync_all().map_err(failed)?;
         give_name(&creating, path).map_err(failed)?;
@@ -274,7 +293,10 @@ fn new_file() -> OpenOptions {
 /// The file at `at`, locked; `path` is the store's name, for the error.
 fn lock(file: File, at: &Path, path: &Path) -> Result<RealFile> {
     match file.try_lock() {
-        Ok(()) => Ok(RealFile { file, path: at.to_owned() }),
+        Ok(()) => {
+            let len = file.metadata().map_err(|e| io_error("cannot look at", path, e))?.len();
+            Ok(RealFile { file, path: at.to_owned(), len: AtomicU64::new(len) })
+        }
         Err(TryLockError::WouldBlock) => {
             let message = format!("{} is open in another process, or already open in this one", path.display());
             Err(Error::new(ErrorKind::InUse, message))
@@ -315,4 +337,25 @@ fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
 
 fn not_a_store(path: &Path, why: &str) -> Error {
     Error::new(ErrorKind::NotAStore, format!("{} {why}", path.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Else the write would fill what is missing with zeroes, and nothing would tell afterwards.
+    #[test]
+    fn p10_nothing_is_written_behind_a_cut_that_somebody_made() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.reentry");
+        let file = lock(new_file().open(&path).unwrap(), &path, &path).unwrap();
+        file.set_len(8192).unwrap();
+        file.write(4096, &[7; 4096]).unwrap();
+        file.check_name().unwrap();
+        File::options().write(true).open(&path).unwrap().set_len(4096).unwrap();
+        assert!(file.write(4096, &[7; 4096]).is_err());
+        assert!(file.set_len(8192).is_err());
+        assert!(file.check_name().is_err());
+        assert_eq!(file.len().unwrap(), 4096);
+    }
 }

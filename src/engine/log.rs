@@ -199,9 +199,9 @@ impl Log {
         self.open.read().opened().ok().and_then(|open| open.backend.fault())
     }
 
-    /// Fails where the file is no longer what its name leads to.
+    /// Fails where the file is no longer what its name leads to, or no longer as long as it was made.
     pub(crate) fn check_name(&self) -> Result<()> {
-        let gone = "the file was removed, renamed or replaced while the store was open";
+        let gone = "the file was removed, renamed, replaced or cut short while the store was open";
         self.disk.check_name().map_err(|e| Error::because(ErrorKind::Failed, gone, e))
     }
 

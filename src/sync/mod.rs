@@ -21,7 +21,7 @@ pub(crate) use ordinary::*;
 
 /// What is the same under a model checker: for what redb calls while it holds locks of its own.
 pub(crate) mod plain {
-    pub(crate) use std::sync::atomic::{AtomicBool, Ordering};
+    pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     #[cfg(any(test, feature = "testing"))]
     pub(crate) use std::thread::panicking;
 

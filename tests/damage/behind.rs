@@ -4,11 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use reentry::{ManualClock, State, Store};
+use reentry::{ErrorKind, ManualClock, State, Store};
 use tempfile::TempDir;
 
 use super::original::{Everything, ask, ask_all, builder, fill, is_right, told};
-use super::support::{Dice, START};
+use super::support::{Dice, START, key, request, run_of};
 use super::{is_full, none_hangs};
 
 const OPERATIONS: usize = 24;
@@ -110,4 +110,32 @@ fn p10_a_claim_that_meets_a_bit_flipped_behind_an_open_store_is_an_error_or_righ
         is_noticed
     });
     assert!(noticed > 0, "no flip met anything that is read");
+}
+
+/// The first write after a cut may fill what is missing with zeroes, and so make the length look right: each cut is
+/// tried with small and large changes after it.
+#[test]
+fn p10_nothing_is_acknowledged_into_a_file_that_was_cut_short_behind_an_open_store() {
+    let folder = folder();
+    let (path, clock, store, _) = made(&folder);
+    store.close().unwrap();
+    drop(store);
+    let image = std::fs::read(&path).unwrap();
+    let cuts = (0..16).map(|part| image.len() * part / 16).chain([image.len() - 4096, image.len() - 1]);
+    for (cut, bytes) in cuts.flat_map(|cut| [(cut, 0), (cut, 200_000)]) {
+        std::fs::write(&path, &image).unwrap();
+        let store = builder(&clock).open(&path).unwrap();
+        let mut owner = run_of(told(&store, store.claim(&key("new"), request())).unwrap());
+        let len = std::fs::metadata(&path).unwrap().len();
+        OpenOptions::new().write(true).open(&path).unwrap().set_len(cut as u64).unwrap();
+        let kinds = [
+            told(&store, owner.advance("paid", &vec![7_u8; bytes])).unwrap_err().kind(),
+            told(&store, store.claim(&key("newer"), request())).map(drop).unwrap_err().kind(),
+        ];
+        assert!(
+            matches!(kinds, [ErrorKind::OutcomeUnknown | ErrorKind::Failed | ErrorKind::Corrupt, ErrorKind::Failed]),
+            "{len} bytes cut to {cut}, then {bytes} more: {kinds:?}"
+        );
+        drop(store.close());
+    }
 }
