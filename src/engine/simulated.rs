@@ -46,6 +46,8 @@ struct State {
     seen: [usize; DiskCall::ALL.len()],
     syncs: usize,
     failed: usize,
+    /// What was read, where that is asked for.
+    reads: Option<Vec<Range<u64>>>,
 }
 
 #[derive(Debug, Clone)]
@@ -83,9 +85,19 @@ impl SimulatedDisk {
         Self::default()
     }
 
-    /// A disk that holds this file.
-    pub fn from_image(image: Vec<u8>) -> Self {
-        Self::holding(Arc::new(image))
+    /// A disk that holds this file; of one that is shared no copy is made before it is written to.
+    pub fn from_image(image: impl Into<Arc<Vec<u8>>>) -> Self {
+        Self::holding(image.into())
+    }
+
+    /// Remembers from now on which ranges of the file are read.
+    pub fn watch_reads(&self) {
+        self.0.lock().reads.get_or_insert_default();
+    }
+
+    /// The ranges that were read since they are watched, in their order.
+    pub fn reads(&self) -> Vec<Range<u64>> {
+        self.0.lock().reads.clone().unwrap_or_default()
     }
 
     fn holding(image: Arc<Vec<u8>>) -> Self {
@@ -337,6 +349,9 @@ impl Disk for SimulatedDisk {
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let mut state = self.0.lock();
         state.may_call(DiskCall::Read)?;
+        if let Some(reads) = &mut state.reads {
+            reads.push(offset..offset.saturating_add(out.len() as u64));
+        }
         copy_out(&state.image, offset, out)
     }
 

@@ -7,6 +7,7 @@
 //! ```sh
 //! REENTRY_DAMAGE_FULL=1 cargo test --release --test damage every_bit -- --nocapture   # 8 flips of each byte of 1 MiB
 //! REENTRY_DAMAGE_FULL=1 REENTRY_DAMAGE_RANGE=0..1000000 cargo test ...                # a part; the log says how far
+//! REENTRY_DAMAGE_FULL=1 REENTRY_DAMAGE_STRIDE=97 cargo test ...                       # every 97th bit of all
 //! REENTRY_DAMAGE_FILES=100000 cargo test --release --test damage several -- --nocapture
 //! ```
 //!
@@ -85,4 +86,9 @@ fn range() -> Range<usize> {
     let Ok(range) = env::var("REENTRY_DAMAGE_RANGE") else { return 0..usize::MAX };
     let (from, to) = range.split_once("..").expect("a range is FROM..TO");
     from.parse().unwrap()..to.parse().unwrap()
+}
+
+/// Of so many bits one is tried in a long run: all where nothing else is asked for.
+fn stride() -> usize {
+    env::var("REENTRY_DAMAGE_STRIDE").map_or(1, |stride| stride.parse().unwrap())
 }
