@@ -39,7 +39,7 @@ pub use resumer::{Resumer, ResumerBuilder, ResumerStats};
 pub use run::Run;
 pub use step::{Failure, Rechecked, StepBuilder, not_applied};
 pub use store::{Advance, Builder, Stats, Store, Verified};
-#[cfg(shuttle)]
+#[cfg(any(shuttle, loom))]
 #[doc(hidden)]
 pub use sync::pass_time;
 

@@ -346,6 +346,9 @@ impl<T> Future for Answer<T> {
     }
 }
 
+#[cfg(all(test, loom))]
+mod orders;
+
 #[cfg(test)]
 mod tests {
     use super::*;

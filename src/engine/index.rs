@@ -26,7 +26,7 @@ use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// Enough that callers seldom meet on one, and that growing one copies little. A model checker would try every order
 /// of looking into each.
-const SHARDS: usize = if cfg!(shuttle) { 2 } else { 256 };
+const SHARDS: usize = if cfg!(any(shuttle, loom)) { 2 } else { 256 };
 
 /// Slots that a part of the index keeps room for, however few there are.
 const SLOTS_KEPT: usize = 1024;

@@ -32,6 +32,8 @@ mod log;
 mod lookup;
 #[cfg(any(test, feature = "testing"))]
 mod mishap;
+#[cfg(all(test, loom))]
+mod orders;
 mod queue;
 mod request;
 mod retention;
@@ -88,7 +90,7 @@ enum AtWork {
 
 /// What callers and the writer share.
 pub(crate) struct Shared {
-    queue: Queue,
+    queue: Arc<Queue>,
     index: Index,
     log: Log,
     timeline: Timeline,
@@ -176,7 +178,7 @@ impl Engine {
         let (log, mut meta) = Log::open(disk, &options.opening, each)?;
         meta.highest_time = meta.highest_time.max(highest_time);
         let shared = Arc::new(Shared {
-            queue: Queue::new(options.queue),
+            queue: Arc::new(Queue::new(options.queue)),
             index,
             log,
             timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
@@ -348,7 +350,7 @@ impl Engine {
     ) -> Pending<T> {
         let engine = Arc::clone(self);
         Pending::coming(gives_up, async move {
-            HandOver::new(Arc::clone(&engine.shared), unsent).await?;
+            HandOver::new(Arc::clone(&engine.shared.queue), unsent).await?;
             read(engine, answer.await?)
         })
     }

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::Shared;
 use super::request::Request;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{Condvar, Instant, Mutex};
@@ -177,15 +176,15 @@ impl Queue {
 /// Waits for room, then hands the request over.
 #[derive(Debug)]
 pub(crate) struct HandOver {
-    shared: Arc<Shared>,
+    queue: Arc<Queue>,
     request: Option<Request>,
     /// Its number among those outside.
     outside: Option<u64>,
 }
 
 impl HandOver {
-    pub(crate) fn new(shared: Arc<Shared>, request: Option<Request>) -> Self {
-        Self { shared, request, outside: None }
+    pub(crate) fn new(queue: Arc<Queue>, request: Option<Request>) -> Self {
+        Self { queue, request, outside: None }
     }
 }
 
@@ -195,8 +194,8 @@ impl Future for HandOver {
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Some(request) = self.request.take() else { return Poll::Ready(Ok(())) };
         // Outside before trying: room made in between wakes us.
-        self.outside = Some(self.shared.queue.wait_outside(self.outside, context.waker()));
-        self.request = self.shared.queue.push(request);
+        self.outside = Some(self.queue.wait_outside(self.outside, context.waker()));
+        self.request = self.queue.push(request);
         if self.request.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) }
     }
 }
@@ -204,7 +203,7 @@ impl Future for HandOver {
 impl Drop for HandOver {
     fn drop(&mut self) {
         if let Some(number) = self.outside {
-            self.shared.queue.state.lock().outside.remove(&number);
+            self.queue.state.lock().outside.remove(&number);
         }
     }
 }

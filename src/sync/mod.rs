@@ -2,21 +2,22 @@
 //! that a model checker can take their place and try the orders in which threads may run.
 //!
 //! Without a cfg they are those of `parking_lot` and the standard library, by their names and at no cost. Under
-//! `--cfg shuttle` the same names lead to the checker's.
+//! `--cfg shuttle`, which tries orders of whole scenarios by chance, and under `--cfg loom`, which tries every order of
+//! small parts, the same names lead to the checker's.
 //!
 //! Invariants:
 //! 1. Whatever one thread does that another can see goes through here, or is done between two uses of it.
 //! 2. Nothing of the checker's is used while redb holds a lock of its own, which the checker knows nothing of: what
 //!    redb calls takes what is [`plain`]. A plain lock is never held where the checker may let another thread run.
 
-#[cfg(shuttle)]
+#[cfg(any(shuttle, loom))]
 mod modelled;
 
-#[cfg(shuttle)]
+#[cfg(any(shuttle, loom))]
 pub use modelled::pass_time;
-#[cfg(shuttle)]
+#[cfg(any(shuttle, loom))]
 pub(crate) use modelled::*;
-#[cfg(not(shuttle))]
+#[cfg(not(any(shuttle, loom)))]
 pub(crate) use ordinary::*;
 
 /// What is the same under a model checker: for what redb calls while it holds locks of its own.
@@ -28,7 +29,7 @@ pub(crate) mod plain {
     pub(crate) use parking_lot::{Mutex, RwLock};
 }
 
-#[cfg(not(shuttle))]
+#[cfg(not(any(shuttle, loom)))]
 mod ordinary {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     pub(crate) use std::time::Instant;

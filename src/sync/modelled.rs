@@ -10,18 +10,144 @@ use std::sync::atomic::AtomicBool as PlainBool;
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
+#[cfg(loom)]
+use loom as model;
+#[cfg(shuttle)]
 use shuttle as model;
 
-pub(crate) use model::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+#[cfg(shuttle)]
+pub(crate) use model::sync::atomic::AtomicBool;
+pub(crate) use model::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+#[cfg(shuttle)]
 pub(crate) use model::thread_local;
+
+/// That of loom takes no `const`.
+#[cfg(loom)]
+macro_rules! thread_local_of_loom {
+    (static $name:ident: $type:ty = const $init:block;) => {
+        loom::thread_local! { static $name: $type = $init; }
+    };
+}
+#[cfg(loom)]
+pub(crate) use thread_local_of_loom as thread_local;
+
+/// Runs `scenario` in every order there is.
+#[cfg(all(test, loom))]
+pub(crate) fn in_every_order(scenario: impl Fn() + Send + Sync + 'static) {
+    in_orders(None, scenario);
+}
+
+/// Runs `scenario` in every order in which threads are interrupted so many times at most: for what has too many orders.
+#[cfg(all(test, loom))]
+pub(crate) fn in_every_order_of(interruptions: usize, scenario: impl Fn() + Send + Sync + 'static) {
+    in_orders(Some(interruptions), scenario);
+}
+
+#[cfg(all(test, loom))]
+fn in_orders(interruptions_max: Option<usize>, scenario: impl Fn() + Send + Sync + 'static) {
+    let began = std::time::Instant::now();
+    let orders = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = Arc::clone(&orders);
+    let mut checker = model::model::Builder::new();
+    checker.preemption_bound = interruptions_max;
+    checker.check(move || {
+        counted.fetch_add(1, Ordering::Relaxed);
+        scenario();
+    });
+    let name = std::thread::current().name().unwrap_or_default().to_owned();
+    eprintln!("{name}: {} orders in {:.1} s", orders.load(Ordering::Relaxed), began.elapsed().as_secs_f64());
+}
 
 /// Threads, by the names of the standard library.
 pub(crate) mod thread {
-    pub(crate) use super::model::thread::{Builder, JoinHandle, Thread, current, park, yield_now};
+    pub(crate) use super::model::thread::{Builder, JoinHandle, yield_now};
+    #[cfg(shuttle)]
+    pub(crate) use super::model::thread::{Thread, current, park};
+
+    #[cfg(loom)]
+    pub(crate) use super::parking::{Thread, current, park};
+
+    #[cfg(test)]
+    pub(crate) use super::model::thread::spawn;
 
     /// Sleeps until unparked or until so much time has passed; also without either, as the standard library's does.
     pub(crate) fn park_timeout(span: std::time::Duration) {
         super::park_until(super::Instant::now().checked_add(span));
+    }
+}
+
+/// Parking for loom, whose own forgets an unpark that comes while the thread waits for a lock.
+#[cfg(loom)]
+mod parking {
+    use std::sync::Arc;
+
+    use super::model::sync::{Condvar, Mutex};
+    use super::model::thread;
+
+    #[derive(Debug, Clone)]
+    pub(crate) struct Thread {
+        named: thread::Thread,
+        /// Whether it was unparked, and what it sleeps on until then.
+        unparked: Arc<(Mutex<bool>, Condvar)>,
+    }
+
+    loom::thread_local! {
+        static CURRENT: Thread =
+            Thread { named: thread::current(), unparked: Arc::new((Mutex::new(false), Condvar::new())) };
+    }
+
+    pub(crate) fn current() -> Thread {
+        CURRENT.with(Thread::clone)
+    }
+
+    /// Sleeps until unparked; at once where that was done before.
+    pub(crate) fn park() {
+        let me = current();
+        let mut is_unparked = me.unparked.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        while !*is_unparked {
+            is_unparked = me.unparked.1.wait(is_unparked).unwrap_or_else(std::sync::PoisonError::into_inner);
+        }
+        *is_unparked = false;
+    }
+
+    impl Thread {
+        pub(crate) fn unpark(&self) {
+            *self.unparked.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
+            self.unparked.1.notify_one();
+        }
+
+        pub(crate) fn id(&self) -> thread::ThreadId {
+            self.named.id()
+        }
+
+        pub(crate) fn name(&self) -> Option<&str> {
+            self.named.name()
+        }
+    }
+}
+
+/// A flag. To loom an exchange may pass over what another thread stored before it, which no memory allows: so a store
+/// is an exchange too.
+#[cfg(loom)]
+#[derive(Debug, Default)]
+pub(crate) struct AtomicBool(model::sync::atomic::AtomicBool);
+
+#[cfg(loom)]
+impl AtomicBool {
+    pub(crate) fn new(value: bool) -> Self {
+        Self(model::sync::atomic::AtomicBool::new(value))
+    }
+
+    pub(crate) fn load(&self, ordering: Ordering) -> bool {
+        self.0.load(ordering)
+    }
+
+    pub(crate) fn store(&self, value: bool, ordering: Ordering) {
+        self.0.swap(value, ordering);
+    }
+
+    pub(crate) fn swap(&self, value: bool, ordering: Ordering) -> bool {
+        self.0.swap(value, ordering)
     }
 }
 
@@ -220,7 +346,10 @@ impl Add<Duration> for Instant {
 /// Lets so much time pass for all who wait with a deadline. The store's clock is another, and stays.
 pub fn pass_time(span: Duration) {
     // A moment at which another thread may run, and nothing else.
+    #[cfg(shuttle)]
     model::thread::sleep(span);
+    #[cfg(loom)]
+    thread::yield_now();
     let woken = TIME.with_borrow_mut(|time| {
         time.now = time.now.saturating_add(span);
         let now = Instant(time.now);
