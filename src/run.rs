@@ -401,7 +401,8 @@ impl Run {
         let by = Reporter { token, born, attempt, was_owner };
         let command = Command::Report { by, name: Arc::clone(name), result: result.clone() };
         self.engine.report(&self.ownership, command);
-        if !was_owner {
+        // Asked again: whoever entered before this stood in the queue is decided first, and it is evidence then.
+        if !was_owner || !self.ownership.stands() {
             return Err(fenced("stop; what its step came to is kept as evidence"));
         }
         let at = self.engine.time();

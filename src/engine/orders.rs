@@ -1,6 +1,7 @@
 //! Every order of the small parts of the engine, under the model checker loom: the queue's hand-over, what the index
-//! publishes, and the end of an ownership beside a claim that goes into line. None is left out; but where three threads meet at the queue, or one waits outside while it is full, those
-//! in which threads are interrupted more than three times are.
+//! publishes, and the end of an ownership beside a claim that goes into line. None is left out; but where three threads
+//! meet at the queue, or one waits outside while it is full, those in which threads are interrupted more than three
+//! times are.
 //!
 //! ```sh
 //! RUSTFLAGS="--cfg loom" CARGO_TARGET_DIR=target/loom cargo test --release --lib orders
