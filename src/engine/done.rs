@@ -3,12 +3,15 @@
 //! Invariants:
 //! 1. Where everything went stands in the index before anybody is answered (P2).
 //! 2. An owner is seated before its claim is answered, and unseated before whoever ended it is (P1, P7).
+//! 3. What one request did to a key's place and to its owner shows at once, and in the order of the requests. The rows
+//!    before the last are gone, so a reader finds the last with the owner that it was decided with, or a later one.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Shared;
 use super::capacity::Draft;
-use super::index::{KeyHash, Open, Owner, Tally, Waiter};
+use super::index::{KeyHash, Open, Owner, Shard, Tally, Waiter};
 use super::log::Place;
 use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
 use crate::clock::Now;
@@ -24,8 +27,8 @@ pub(super) struct Done {
     pub(super) moves: Vec<Move>,
     /// What is kept after it.
     pub(super) draft: Draft,
-    /// What each request came to, in their order.
-    pub(super) told: Vec<Told>,
+    /// What each request came to, in their order, and how many moves there were after it.
+    pub(super) told: Vec<(Told, usize)>,
     /// The runs that showed that they are at work; kept where there is a lease.
     pub(super) renewed: Vec<(KeyHash, Key, u64)>,
     /// The keys whose last owner had left something behind, which is taken in now.
@@ -80,44 +83,89 @@ impl Done {
     }
 
     /// Publishes where everything went, and only then answers. The batch is durable.
-    pub(super) fn publish(self, shared: &Arc<Shared>, requests: impl Iterator<Item = Request>, now: Now) {
-        publish_moves(shared, &self.moves, self.draft);
-        for (hash, key) in self.left {
-            shared.index.shard(hash).forget_left(hash, &key, |_| true);
+    pub(super) fn publish(self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
+        for (hash, key) in &self.left {
+            shared.index.shard(*hash).forget_left(*hash, key, |_| true);
         }
-        for (hash, key, token) in self.renewed {
-            shared.index.shard(hash).renew(hash, &key, token, now.time);
+        for (hash, key, token) in &self.renewed {
+            shared.index.shard(*hash).renew(*hash, key, *token, now.time);
         }
+        let freed = self.publish_requests(shared, requests);
         shared.counters.removed.fetch_add(self.removed, Ordering::Relaxed);
         shared.counters.refused.fetch_add(self.refused, Ordering::Relaxed);
-        for (request, told) in requests.zip(self.told) {
-            answer(shared, request, told);
+        for ((request, (told, _)), freed) in requests.drain(..).zip(self.told).zip(freed) {
+            answer(shared, request, told, freed);
+        }
+    }
+
+    /// Publishes what each request did, and what no request asked for behind that. Answers for each request who waits
+    /// for its key no longer.
+    fn publish_requests(&self, shared: &Shared, requests: &[Request]) -> Vec<Vec<Waiter>> {
+        shared.ledger.publish(self.draft.clone());
+        let (mut unfinished, mut moves) = (shared.index.unfinished(), self.moves.iter());
+        let mut freed = Vec::with_capacity(requests.len());
+        let mut published = 0;
+        for (request, (told, moved)) in requests.iter().zip(&self.told) {
+            let mut part = shared.index.shard(request.hash);
+            for movement in moves.by_ref().take(moved.saturating_sub(published)) {
+                shared.index.replace_in(&mut part, movement.hash, movement.old, movement.new);
+                movement.list(&mut unfinished);
+            }
+            published = *moved;
+            freed.push(told.seat(&mut part, request));
+        }
+        publish_rest(shared, &mut unfinished, moves);
+        freed
+    }
+}
+
+impl Move {
+    /// Counts the operation among the unfinished, or no longer.
+    fn list(&self, unfinished: &mut BTreeMap<u64, Open>) {
+        match self.new.zip(self.tally) {
+            Some((place, tally)) => unfinished.insert(self.born, Open { place, tally }),
+            None => unfinished.remove(&self.born),
+        };
+    }
+}
+
+impl Told {
+    /// Gives the key the owner that it has from now on, and answers who waits for it no longer.
+    fn seat(&self, shard: &mut Shard, request: &Request) -> Vec<Waiter> {
+        let Request { hash, key, .. } = request;
+        match self {
+            Self::Run { owner, known, record } => {
+                let deferred = known.is_none().then(|| Arc::new((**record).clone()));
+                shard.seat(*hash, key, *owner, deferred)
+            }
+            Self::Ended(_) => Vec::from(shard.clear(*hash, key)),
+            Self::Unseated(token) => shard.unseat(*hash, key, *token, Vec::new).into_iter().collect(),
+            _ => Vec::new(),
         }
     }
 }
 
-/// Publishes where records went, and what is kept now. They are durable there.
+/// Publishes where records went, and what is kept now. They are durable there, and nobody is told.
 pub(super) fn publish_moves(shared: &Shared, moves: &[Move], draft: Draft) {
     shared.ledger.publish(draft);
-    let mut unfinished = shared.index.unfinished();
-    for Move { hash, old, new, born, tally } in moves {
-        shared.index.replace(*hash, *old, *new);
-        match new.zip(*tally) {
-            Some((place, tally)) => unfinished.insert(*born, Open { place, tally }),
-            None => unfinished.remove(born),
-        };
+    publish_rest(shared, &mut shared.index.unfinished(), moves.iter());
+}
+
+fn publish_rest<'m>(shared: &Shared, unfinished: &mut BTreeMap<u64, Open>, moves: impl Iterator<Item = &'m Move>) {
+    for movement in moves {
+        shared.index.replace(movement.hash, movement.old, movement.new);
+        movement.list(unfinished);
     }
     shared.is_moving.store(false, Ordering::Release);
 }
 
-/// Tells a caller what its request came to.
-fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
+/// Tells a caller what its request came to, and those who waited for its key that they wait no longer.
+fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>) {
     let Request { key, hash, command, reply, rows, is_left, .. } = request;
     match (reply, told) {
         (Reply::Claim { promise, turn }, Told::Run { owner, known, record }) => {
-            let deferred = known.is_none().then(|| Arc::new((*record).clone()));
-            let strangers = shared.index.shard(hash).seat(hash, &key, owner, deferred);
-            for waiter in strangers {
+            // The key began anew while they stood in line, for another request.
+            for waiter in freed {
                 shared.readmit(&key, hash, waiter);
             }
             // With an owner seated the turn ends quietly; later it might wake another for nothing.
@@ -142,17 +190,15 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told) {
             }
         }
         (Reply::End { ownership, promise }, Told::Ended(outcome)) => {
-            let waiters = shared.index.shard(hash).clear(hash, &key);
             promise.keep(Ok(outcome.clone()));
             drop(ownership);
-            for waiter in waiters {
+            for waiter in freed {
                 waiter.promise.keep(Ok(Claimed::Replay(outcome.clone())));
             }
         }
-        (Reply::Done(promise), Told::Unseated(token)) => {
-            let next = shared.index.shard(hash).unseat(hash, &key, token, Vec::new);
+        (Reply::Done(promise), Told::Unseated(_)) => {
             promise.keep(Ok(true));
-            if let Some(waiter) = next {
+            for waiter in freed {
                 shared.readmit(&key, hash, waiter);
             }
         }

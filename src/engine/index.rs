@@ -167,7 +167,11 @@ impl Index {
 
     /// Moves a key's slot from one place to another; without the first it is new, without the second it goes.
     pub(crate) fn replace(&self, hash: KeyHash, old: Option<Place>, new: Option<Place>) {
-        let mut shard = self.shard(hash);
+        self.replace_in(&mut self.shard(hash), hash, old, new);
+    }
+
+    /// The same, in the key's part of the index, for whoever changes more of it at that moment.
+    pub(crate) fn replace_in(&self, shard: &mut Shard, hash: KeyHash, old: Option<Place>, new: Option<Place>) {
         match (old, new) {
             (None, None) => {}
             (None, Some(new)) => {

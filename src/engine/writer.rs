@@ -107,7 +107,7 @@ impl Writer {
         let (now, mut done) = (self.shared.timeline.now(), Done::default());
         match self.attempt(&mut [], now, &mut done) {
             Ok(()) => {
-                done.publish(&self.shared, std::iter::empty(), now);
+                done.publish(&self.shared, &mut Vec::new(), now);
                 Ok(())
             }
             Err(_) if self.shared.log.fault().is_some_and(Fault::is_full) => self.shared.log.reopen(),
@@ -259,7 +259,7 @@ impl Writer {
             match self.attempt(requests, now, &mut done) {
                 Ok(()) => {
                     self.full = None;
-                    done.publish(&self.shared, requests.drain(..), now);
+                    done.publish(&self.shared, requests, now);
                 }
                 Err(Failure::Rows(nth, error)) => {
                     let mut failed = requests.split_off(nth.min(requests.len()));
@@ -320,7 +320,8 @@ impl Writer {
         let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done, requests.len());
         for request in requests {
             let told = batch.process(request)?;
-            batch.done.told.push(told);
+            let moved = batch.done.moves.len();
+            batch.done.told.push((told, moved));
         }
         batch.write_results()?;
         self.retention.sweep(&mut batch, shared.policy)?;
@@ -370,7 +371,7 @@ impl Writer {
         self.stop_where_failed(reopened.as_ref().err());
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         match landed {
-            Some(true) => done.publish(&self.shared, requests.drain(..), now),
+            Some(true) => done.publish(&self.shared, requests, now),
             Some(false) => {
                 self.shared.is_moving.store(false, Ordering::Release);
                 let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use reentry::{Claim, Store};
+use reentry::{Claim, State, Store};
 use shuttle::thread;
 
 use crate::world::{check, end, key, open, request, run_of};
@@ -63,6 +63,26 @@ fn p2_what_was_told_stands_in_the_index() {
         let is_owner = |claim: &Claim| matches!(claim, Claim::Run(_));
         assert!(is_owner(&claim) != is_owner(&other));
         drop((claim, other));
+        end(&store);
+    });
+}
+
+#[test]
+fn p1_an_operation_never_shows_before_its_owner() {
+    check(|| {
+        let store = open();
+        let reader = store.clone();
+        let reader = thread::spawn(move || {
+            for _ in 0..3 {
+                // Nobody lets go of it while somebody looks.
+                if let Some(progress) = reader.progress(&key()).unwrap() {
+                    assert_eq!(progress.state(), State::Owned);
+                }
+            }
+        });
+        let run = run_of(store.claim(&key(), request()).wait().unwrap());
+        reader.join().unwrap();
+        drop(run);
         end(&store);
     });
 }
