@@ -66,6 +66,17 @@ pub(crate) enum Act {
     Crash,
 }
 
+impl Act {
+    /// The run that asks.
+    pub(crate) fn by(&self) -> Option<u64> {
+        match self {
+            Self::Advance { by, .. } | Self::Resolve { by, .. } => *by,
+            Self::Intend { by, .. } | Self::Report { by, .. } | Self::Renew { by } | Self::End { by, .. } => Some(*by),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Answer {
     Run {

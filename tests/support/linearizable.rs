@@ -32,6 +32,10 @@ pub(crate) trait Sequential {
     /// Every state that this call may leave behind where it was answered so; none where it cannot have been. Where
     /// nobody knows the answer: every state that it may leave whatever it was.
     fn after(&self, state: &Self::State, call: &Call<Self::Act, Self::Answer>) -> Vec<Self::State>;
+
+    /// Whether a call that was answered so changes nothing, but for what happens by itself and may as well happen at
+    /// the next call. Where one fits as things stand no other place for it need be tried.
+    fn is_look(&self, call: &Call<Self::Act, Self::Answer>) -> bool;
 }
 
 /// One call, as its caller saw it.
@@ -270,11 +274,12 @@ fn search<S: Sequential>(most: usize, rules: &S, calls: &[Call<S::Act, S::Answer
     let mut by_asked: Vec<usize> = (0..calls.len()).collect();
     by_asked.sort_unstable_by_key(|nth| calls[*nth].asked);
     let calls: Vec<_> = by_asked.iter().map(|nth| &calls[*nth]).collect();
+    let is_look: Vec<bool> = calls.iter().map(|call| rules.is_look(call)).collect();
     let nothing: Rc<[u64]> = vec![0; calls.len().div_ceil(64)].into();
     let mut nodes = vec![Node { is_done: nothing, state: rules.begin(), came: None }];
     let (mut open, mut seen) = (vec![0], HashSet::new());
     while let Some(at) = open.pop() {
-        let next = candidates(&calls, &nodes[at].is_done);
+        let mut next = candidates(&calls, &nodes[at].is_done);
         if next.iter().all(|nth| !calls[*nth].must_happen()) {
             let way = std::iter::successors(nodes[at].came, |(before, _)| nodes[*before].came);
             let mut way: Vec<usize> = way.map(|(_, nth)| by_asked[nth]).collect();
@@ -282,11 +287,23 @@ fn search<S: Sequential>(most: usize, rules: &S, calls: &[Call<S::Act, S::Answer
 
             return Found::Order(way);
         }
+        let stands = nodes[at].state.clone();
+        // A look that was asked after something could happen no more would end that as well.
+        let ends = next.iter().filter(|nth| !calls[**nth].must_happen()).map(|nth| calls[*nth].until).min();
+        let fits = |nth: &&usize| {
+            let ends_nothing = ends.is_none_or(|ends| calls[**nth].asked <= ends);
+            is_look[**nth] && ends_nothing && rules.after(&stands, calls[**nth]).contains(&stands)
+        };
+        let look = next.iter().rev().find(fits).copied();
+        if let Some(nth) = look {
+            next = vec![nth];
+        }
         for nth in next {
             let call = calls[nth];
-            for state in rules.after(&nodes[at].state, call) {
+            let after = rules.after(&stands, call);
+            for state in after.into_iter().filter(|state| look.is_none() || *state == stands) {
                 // What may or may not have happened, and would have changed nothing, need not be put anywhere.
-                if !call.must_happen() && state == nodes[at].state {
+                if !call.must_happen() && state == stands {
                     continue;
                 }
                 let is_done = done_with(&calls, &nodes[at].is_done, nth);

@@ -5,7 +5,8 @@
 //! What the promises leave open is left open here: a claim whose answer nobody took may own the operation for a while
 //! and then gives it back; a run whose last call failed lets go at any moment after; a result that a run reported is on
 //! disk with the next change at the latest, and may be lost by a crash before; and a call may have read the clock at
-//! any moment while it was under way.
+//! any moment while it was under way; and what a run asked for without hearing the answer may be decided after it let
+//! go, as long as nobody entered since.
 
 #![allow(dead_code, reason = "each test file takes what it needs of this")]
 
@@ -41,11 +42,14 @@ pub(crate) struct Operation {
     left: Reports,
     /// The last run that entered, where its token is known and nobody entered since.
     last: Option<u64>,
+    /// What the last run knew of the operation where no row told of it yet, when it let go.
+    dropped: Option<Box<Kept>>,
     /// The greatest token that anybody was told.
     highest: u64,
 }
 
-type Reports = BTreeMap<Arc<str>, Option<Bytes>>;
+/// What was reported of steps, and until which moment of the history.
+type Reports = BTreeMap<Arc<str>, (u64, Option<Bytes>)>;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 struct Kept {
@@ -79,6 +83,8 @@ struct Owner {
     /// Between which moments of the store's clock it last moved; counts where there is a lease.
     moved: (u64, u64),
     reported: Reports,
+    /// Whether it changed a step without hearing so: it goes on taking the step for in doubt, and rechecks.
+    is_unsure: bool,
 }
 
 impl Sequential for Promises {
@@ -101,7 +107,9 @@ impl Sequential for Promises {
             }
         };
         for before in self.meanwhile(state, call.times) {
-            for (state, answer) in self.comes_to(&before, call) {
+            let late = before.of_late(call).into_iter().flat_map(|owned| self.comes_to(&owned, call));
+            let late = late.map(|(state, answer)| (state.freed(), answer));
+            for (state, answer) in self.comes_to(&before, call).into_iter().chain(late) {
                 let fits = call.answer.as_ref().is_none_or(|told| *told == answer);
                 if fits && is_local(&call.act, &answer) {
                     add(before.clone());
@@ -113,10 +121,32 @@ impl Sequential for Promises {
             if let Some(Answer::Refused(kind)) = call.answer
                 && changes_nothing(kind)
             {
-                add(before.let_go_after(&call.act));
+                let mut after = before.let_go_after(&call.act);
+                if let Some(owner) =
+                    after.owner.as_mut().filter(|owner| owner.token.is_some_and(|token| call.act.by() == Some(token)))
+                {
+                    // A run whose closure failed has shown that it is at work.
+                    owner.moved.1 = owner.moved.1.max(call.times.1);
+                }
+                add(after);
             }
         }
         after
+    }
+
+    fn is_look(&self, call: &KeyCall) -> bool {
+        use Answer::{Gone, Known, Lost, Refused, Reject, Replay, Told, Wait};
+        match (&call.act, &call.answer) {
+            (Act::End { .. } | Act::Report { .. }, _) | (_, None) => false,
+            (act, Some(Answer::Done)) => matches!(act, Act::Renew { .. }),
+            (_, Some(Answer::Whether(is_changed))) => !is_changed,
+            (_, Some(answer)) => {
+                matches!(
+                    answer,
+                    Gone | Known(_) | Lost(_) | Refused(_) | Reject | Replay { .. } | Told(_) | Wait { .. }
+                )
+            }
+        }
     }
 }
 
@@ -148,7 +178,7 @@ impl Promises {
         also(&mut states, &|state| {
             state.owner.as_ref().filter(|owner| owner.is_leaving).map(|_| state.clone().freed())
         });
-        also(&mut states, &|state| state.has_reports().then(|| state.clone().with_reports()));
+        also(&mut states, &|state| state.has_reports().then(|| state.clone().with_reports(NEVER)));
         states.into_iter().flat_map(|state| self.at(state, times)).collect()
     }
 
@@ -161,7 +191,7 @@ impl Promises {
         let gone = (until.0.saturating_add(self.tombstones), until.1.saturating_add(self.tombstones));
         let mut states = Vec::new();
         if latest >= gone.0 {
-            states.push(Operation { kept: None, last: None, left: Reports::new(), ..state.clone() });
+            states.push(Operation { kept: None, last: None, left: Reports::new(), dropped: None, ..state.clone() });
         }
         if latest >= until.0 && earliest < gone.1 {
             let mut state = state.clone();
@@ -182,33 +212,41 @@ impl Promises {
     fn comes_to(&self, before: &Operation, call: &KeyCall) -> Vec<(Operation, Answer)> {
         let is_known = call.answer.is_some();
         let state = before.clone();
+        let written = || before.clone().with_reports(if call.act.by().is_some() { NEVER } else { call.asked });
         match &call.act {
             Act::Claim { request, deferred } => self.claim(before, call, *request, *deferred),
             Act::Progress => self.progress(before, call.times),
             Act::Crash => vec![(state.crashed(), Answer::Done)],
             Act::Release { by, lingers } => vec![(state.released(*by, *lingers), Answer::Done)],
-            Act::Report { by, step, result } => before.clone().report(*by, step, result.as_ref(), call.times),
-            // All that is left goes through the store's one writer, behind what was reported before.
-            Act::Revoke => vec![state.with_reports().revoke()],
-            Act::Forget => vec![state.with_reports().forget()],
-            Act::ReleaseStuck => vec![state.with_reports().release_stuck()],
+            Act::Report { by, step, result } => state.report(*by, step, (call.until, result.clone()), call.times),
+            // All that is left goes through the store's one writer, behind what was reported before it was asked.
+            Act::Revoke => vec![written().revoke()],
+            Act::Forget => vec![written().forget()],
+            Act::ReleaseStuck => vec![written().release_stuck()],
             Act::Advance { by, expected, name, bytes } => {
                 let point = Point { revision: expected + 1, name: Arc::clone(name), bytes: Arc::clone(bytes) };
-                vec![state.with_reports().by(*by, call.times, |kept| kept.advance(*expected, point))]
+                vec![written().by(*by, call.times, |kept| kept.advance(*expected, point))]
             }
             Act::Intend { by, step, again } => {
-                vec![state.with_reports().by(Some(*by), call.times, |kept| kept.intend(step, *again))]
+                let is_unsure = !again && before.owner.as_ref().is_some_and(|o| o.token == Some(*by) && o.is_unsure);
+                let doubts = is_unsure.then(|| (before.clone(), Answer::Refused(ErrorKind::InDoubt)));
+                let told = written().by(Some(*by), call.times, |kept| kept.intend(step, *again));
+                std::iter::once(told).chain(doubts).collect()
             }
             Act::Resolve { by, step, result } => {
-                let state = state.with_reports();
+                let state = written();
                 let is_busy = by.is_none() && state.owner.is_some();
-                vec![state.by(*by, call.times, |kept| kept.resolve(step, result.as_ref(), is_busy))]
+                let (mut state, told) = state.by(*by, call.times, |kept| kept.resolve(step, result.as_ref(), is_busy));
+                if let (false, Some(_), Some(owner), Answer::Done) = (is_known, by, &mut state.owner, &told) {
+                    owner.is_unsure = true;
+                }
+                vec![(state, told)]
             }
-            Act::Renew { by } => vec![state.with_reports().by(Some(*by), call.times, |_| Answer::Done)],
+            Act::Renew { by } => vec![written().by(Some(*by), call.times, |_| Answer::Done)],
             Act::End { by, success, bytes, ends_run } => {
                 let ended = Ended { success: *success, bytes: Arc::clone(bytes), span: call.times, is_gone: false };
                 let left = (!is_known && *ends_run).then(|| (before.let_go_after(&call.act), Answer::Done));
-                left.into_iter().chain([state.with_reports().end(*by, ended)]).collect()
+                left.into_iter().chain([written().end(*by, ended)]).collect()
             }
         }
     }
@@ -247,7 +285,7 @@ impl Promises {
             ways.push((before.clone(), Answer::Wait { attempt: kept.attempt }));
         }
         if before.owner.as_ref().is_none_or(|owner| self.may_have_lapsed(owner, call.times)) {
-            let state = before.clone().with_reports();
+            let state = before.clone().with_reports(NEVER);
             if let Some(kept) = state.kept.clone() {
                 let kept = Kept { attempt: kept.attempt + 1, is_deferred: false, ..kept };
                 ways.extend(state.entered(kept, call));
@@ -302,23 +340,44 @@ impl Operation {
             self.left = owner.reported;
         }
         if self.kept.as_ref().is_some_and(|kept| kept.is_deferred) {
-            (self.kept, self.left, self.last) = (None, Reports::new(), None);
+            (self.dropped, self.left) = (self.kept.take().map(Box::new), Reports::new());
         }
         self
+    }
+
+    /// As the last run owned it, where this is a call of that run whose answer nobody knows: the writer may have
+    /// decided it before the run let go, and nobody have seen it yet.
+    fn of_late(&self, call: &KeyCall) -> Option<Self> {
+        let is_late = call.answer.is_none() && self.owner.is_none() && self.last.is_some();
+        if !is_late || call.act.by() != self.last {
+            return None;
+        }
+        let mut state = self.clone();
+        let reported = std::mem::take(&mut state.left);
+        let (token, moved) = (self.last, call.times);
+        state.owner = Some(Owner { token, is_leaving: true, moved, reported, is_unsure: false });
+        if let Some(dropped) = state.dropped.take() {
+            state.kept = Some(*dropped);
+        }
+        Some(state)
     }
 
     fn has_reports(&self) -> bool {
         !self.left.is_empty() || self.owner.as_ref().is_some_and(|owner| !owner.reported.is_empty())
     }
 
-    /// What was reported is taken in.
-    fn with_reports(mut self) -> Self {
-        let reported = self.owner.as_mut().map(|owner| std::mem::take(&mut owner.reported)).unwrap_or_default();
-        let left = std::mem::take(&mut self.left);
-        let steps = self.kept.iter_mut().flat_map(|kept| &mut kept.steps);
-        for step in steps.filter(|step| step.state == StepState::InDoubt) {
-            if let Some(result) = reported.get(&step.name).or_else(|| left.get(&step.name)) {
-                step.settle(result.clone());
+    /// What was reported before this moment is taken in.
+    fn with_reports(mut self, moment: u64) -> Self {
+        let of_owner = self.owner.iter_mut().map(|owner| &mut owner.reported);
+        for reports in of_owner.chain([&mut self.left]) {
+            let (taken_in, rest) = std::mem::take(reports).into_iter().partition(|(_, (told, _))| *told <= moment);
+            *reports = rest;
+            let steps = self.kept.iter_mut().flat_map(|kept| &mut kept.steps);
+            for step in steps.filter(|step| step.state == StepState::InDoubt) {
+                let taken_in: &Reports = &taken_in;
+                if let Some((_, result)) = taken_in.get(&step.name) {
+                    step.settle(result.clone());
+                }
             }
         }
         self
@@ -326,7 +385,7 @@ impl Operation {
 
     /// The process died: nobody owns anything, and what was in memory alone is lost.
     fn crashed(self) -> Self {
-        Self { left: Reports::new(), last: None, ..self.freed() }
+        Self { left: Reports::new(), last: None, dropped: None, ..self.freed() }
     }
 
     /// A run began, and with it `kept`. None where its token is not greater than every one before (P7).
@@ -340,9 +399,11 @@ impl Operation {
         }
         let (attempt, checkpoint, steps) = (kept.attempt, kept.checkpoint.clone(), kept.steps.clone());
         let answer = Answer::Run { token: token.unwrap_or_default(), attempt, checkpoint, steps };
-        let owner = Owner { token, is_leaving: token.is_none(), moved: call.times, reported: Reports::new() };
+        let owner =
+            Owner { token, is_leaving: token.is_none(), moved: call.times, reported: Reports::new(), is_unsure: false };
         let highest = token.unwrap_or(self.highest);
-        let state = Self { kept: Some(kept), owner: Some(owner), left: Reports::new(), last: token, highest };
+        let (left, dropped) = (Reports::new(), None);
+        let state = Self { kept: Some(kept), owner: Some(owner), left, last: token, dropped, highest };
         Some((state, answer))
     }
 
@@ -379,7 +440,7 @@ impl Operation {
             Answer::Replay { success, bytes }
         });
         match answer {
-            Answer::Replay { .. } => (Self { owner: None, last: None, ..state }, answer),
+            Answer::Replay { .. } => (Self { owner: None, last: None, dropped: None, ..state }, answer),
             refusal => (state, refusal),
         }
     }
@@ -403,17 +464,23 @@ impl Operation {
 
     /// Taken in for the run that owns the operation, or that gave it free with nobody having entered since; of any
     /// other run it is evidence, and changes nothing.
-    fn report(mut self, by: u64, step: &Arc<str>, result: Option<&Bytes>, times: (u64, u64)) -> Vec<(Self, Answer)> {
+    fn report(
+        mut self,
+        by: u64,
+        step: &Arc<str>,
+        told: (u64, Option<Bytes>),
+        times: (u64, u64),
+    ) -> Vec<(Self, Answer)> {
         let evidence = [(self.clone(), Answer::Done), (self.clone(), Answer::Refused(ErrorKind::Fenced))];
         match &mut self.owner {
             Some(owner) if owner.token == Some(by) => {
                 // It reaches the writer at any moment from now on, and the lease begins anew then.
                 owner.moved = (owner.moved.0.min(times.0), NEVER);
-                owner.reported.insert(Arc::clone(step), result.cloned());
+                owner.reported.insert(Arc::clone(step), told);
                 vec![(self, Answer::Done)]
             }
-            None if self.last == Some(by) => {
-                self.left.insert(Arc::clone(step), result.cloned());
+            None if self.last == Some(by) && self.kept.is_some() => {
+                self.left.insert(Arc::clone(step), told);
                 evidence.into_iter().chain([(self, Answer::Done)]).collect()
             }
             _ => evidence.into(),
@@ -429,7 +496,7 @@ impl Operation {
         match (&self.kept, &self.owner) {
             (None, _) => (self, Answer::Whether(false)),
             (Some(_), Some(_)) => (self, Answer::Refused(ErrorKind::Busy)),
-            (Some(_), None) => (Self { kept: None, last: None, ..self }, Answer::Whether(true)),
+            (Some(_), None) => (Self { kept: None, last: None, dropped: None, ..self }, Answer::Whether(true)),
         }
     }
 
