@@ -101,7 +101,9 @@ fn history(seed: u64, figures: &Figures) {
                 figures.undecided.fetch_add(u64::from(!is_decided), Ordering::Relaxed);
             }
             Err(violation) => {
-                panic!("history {seed}, {rules:?}, {threads} threads, {keys} keys:\n{violation:?}")
+                let all: Vec<String> = calls.iter().map(|call| format!("{call:?}")).collect();
+                let all = all.join("\n");
+                panic!("history {seed}, {rules:?}, {threads} threads, {keys} keys:\n{violation:?}\nall of it:\n{all}")
             }
         }
     }
