@@ -285,10 +285,13 @@ impl Promises {
             ways.push((before.clone(), Answer::Wait { attempt: kept.attempt }));
         }
         if before.owner.as_ref().is_none_or(|owner| self.may_have_lapsed(owner, call.times)) {
-            let state = before.clone().with_reports(NEVER);
-            if let Some(kept) = state.kept.clone() {
-                let kept = Kept { attempt: kept.attempt + 1, is_deferred: false, ..kept };
-                ways.extend(state.entered(kept, call));
+            // A claim that was decided already, and not published yet, does not see what is reported meanwhile.
+            for moment in [NEVER, call.asked] {
+                let state = before.clone().with_reports(moment);
+                if let Some(kept) = state.kept.clone() {
+                    let kept = Kept { attempt: kept.attempt + 1, is_deferred: false, ..kept };
+                    ways.extend(state.entered(kept, call));
+                }
             }
         }
         ways
