@@ -335,6 +335,41 @@ fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {
     store.verify().unwrap();
 }
 
+/// A batch that ends an operation and forgets it leaves no row that tells whether it is on disk: that the row which it
+/// would have made and removed again is not there says nothing.
+#[test]
+fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_at_all() {
+    let mut lost = 0;
+    for (after, for_ever) in (0..12).flat_map(|after| [(after, false), (after, true)]) {
+        let disk = SimulatedDisk::new();
+        let store = Store::builder().open_by_hand(&disk).unwrap();
+        let claim = store.claim(&key("order"), request());
+        store.work_by_hand();
+        let mut run = run_of(claim.wait().unwrap());
+        let moved = run.advance("charged", &answer());
+        store.work_by_hand();
+        moved.wait().unwrap();
+        let full = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).after(after);
+        disk.fail([if for_ever { full.for_ever() } else { full }]);
+        let (ended, forgotten) = (run.complete(&answer()), store.forget(&key("order")));
+        store.work_by_hand();
+        disk.fail(None);
+        lost += usize::from(ended.wait().is_err() && forgotten.wait().is_err());
+        let claim = until_taken(|| {
+            let claim = store.claim(&key("order"), request());
+            store.work_by_hand();
+            claim.wait()
+        });
+        let seen = run_of(claim).attempt();
+        store.close().unwrap();
+        let reopened = Store::builder().open_on(&disk.killed(disk.calls())).unwrap();
+        let kept = reopened.progress(&key("order")).unwrap().unwrap();
+        assert_eq!(kept.attempt(), seen, "call {after} failed, for ever: {for_ever}");
+        assert_eq!(kept.checkpoint().is_some(), seen == 2, "call {after} failed, for ever: {for_ever}");
+    }
+    assert!(lost > 2, "the disk was never full while both were in one batch");
+}
+
 /// A panic inside redb poisons its locks, and closing it would panic again: in the caller, or twice at once.
 #[test]
 fn p10_a_disk_that_panics_stops_the_store_and_nothing_else() {

@@ -418,14 +418,18 @@ impl Writer {
     }
 }
 
-/// Whether a batch of these moves is on disk: it is whole or not at all, so its last move tells. Of one that moved
-/// nothing nobody can tell whether the time that its answers rest on is there; refusing it loses nothing.
+/// Whether a batch of these moves is on disk: it is whole or not at all, so one place tells that it fills or empties. A
+/// row that it made and removed again tells nothing. Of a batch without such a place nobody can tell whether the time
+/// that its answers rest on is there; refusing it loses nothing.
 fn landed(shared: &Shared, moves: &[Move]) -> Result<bool> {
-    match moves.last() {
-        Some(Move { new: Some(new), .. }) => shared.log.holds(*new),
-        Some(Move { old: Some(old), .. }) => Ok(!shared.log.holds(*old)?),
-        _ => Ok(false),
+    for Move { old, new, .. } in moves.iter().rev() {
+        match (*old, *new) {
+            (_, Some(new)) if moves.iter().all(|other| other.old != Some(new)) => return shared.log.holds(new),
+            (Some(old), _) if moves.iter().all(|other| other.new != Some(old)) => return Ok(!shared.log.holds(old)?),
+            _ => {}
+        }
     }
+    Ok(false)
 }
 
 fn full(error: &Error) -> Error {

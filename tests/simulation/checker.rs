@@ -309,8 +309,9 @@ impl Checker {
     }
 }
 
-/// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go. What
-/// a run is told from what it knows already waits for none of them, and changes nothing: then this is true.
+/// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go, and
+/// a claim does so behind what a run reported that left before. What is answered from what is known already waits for no
+/// report, and changes nothing: then this is true.
 fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Option<bool> {
     let is_done = |id: OpId| config.done.iter().any(|(done, _)| *done == id);
     let goes_before = |other: &&Pending| {
@@ -324,8 +325,8 @@ fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Opti
         return None;
     }
     let is_next = pending.iter().filter(goes_before).all(|other| is_done(other.id));
-    let is_step = matches!(call.op, Op::Step { .. });
-    (is_next || is_step).then_some(!is_next)
+    let may_be_known = matches!(call.op, Op::Step { .. } | Op::Claim { .. });
+    (is_next || may_be_known).then_some(!is_next)
 }
 
 fn effects(state: &State, call: &Pending, now: Now, policy: Policy, is_sure: bool) -> Vec<(State, Answer)> {
