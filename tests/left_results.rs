@@ -4,14 +4,53 @@
 
 mod support;
 
-use std::sync::mpsc::channel;
-use std::sync::{Arc, Mutex};
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, Sender, channel};
 
-use reentry::{Error, Store};
-use support::{PATIENCE, key, request, run, run_of, settle};
+use reentry::{Advance, EffectId, Error, Pending, Revision, Run, StepState, Store};
+use support::{Gate, PATIENCE, key, request, run, run_of, settle};
 
 fn lost() -> Result<String, std::io::Error> {
     Err(std::io::Error::other("the answer was lost"))
+}
+
+/// A recheck that finds the step done.
+fn found(name: &'static str) -> impl FnOnce(EffectId) -> Result<Option<String>, Error> {
+    move |_| Ok(Some(format!("{name} found")))
+}
+
+fn never(_: EffectId) -> Result<String, Error> {
+    panic!("P4: it happened")
+}
+
+/// A run of `beside` whose change keeps the writer within its batch, until it may go on.
+struct Held {
+    reached: Receiver<()>,
+    go: Sender<()>,
+    blocked: Pending<Revision>,
+}
+
+impl Held {
+    fn new(beside: &mut Run) -> Self {
+        let (held, is_held) = channel();
+        let (go, may_go) = channel::<()>();
+        let may_go = Mutex::new(may_go);
+        let blocked = beside.advance_with("cooked", &(), move |_| {
+            held.send(())?;
+            may_go.lock().unwrap().recv_timeout(PATIENCE)?;
+            Ok(())
+        });
+        Self { reached: is_held, go, blocked }
+    }
+
+    fn wait(&self) {
+        self.reached.recv_timeout(PATIENCE).unwrap();
+    }
+
+    fn go_on(self) {
+        self.go.send(()).unwrap();
+        self.blocked.wait().unwrap();
+    }
 }
 
 /// The story: the batch that took in the first report forgot all that the run had left, the second one too.
@@ -24,34 +63,56 @@ fn p3_what_is_not_taken_in_yet_outlasts_the_batch_that_took_in_the_rest() {
         first.step(name).run_keyed(|_| lost()).unwrap_err();
     }
     drop(first);
-    let found = |name: &'static str| move |_| Ok::<_, Error>(Some(format!("{name} found")));
-    let never = |_| -> Result<String, Error> { panic!("P4: it happened") };
     let mut second = run(&store, &key);
     let mut beside = run(&store, &support::key("beside"));
     settle(&store);
     // The first report is decided, and its batch is held up behind it.
     second.step("charge").recheck(found("charge")).run(never).unwrap();
-    let (held, is_held) = channel();
-    let (go, may_go) = channel::<()>();
-    let may_go = Arc::new(Mutex::new(may_go));
-    let blocked = beside.advance_with("cooked", &(), move |_| {
-        held.send(())?;
-        may_go.lock().unwrap().recv_timeout(PATIENCE)?;
-        Ok(())
-    });
-    is_held.recv_timeout(PATIENCE).unwrap();
+    let held = Held::new(&mut beside);
+    held.wait();
     // The second one comes behind that batch, and a claim before it.
     let claimed = {
         second.step("mail").recheck(found("mail")).run(never).unwrap();
         drop(second);
-        go.send(()).unwrap();
-        blocked.wait().unwrap();
+        held.go_on();
         store.claim(&key, request())
     };
     let mut third = run_of(claimed.wait().unwrap());
     for name in ["charge", "mail"] {
         assert_eq!(third.step(name).run_at_most_once(never).unwrap(), format!("{name} found"));
     }
+    drop((third, beside));
+    store.verify().unwrap();
+}
+
+/// The story: a run left while its report was in a batch that knew the key already, and the report was skipped as one
+/// that the run had left behind, which nobody then took in.
+#[test]
+fn p3_p4_a_run_that_leaves_within_the_batch_of_its_report_loses_no_result() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
+    let key = key("order");
+    let mut first = run(&store, &key);
+    first.step("charge").run_keyed(|_| lost()).unwrap_err();
+    drop(first);
+    let mut second = run(&store, &key);
+    let mut beside = run(&store, &support::key("beside"));
+    settle(&store);
+    // One batch: a change that makes the key known to it, one that holds it up, and the report.
+    gate.hold(&store);
+    let moved = store.advance(&key, Revision::NONE, "called", &());
+    let held = Held::new(&mut beside);
+    second.step("charge").recheck(found("charge")).run(never).unwrap();
+    gate.open();
+    held.wait();
+    drop(second);
+    held.go_on();
+    assert!(matches!(moved.wait().unwrap(), Advance::Moved(_)));
+    settle(&store);
+    let seen = store.progress(&key).unwrap().unwrap();
+    assert_eq!(seen.steps()[0].state(), StepState::Done);
+    let mut third = run(&store, &key);
+    assert_eq!(third.step("charge").run_at_most_once(never).unwrap(), "charge found");
     drop((third, beside));
     store.verify().unwrap();
 }

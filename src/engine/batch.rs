@@ -59,8 +59,9 @@ pub(super) struct Touched {
     pub(super) owner: Option<Owner>,
     /// Whether the record has a step's result that no row has yet.
     pub(super) is_ahead: bool,
-    /// What the last owner reported before it left.
+    /// What the last owner reported before it left, and whether that was taken in.
     pub(super) left: Vec<Command>,
+    pub(super) has_taken_left: bool,
 }
 
 impl Touched {
@@ -132,8 +133,13 @@ impl<'b, 't> Batch<'b, 't> {
             Err(error) => return Err(Stop::Fault(error)),
         };
         self.renew(&mut touched, request);
+        // Its run may have left since this batch first saw the key.
+        if request.is_left() && !touched.has_taken_left {
+            touched.left = self.shared.index.shard(hash).left(hash, &request.key);
+        }
         let left = std::mem::take(&mut touched.left);
         if !left.is_empty() {
+            touched.has_taken_left = true;
             self.take_reports(&mut touched, request, &left);
             self.done.left.push((hash, request.key.clone()));
         }
@@ -202,7 +208,7 @@ impl<'b, 't> Batch<'b, 't> {
         let stands = shard.places(request.hash).any(|found| found == *place);
         let (owner, left) = (shard.owner(request.hash, &request.key), shard.left(request.hash, &request.key));
         let (kept, record) = (Kept::of(record), Some(Arc::clone(record)));
-        stands.then_some(Touched { record, place: Some(*place), kept, owner, left, is_ahead: false })
+        stands.then_some(Touched { record, place: Some(*place), kept, owner, left, ..Touched::default() })
     }
 
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
@@ -221,7 +227,7 @@ impl<'b, 't> Batch<'b, 't> {
             };
             if record.key == *key {
                 let (kept, record) = (Kept::of(&record), Some(Arc::new(record)));
-                return Ok(Touched { record, place: Some(place), kept, owner, left, is_ahead: false });
+                return Ok(Touched { record, place: Some(place), kept, owner, left, ..Touched::default() });
             }
             if !self.shared.index.collides(hash, &record.key) {
                 return Err(exchanged(place));
