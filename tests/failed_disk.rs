@@ -8,8 +8,11 @@ mod support;
 use std::fs;
 use std::path::Path;
 use std::process::Command;
+use std::time::Duration;
 
-use reentry::{Claim, DiskCall, DiskFault, Error, ErrorKind, Loss, Pending, Result, SimulatedDisk, Store};
+use reentry::{
+    Claim, DiskCall, DiskFault, Error, ErrorKind, Loss, ManualClock, Pending, Result, SimulatedDisk, Store, Timestamp,
+};
 use support::{Gate, PATIENCE, broken, full, key, kind, request, run, run_of, settle, stand_in_line};
 
 fn answer() -> String {
@@ -368,6 +371,29 @@ fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_
         assert_eq!(kept.checkpoint().is_some(), seen == 2, "call {after} failed, for ever: {for_ever}");
     }
     assert!(lost > 2, "the disk was never full while both were in one batch");
+}
+
+/// Whoever looks at what is over asks for its time to be put on disk. Nothing is in doubt where that fails.
+#[test]
+fn p10_a_look_that_the_disk_fails_is_told_so_and_not_that_nobody_knows() {
+    let is_closed = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS);
+    for (fault, expected) in [
+        (is_closed.for_ever(), ErrorKind::Full),
+        (is_closed.after(1).for_ever(), ErrorKind::Full),
+        (broken(&[DiskCall::Sync]), ErrorKind::Failed),
+    ] {
+        let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(Timestamp::from_millis(1_000_000)));
+        let builder = Store::builder().clock(clock.clone()).retention(Duration::from_secs(1));
+        let store = builder.open_by_hand(&disk).unwrap();
+        let claim = store.claim(&key("over"), request());
+        store.work_by_hand();
+        let ended = run_of(claim.wait().unwrap()).complete(&answer());
+        store.work_by_hand();
+        ended.wait().unwrap();
+        clock.advance(Duration::from_secs(2));
+        disk.fail([fault]);
+        assert_eq!(kind(store.progress(&key("over"))), expected, "{fault:?}");
+    }
 }
 
 /// A panic inside redb poisons its locks, and closing it would panic again: in the caller, or twice at once.

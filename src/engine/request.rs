@@ -260,6 +260,11 @@ impl Request {
         self.reply.refuse(error);
     }
 
+    /// Whether it asks for no change, so that a commit that nobody knows of leaves nothing in doubt.
+    pub(super) fn is_look(&self) -> bool {
+        matches!(self.command, Command::Look)
+    }
+
     /// Whether it is a report that its run has left with the seat.
     pub(super) fn is_left(&self) -> bool {
         self.is_left.as_ref().is_some_and(|is_left| is_left.load(Ordering::Acquire))

@@ -352,8 +352,10 @@ impl Writer {
                 self.shared.queue.shut(Shut::Failed);
             }
             // A sync that found no room is no full disk either: nobody knows what it dropped.
-            let told = || if is_in_commit { unknown(&error) } else { stopped(&error) };
-            return requests.drain(..).for_each(|request| request.refuse(told()));
+            return requests.drain(..).for_each(|request| {
+                let is_known = !is_in_commit || request.is_look();
+                request.refuse(if is_known { stopped(&error) } else { unknown(&error) });
+            });
         }
         let backoff = self.full.take().map_or(BACKOFF_MIN, |full| (full.backoff * 2).min(BACKOFF_MAX));
         let began = Instant::now();
@@ -370,15 +372,17 @@ impl Writer {
         let is_closed = reopened.is_err() || landed.is_none();
         self.stop_where_failed(reopened.as_ref().err());
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
-        match landed {
-            Some(true) => done.publish(&self.shared, requests, now),
-            Some(false) => {
-                self.shared.is_moving.store(false, Ordering::Release);
-                let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));
-                requests.drain(..).for_each(|request| request.refuse(refusal()));
-            }
-            None => requests.drain(..).for_each(|request| request.refuse(unknown(&error))),
+        if landed == Some(true) {
+            return done.publish(&self.shared, requests, now);
         }
+        if landed.is_some() {
+            self.shared.is_moving.store(false, Ordering::Release);
+        }
+        requests.drain(..).for_each(|request| {
+            let is_known = landed.is_some() || request.is_look();
+            let refusal = || reopened.as_ref().map_or_else(not_applied, |()| full(&error));
+            request.refuse(if is_known { refusal() } else { unknown(&error) });
+        });
     }
 
     /// Waits out a full disk, and opens redb anew where that is still to be done.

@@ -103,7 +103,7 @@ impl Store {
     /// # Errors
     ///
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`], [`ErrorKind::Failed`] or [`ErrorKind::Closed`] where it cannot be
-    /// read.
+    /// read; [`ErrorKind::Full`] where that needs the time of an expiry on disk and there is no room for it.
     pub fn progress(&self, key: &Key) -> Result<Option<Progress>> {
         Ok(self.engine.look(key)?.map(|(seen, time)| Progress::new(seen, time, self.engine.policy())))
     }
