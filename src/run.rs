@@ -421,15 +421,18 @@ impl Run {
     pub(crate) fn ask(&mut self, name: &Arc<str>) -> Result<Option<Step>> {
         validate(name, "the step's name", NAME_BYTES_MAX, ErrorKind::InvalidName)?;
         self.check_not_over()?;
-        if !self.ownership.stands() {
-            return Err(fenced("stop and do no further effect"));
-        }
+        self.check_stands()?;
         if self.asked.get(name) == Some(&true) {
             let message = format!("this run has had step {name:?} already; number the names of steps in a loop");
             return Err(Error::new(ErrorKind::StepRepeated, message));
         }
         self.asked.insert(Arc::clone(name), false);
         Ok(self.seen.lock().steps.iter().find(|step| step.name == *name).cloned())
+    }
+
+    /// Fails where somebody took the operation away: no effect is begun then.
+    pub(crate) fn check_stands(&self) -> Result<()> {
+        if self.ownership.stands() { Ok(()) } else { Err(fenced("stop and do no further effect")) }
     }
 
     /// Whether this run asked for the step before and was not given its result.

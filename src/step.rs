@@ -255,6 +255,8 @@ impl<'r> StepBuilder<'r> {
         if let Some(step) = self.run.intend(&self.name, again).await? {
             return self.known(&step);
         }
+        // A task that was not polled for long may have been overtaken since its intent was recorded.
+        self.run.check_stands()?;
         match effect(self.id()).await {
             Ok(result) => self.happened(result),
             Err(error) => Err(self.failed(error.into())),

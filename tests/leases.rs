@@ -3,6 +3,7 @@
 
 mod support;
 
+use std::pin::Pin;
 use std::time::Duration;
 
 use reentry::{
@@ -10,8 +11,8 @@ use reentry::{
     SimulatedDisk, State, StepState, Store, not_applied,
 };
 use support::{
-    Gate, MODES, PATIENCE, START, Wakes, after_a_cut, does, guard, key, kind, never, poll, request, run, run_of,
-    settle, stand_in_line, step_of, times_out,
+    Gate, MODES, Mode, PATIENCE, START, Wakes, after_a_cut, does, guard, key, kind, never, poll, poll_at_most, request,
+    run, run_of, settle, stand_in_line, step_of, times_out,
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -420,6 +421,35 @@ fn p7_a_run_that_is_taken_over_at_its_effect_leaves_evidence() {
     assert_eq!(result.unwrap(), "receipt 8");
     slow.complete(&()).wait().unwrap();
     store.verify().unwrap();
+}
+
+/// A task that is not polled for longer than its lease learns so late that its intent is recorded.
+#[test]
+fn p4_p7_a_task_that_was_overtaken_between_its_intent_and_its_effect_does_not_begin_it() {
+    for mode in MODES {
+        let gate = Gate::new();
+        let store = Store::builder().clock(gate.clone()).lease(LEASE).in_memory().unwrap();
+        let order = key("order");
+        let mut hung = run(&store, &order);
+        let effect = async |_| -> Result<String, Failure> { panic!("{mode:?}: another run is at work") };
+        let mut begins: Pin<Box<dyn Future<Output = Result<String>>>> = match mode {
+            Mode::Rechecked => {
+                let never = async |_| -> Result<_, Failure> { panic!("it is not in doubt") };
+                Box::pin(hung.step("charge").recheck_async(never).run_async(effect))
+            }
+            Mode::Keyed => Box::pin(hung.step("charge").run_keyed_async(effect)),
+            Mode::AtMostOnce => Box::pin(hung.step("charge").run_at_most_once_async(effect)),
+        };
+        gate.hold(&store);
+        assert!(poll_at_most(1, Pin::new(&mut begins)).is_none());
+        gate.open();
+        settle(&store);
+        gate.clock.advance(LEASE);
+        let mut next = run(&store, &order);
+        next.resolve("charge", Resolution::DidNotHappen, "nothing was sent").wait().unwrap();
+        assert_eq!(poll_at_most(1, Pin::new(&mut begins)).map(kind), Some(ErrorKind::Fenced));
+        does(&mut next, "charge", "receipt");
+    }
 }
 
 #[test]

@@ -321,8 +321,14 @@ impl<'s> Caller<'s> {
         let of_error = || kind.and_then(Answer::refused);
         // Where no effect ran, the answer is that to the intent.
         let known = stepped.as_ref().ok().map(|bytes| Answer::Known(bytes[..].into()));
-        guard.tell(&intended, known.or_else(of_error));
         let refused = (kind == Some(ErrorKind::Fenced)).then_some(Answer::Refused(ErrorKind::Fenced));
+        if let (Some(_), Some(asked)) = (&refused, intended.take()) {
+            // It lost the operation before its intent, or between that and the effect.
+            self.server.tell(held.nth, asked, None);
+            let overtaken = self.server.ask(&held.process, self.number, held.nth, Act::Renew { by: guard.by });
+            self.server.tell(held.nth, overtaken, refused.clone());
+        }
+        guard.tell(&intended, known.or_else(of_error));
         guard.tell(&reported, refused.or(Some(Answer::Done)));
     }
 
