@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::rules::{Answer, End, Now, Op, OpId, Owner, Policy, Rec, State, View, apply};
+use super::rules::{Answer, End, Now, Op, OpId, Owner, Policy, State, View, apply};
 
 /// More states than one key can be in; a bound against a checker that never ends.
 const CONFIGS_MAX: usize = 200_000;
@@ -269,14 +269,6 @@ impl Checker {
         let mut seen = HashSet::new();
         let states = left.configs.into_iter().map(|config| config.state.freed());
         states.filter(|state| seen.insert(state.clone())).collect()
-    }
-
-    /// The record that this run entered, where that is certain.
-    pub(crate) fn entered(&self, run: OpId) -> Option<&Rec> {
-        let owned = |config: &&Config| config.state.owner.is_some_and(|Owner { run: by, .. }| by == run);
-        let mut records = self.configs.iter().filter(owned).filter_map(|config| config.state.record.as_ref());
-        let first = records.next()?;
-        records.all(|other| other.born == first.born).then_some(first)
     }
 
     /// The incarnations that the record which this run entered may be of.

@@ -160,13 +160,7 @@ fn refresh(world: &Shared, held: &mut Held) -> Option<()> {
                 world.broken(violation.0);
             }
         }
-        Err(error) if error.kind() == ErrorKind::Fenced => {
-            let now = world.now();
-            let is_so = |state: &super::rules::State, _| state.owner.is_none_or(|owner| owner.run != id);
-            if let Err(violation) = world.checkers[key].seen(now, "P7: a run is told that it is fenced", is_so) {
-                world.broken(violation.0);
-            }
-        }
+        Err(error) if error.kind() == ErrorKind::Fenced => world.told_fenced(key, id),
         Err(error) => world.reading_failed(error),
     }
     refreshed.ok().map(drop)
@@ -197,7 +191,6 @@ async fn insist(world: &Shared, held: &mut Held, name: usize) -> Option<String> 
 /// What is seen of a step while it is under way.
 #[derive(Default)]
 struct Seen {
-    is_intended: Cell<bool>,
     is_rechecked: Cell<bool>,
     is_found: Cell<bool>,
     /// What the effect came to: a result, or nothing that happened.
@@ -211,25 +204,21 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     // What is asked for again renews first.
     let renews = std::mem::replace(&mut held.asked[name], true) && world.borrow().plan.policy.lease.is_some();
     let renewal = renews.then(|| Asked::new(world, key, Op::Renew { by }).id);
-    let attempt = held.run().attempt();
+    let (attempt, asked_at) = (held.run().attempt(), world.borrow().now().time);
     let asked = Rc::new(std::cell::RefCell::new(Asked::new(world, key, Op::Step { by, name: number, guard })));
     let seen = Rc::new(Seen::default());
     let effect = {
         let (world, asked, seen) = (Rc::clone(world), Rc::clone(&asked), Rc::clone(&seen));
         move |_: EffectId| {
             let may_be_again = guard == Guard::Keyed || seen.is_rechecked.get();
-            let begun = asked.borrow_mut().heard(|mut world, key, id| {
+            asked.borrow_mut().heard(|mut world, key, id| {
                 world.answered_as(key, id, "the effect runs", |answer| {
                     *answer == Answer::Fresh || may_be_again && *answer == Answer::Again
                 });
-                let record = world.checkers[key].entered(by);
-                let step = record.and_then(|record| record.steps.iter().find(|step| step.name == number));
-                step.map_or(world.now().time, |step| step.begun)
+                world.begins_effect(key, by);
             });
-            seen.is_intended.set(true);
-            let begun = begun.unwrap_or_default();
             async move {
-                let came_to = perform(&world, key, number, born, begun).await;
+                let came_to = perform(&world, key, number, born, asked_at).await;
                 match &came_to {
                     Ok(_) => seen.came_to.set(Some(true)),
                     Err((_, true)) => seen.came_to.set(Some(false)),
@@ -262,7 +251,7 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
         Guard::AtMostOnce => step.run_at_most_once_async(effect).await,
     };
     let mut asked = asked.borrow_mut();
-    came_to(&mut asked, &seen, &came, guard);
+    came_to(&mut asked, &seen, &came, guard, by);
     if let Some(renewal) = renewal {
         world.borrow_mut().decided(key, renewal);
     }
@@ -291,7 +280,7 @@ fn reported(came: &Result<String, Error>, seen: &Seen) -> Option<Option<Digest>>
 }
 
 /// Tells the checker what asking for a step came to, where the effect did not run.
-fn came_to(asked: &mut Asked, seen: &Seen, came: &Result<String, Error>, guard: Guard) {
+fn came_to(asked: &mut Asked, seen: &Seen, came: &Result<String, Error>, guard: Guard, by: OpId) {
     asked.heard(|mut world, key, id| match came {
         Ok(_) if seen.is_found.get() => world.refused(key, id, "it was found"),
         Ok(result) => world.answered(key, id, &Answer::Known(digest(result.as_bytes()))),
@@ -301,19 +290,20 @@ fn came_to(asked: &mut Asked, seen: &Seen, came: &Result<String, Error>, guard: 
         Err(error) if error.kind() == ErrorKind::Fenced && seen.is_found.get() => {
             world.refused(key, id, "it was found");
         }
+        Err(error) if error.kind() == ErrorKind::Fenced => world.overtaken(key, id, by),
         Err(error) => world.failed(key, id, error),
     });
 }
 
 /// The effect, as the world does it. The error says whether it is certain that nothing happened.
-async fn perform(world: &Shared, key: usize, name: u8, born: u32, begun: u64) -> Result<String, (Failure, bool)> {
+async fn perform(world: &Shared, key: usize, name: u8, born: u32, asked_at: u64) -> Result<String, (Failure, bool)> {
     nap(world, 2).await;
     let way = if world.borrow().is_calm { 9 } else { world.borrow_mut().dice.below(12) };
     if way == 0 {
         return Err((not_applied("the bank is closed"), true));
     }
-    // Nothing is sent that could arrive after it was said to have settled.
-    let last = begun + millis(SETTLES);
+    // Nothing is sent that could arrive after it was said to have settled, which is counted from the intent.
+    let last = asked_at + millis(SETTLES);
     let now = world.borrow().now().time;
     if way == 1 || now + 1 >= last {
         return Err(("timed out before it was sent".into(), false));

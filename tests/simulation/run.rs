@@ -235,15 +235,18 @@ impl Simulation {
                 self.disk.fail(None);
                 self.disk.set_room(None);
             }
-        } else if !self.world.borrow().faults.full {
+        } else {
             self.settle(next);
         }
         self.broken()
     }
 
-    /// The writer has decided all that was asked before.
+    /// The writer has decided all that was asked before; where the disk had a fault nobody knows how.
     fn settle(&mut self, next: super::rules::OpId) {
         let mut world = self.world.borrow_mut();
+        if world.faults.full || world.faults.failed {
+            return;
+        }
         let now = world.now();
         world.checkers.iter_mut().filter(|it| it.has_pending()).for_each(|checker| checker.settle(now, next));
     }

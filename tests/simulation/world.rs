@@ -171,6 +171,29 @@ impl World {
         self.check(result);
     }
 
+    /// A run that asked for a step is told that it is fenced, before its intent or between that and the effect.
+    pub(crate) fn overtaken(&mut self, key: usize, id: OpId, run: OpId) {
+        let is_overtaken = |answer: &Answer| matches!(answer, Answer::Fenced | Answer::Fresh | Answer::Again);
+        self.answered_as(key, id, "fenced", is_overtaken);
+        self.told_fenced(key, run);
+    }
+
+    /// An effect begins: nobody has taken the operation away until this moment.
+    pub(crate) fn begins_effect(&mut self, key: usize, run: OpId) {
+        let now = self.now();
+        let is_so = |state: &State, _| state.owner.is_some_and(|owner| owner.run == run);
+        let result = self.checkers[key].seen(now, "P7: the effect of a run begins", is_so);
+        self.check(result);
+    }
+
+    /// A run is told that somebody took the operation away, and somebody did.
+    pub(crate) fn told_fenced(&mut self, key: usize, run: OpId) {
+        let now = self.now();
+        let is_so = |state: &State, _| state.owner.is_none_or(|owner| owner.run != run);
+        let result = self.checkers[key].seen(now, "P7: a run is told that it is fenced", is_so);
+        self.check(result);
+    }
+
     pub(crate) fn refused(&mut self, key: usize, id: OpId, why: &str) {
         self.say(|| format!("k{key} #{id} -> refused: {why}"));
         let now = self.now();
@@ -221,7 +244,7 @@ impl World {
         let Faults { full, failed, closed } = self.faults;
         match error.kind() {
             ErrorKind::Full if full => {}
-            ErrorKind::Failed | ErrorKind::Io | ErrorKind::OutcomeUnknown if failed => {}
+            ErrorKind::Failed | ErrorKind::Io if failed => {}
             ErrorKind::Closed if closed => {}
             kind => self.broken(format!("reading failed for no reason: {kind:?}: {error}")),
         }
