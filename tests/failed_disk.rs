@@ -438,12 +438,12 @@ fn p10_a_clock_that_panics_stops_the_store_and_hangs_nobody() {
     #[derive(Debug)]
     struct Broken(std::sync::Arc<std::sync::atomic::AtomicBool>);
     impl reentry::Clock for Broken {
-        fn wall(&self) -> reentry::Timestamp {
+        fn wall(&self) -> Timestamp {
             support::START
         }
-        fn elapsed(&self) -> std::time::Duration {
+        fn elapsed(&self) -> Duration {
             assert!(!self.0.load(std::sync::atomic::Ordering::Relaxed), "the clock is broken");
-            std::time::Duration::ZERO
+            Duration::ZERO
         }
     }
     let is_broken = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
