@@ -179,7 +179,8 @@ impl Checker {
         self.close(now);
         let Some(call) = self.pending.iter_mut().find(|call| call.id == id) else { return };
         call.is_unheard = true;
-        call.is_unknown = is_unknown;
+        call.is_unknown |= is_unknown;
+        let is_unknown = call.is_unknown;
         call.times.push(now);
         call.times.dedup();
         let is_claim = matches!(call.op, Op::Claim { .. });
@@ -212,6 +213,15 @@ impl Checker {
             self.configs.retain(is_decided);
         }
         self.forget(&ids);
+    }
+
+    /// A call of the disk failed while the writer worked: what was asked for may be on disk and show only after a crash.
+    pub(crate) fn failed(&mut self, now: Now) {
+        self.close(now);
+        for call in &mut self.pending {
+            call.is_unknown = true;
+            call.times.push(now);
+        }
     }
 
     /// A call was decided, one way or the other.

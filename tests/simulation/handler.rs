@@ -8,8 +8,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use reentry::{
-    EffectId, Error, ErrorKind, Failure, Outcome, Pending, Resolution, Revision, Run, StepState, Table, Transaction,
-    not_applied,
+    EffectId, Error, ErrorKind, Failure, Outcome, Pending, Resolution, Revision, Run, Step, StepState, Table,
+    Transaction, not_applied,
 };
 
 use super::rules::{Answer, Digest, Guard, Op, OpId, Rows, Standing};
@@ -244,6 +244,8 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
         }
     };
     let step_name = format!("s{name}");
+    let is_in_doubt = |step: &Step| step.name() == step_name && step.state() == StepState::InDoubt;
+    let may_have_happened = guard == Guard::Keyed && held.run().steps().iter().any(is_in_doubt);
     let step = held.run().step(&step_name);
     let came = match guard {
         Guard::Rechecked => step.recheck_async(recheck).settles_within(SETTLES).run_async(effect).await,
@@ -252,6 +254,9 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     };
     let mut asked = asked.borrow_mut();
     came_to(&mut asked, &seen, &came, guard, by);
+    if may_have_happened && came.as_ref().is_err_and(|error| error.kind() == ErrorKind::NotApplied) {
+        world.borrow_mut().broken("P4: what a later try says of itself withdraws an earlier one");
+    }
     if let Some(renewal) = renewal {
         world.borrow_mut().decided(key, renewal);
     }

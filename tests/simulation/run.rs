@@ -222,8 +222,14 @@ impl Simulation {
             self.fault();
         }
         self.world.borrow_mut().say(|| "a batch".to_owned());
+        let failed = self.disk.failed();
         let goes_on = self.store().work_by_hand();
         let after = self.disk.calls();
+        if self.disk.failed() > failed {
+            let mut world = self.world.borrow_mut();
+            let now = world.now();
+            world.checkers.iter_mut().for_each(|checker| checker.failed(now));
+        }
         if self.dice.below(1_000) < self.plan.looks && after > before {
             self.look_at_images(before, after)?;
         }
