@@ -41,6 +41,8 @@ pub(crate) struct Checker {
     configs: Vec<Config>,
     /// Whether a deferred claim is certain to be deferred.
     pub(crate) is_sure: bool,
+    /// What is on disk, where nothing is written any more: one of these states.
+    left_behind: Option<Vec<State>>,
 }
 
 /// What no order of the calls explains.
@@ -54,7 +56,7 @@ impl Checker {
 
     pub(crate) fn of(policy: Policy, states: Vec<State>) -> Self {
         let configs = states.into_iter().map(|state| Config { state, done: Vec::new() }).collect();
-        Self { policy, pending: Vec::new(), configs, is_sure: true }
+        Self { policy, pending: Vec::new(), configs, is_sure: true, left_behind: None }
     }
 
     pub(crate) fn has_pending(&self) -> bool {
@@ -80,7 +82,7 @@ impl Checker {
 
     /// Adds every state that unanswered calls may have led to.
     pub(crate) fn close(&mut self, now: Now) {
-        let Self { policy, pending, configs, is_sure } = self;
+        let Self { policy, pending, configs, is_sure, .. } = self;
         if pending.is_empty() {
             return;
         }
@@ -91,8 +93,10 @@ impl Checker {
             assert!(configs.len() < CONFIGS_MAX, "too many states of one key: {pending:#?}");
             for call in pending.iter() {
                 let Some(only_known) = may_take_effect(call, &config, pending) else { continue };
-                let times = if call.is_unknown { &call.times[..] } else { std::slice::from_ref(&now) };
-                for time in times {
+                // What is still waited for may be decided now as well.
+                let earlier = if call.is_unknown { &call.times[..] } else { &[] };
+                let until_now = (!call.is_unknown || !call.is_unheard).then_some(&now);
+                for time in earlier.iter().chain(until_now) {
                     for (state, answer) in effects(&config.state, call, *time, *policy, *is_sure) {
                         if only_known && state != config.state {
                             continue;
@@ -215,12 +219,19 @@ impl Checker {
         self.forget(&ids);
     }
 
-    /// A call of the disk failed while the writer worked: what was asked for may be on disk and show only after a crash.
-    pub(crate) fn failed(&mut self, now: Now) {
+    /// The disk was full while the writer worked: what was asked for may be on disk all the same, and show later.
+    pub(crate) fn was_full(&mut self, now: Now) {
         self.close(now);
         for call in &mut self.pending {
             call.is_unknown = true;
             call.times.push(now);
+        }
+    }
+
+    /// The writer stopped for a fault of the disk: what is there by now is all that a crash will ever find.
+    pub(crate) fn stopped(&mut self, now: Now) {
+        if self.left_behind.is_none() {
+            self.left_behind = Some(self.after_a_crash(now));
         }
     }
 
@@ -274,6 +285,9 @@ impl Checker {
 
     /// The states that a crash at this moment may leave.
     pub(crate) fn after_a_crash(&self, now: Now) -> Vec<State> {
+        if let Some(left_behind) = &self.left_behind {
+            return left_behind.clone();
+        }
         let mut left = self.clone();
         left.close(now);
         let mut seen = HashSet::new();

@@ -305,10 +305,14 @@ impl Image {
     }
 }
 
+/// A key that nobody uses for anything.
+pub(crate) fn probe() -> Key {
+    Key::new("probe", "probe").expect("it is a key")
+}
+
 /// The store's time, as a claim that is not written tells it.
 pub(crate) fn time_of(store: &Store) -> Result<u64, String> {
-    let key = Key::new("probe", "probe").map_err(|e| e.to_string())?;
-    let claiming = store.claim(&key, reentry::Request::from(Fingerprint::of("probe")).deferred());
+    let claiming = store.claim(&probe(), reentry::Request::from(Fingerprint::of("probe")).deferred());
     match now_answered(store, claiming).ok_or("a claim is not answered")? {
         Ok(Claim::Run(run)) => Ok(run.since().as_millis()),
         other => Err(format!("a fresh key is not free: {other:?}")),

@@ -13,7 +13,7 @@ use std::time::Duration;
 use reentry::{DiskCall, DiskFault, OpenCheck, SimulatedDisk, Store, Timestamp};
 
 use super::clients::{client, look, operator, resolve, resume, resumer, serve};
-use super::images::{Expected, Tally, draw, open, time_of, try_image};
+use super::images::{Expected, Tally, draw, open, probe, time_of, try_image};
 use super::plan::Plan;
 use super::support::Dice;
 use super::world::{Faults, OnPurpose, Shared, World};
@@ -226,9 +226,7 @@ impl Simulation {
         let goes_on = self.store().work_by_hand();
         let after = self.disk.calls();
         if self.disk.failed() > failed {
-            let mut world = self.world.borrow_mut();
-            let now = world.now();
-            world.checkers.iter_mut().for_each(|checker| checker.failed(now));
+            self.failed();
         }
         if self.dice.below(1_000) < self.plan.looks && after > before {
             self.look_at_images(before, after)?;
@@ -245,6 +243,18 @@ impl Simulation {
             self.settle(next);
         }
         self.broken()
+    }
+
+    /// A call of the disk failed in a batch.
+    fn failed(&self) {
+        let mut probe = self.store().revoke(&probe());
+        let polled = Pin::new(&mut probe).poll(&mut Context::from_waker(Waker::noop()));
+        let is_stopped = matches!(polled, Poll::Ready(Err(_)));
+        let mut world = self.world.borrow_mut();
+        let now = world.now();
+        for checker in &mut world.checkers {
+            if is_stopped { checker.stopped(now) } else { checker.was_full(now) }
+        }
     }
 
     /// The writer has decided all that was asked before; where the disk had a fault nobody knows how.
