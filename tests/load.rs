@@ -35,6 +35,9 @@ const BESIDE_BYTES: u64 = 256 * 1024 * 1024;
 /// the unfinished, and what its answer is waited for with.
 const IN_FLIGHT_BYTES: u64 = 2048;
 
+/// What one that stands in line takes: what was asked, and what its answer is waited for with.
+const WAITING_BYTES: u64 = 1024;
+
 /// How many answers are waited for at once.
 const PIPELINE: usize = 4096;
 
@@ -180,6 +183,52 @@ fn p1_so_many_runs_are_in_flight_at_once_within_their_memory() {
     if !is_full() {
         store.verify().unwrap();
     }
+}
+
+/// A hundred thousand stand in line for one key. Whoever leaves the line is in nobody's way, an owner that gives up makes
+/// one of them the next, and the outcome reaches all the others.
+#[test]
+fn p5_p7_so_many_wait_for_one_key_and_each_gets_its_outcome() {
+    if !is_child("p5_p7_so_many_wait_for_one_key_and_each_gets_its_outcome") {
+        return;
+    }
+    let count = 100_000;
+    let store = builder().open(Path::new(&folder()).join("load.reentry")).unwrap();
+    let popular = key("load", 0);
+    let owner = run_of(claim(&store, &popular).wait().unwrap());
+    let mut line: VecDeque<Pending<Claim>> = VecDeque::new();
+    for _ in (0..count).step_by(PIPELINE) {
+        let claims: Vec<_> = (0..PIPELINE).map(|_| claim(&store, &popular)).collect();
+        line.extend(claims.into_iter().map(|claim| match claim.wait().unwrap() {
+            Claim::Wait(busy) => busy.outcome(),
+            other => panic!("somebody else is at work, but there is {other:?}"),
+        }));
+    }
+    line.truncate(count);
+    // To stand in line is a request of its own, and what comes behind them shows that they were taken in.
+    assert!(!store.revoke(&key("load", 1)).wait().unwrap());
+    assert_eq!(store.stats().unwrap().waiting, count as u64);
+    let peak = peak_bytes();
+    let budget = (CACHE_BYTES + QUEUE_BYTES) as u64 + WAITING_BYTES * count as u64 + BESIDE_BYTES;
+    println!("load: {count} in one line; peak {:?} MiB of {} MiB", peak.map(|bytes| bytes >> 20), budget >> 20);
+    assert!(peak.is_none_or(|peak| peak <= budget), "{peak:?} of {budget}");
+    // Every second one gives up, the very first too.
+    let mut stays = true;
+    line.retain(|_| {
+        stays = !stays;
+        stays
+    });
+    drop(owner);
+    let next = run_of(line.pop_front().unwrap().wait().unwrap());
+    assert_eq!(next.attempt(), 2);
+    next.complete(&"done".to_owned()).wait().unwrap();
+    for answer in line {
+        match answer.wait().unwrap() {
+            Claim::Replay(outcome) => assert_eq!(outcome.bytes(), b"done"),
+            other => panic!("it was completed, but there is {other:?}"),
+        }
+    }
+    assert_eq!(store.stats().unwrap().waiting, 0);
 }
 
 /// A scope makes keys as fast as it can on several threads. It gets as many as it may and no more, nothing of it is
