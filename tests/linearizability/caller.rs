@@ -321,15 +321,16 @@ impl<'s> Caller<'s> {
         let of_error = || kind.and_then(Answer::refused);
         // Where no effect ran, the answer is that to the intent.
         let known = stepped.as_ref().ok().map(|bytes| Answer::Known(bytes[..].into()));
-        let refused = (kind == Some(ErrorKind::Fenced)).then_some(Answer::Refused(ErrorKind::Fenced));
-        if let (Some(_), Some(asked)) = (&refused, intended.take()) {
-            // It lost the operation before its intent, or between that and the effect.
-            self.server.tell(held.nth, asked, None);
+        if kind == Some(ErrorKind::Fenced) {
+            // It lost the operation before its intent, before the effect, or before it could be told that its report
+            // counts: what became of both nobody says here, but that it is lost by now.
+            guard.tell(&intended, None);
+            guard.tell(&reported, None);
             let overtaken = self.server.ask(&held.process, self.number, held.nth, Act::Renew { by: guard.by });
-            self.server.tell(held.nth, overtaken, refused.clone());
+            self.server.tell(held.nth, overtaken, Some(Answer::Refused(ErrorKind::Fenced)));
         }
         guard.tell(&intended, known.or_else(of_error));
-        guard.tell(&reported, refused.or(Some(Answer::Done)));
+        guard.tell(&reported, Some(Answer::Done));
     }
 
     fn complete_with(&mut self, held: &mut Held) {

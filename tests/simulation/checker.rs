@@ -98,7 +98,7 @@ impl Checker {
                 let until_now = (!call.is_unknown || !call.is_unheard).then_some(&now);
                 for time in earlier.iter().chain(until_now) {
                     for (state, answer) in effects(&config.state, call, *time, *policy, *is_sure) {
-                        if only_known && state != config.state {
+                        if only_known && state != config.state && answer != Answer::Refused {
                             continue;
                         }
                         let mut done = config.done.clone();
@@ -246,9 +246,11 @@ impl Checker {
         self.close(now);
         let mut gone = Vec::new();
         let mut ending = None;
+        let owns = self.configs.iter().any(|config| config.state.owner.is_some_and(|owner| owner.run == run));
         for call in self.pending.iter_mut().filter(|call| call.op.run() == Some(run)) {
             match &mut call.op {
-                Op::Report { was_owner, .. } => call.is_left |= *was_owner,
+                // What was refused for a full disk is left behind where the run still owned, and else lost.
+                Op::Report { was_owner, .. } => call.is_left |= *was_owner && (owns || !call.is_unknown),
                 _ if call.is_unknown => {}
                 Op::End { consumes, .. } => (*consumes, ending) = (true, Some(call.id)),
                 _ => gone.push(call.id),
@@ -326,8 +328,8 @@ impl Checker {
 }
 
 /// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go, and
-/// a claim does so behind what a run reported that left before. What is answered from what is known already waits for
-/// no report, and changes nothing: then this is true.
+/// a claim does so behind what a run reported that left before. What is answered from what is known already, or refused,
+/// waits for no report, and changes nothing that is kept: then this is true.
 fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Option<bool> {
     let is_done = |id: OpId| config.done.iter().any(|(done, _)| *done == id);
     let goes_before = |other: &&Pending| {
@@ -343,7 +345,7 @@ fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Opti
         return None;
     }
     let is_next = pending.iter().filter(goes_before).all(|other| is_done(other.id));
-    let may_be_known = matches!(call.op, Op::Step { .. } | Op::Claim { .. });
+    let may_be_known = matches!(call.op, Op::Step { .. } | Op::Claim { .. } | Op::End { .. });
     (is_next || may_be_known).then_some(!is_next)
 }
 
