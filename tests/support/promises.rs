@@ -6,7 +6,8 @@
 //! and then gives it back; a run whose last call failed lets go at any moment after; a result that a run reported is on
 //! disk with the next change at the latest, and may be lost by a crash before; and a call may have read the clock at
 //! any moment while it was under way; and what a run asked for without hearing the answer may be decided after it let
-//! go, as long as nobody entered since.
+//! go, as long as nobody entered since. Who changes by name what is deferred, while its run lets go, may make it
+//! durable a moment after others saw nothing of it.
 
 #![allow(dead_code, reason = "each test file takes what it needs of this")]
 
@@ -42,8 +43,9 @@ pub(crate) struct Operation {
     left: Reports,
     /// The last run that entered, where its token is known and nobody entered since.
     last: Option<u64>,
-    /// What the last run knew of the operation where no row told of it yet, when it let go.
-    dropped: Option<Box<Kept>>,
+    /// What the last run knew of the operation where no row told of it yet, when it let go, and until which moment it
+    /// may have been at letting go.
+    dropped: Option<(u64, Box<Kept>)>,
     /// The greatest token that anybody was told.
     highest: u64,
 }
@@ -217,7 +219,13 @@ impl Promises {
             Act::Claim { request, deferred } => self.claim(before, call, *request, *deferred),
             Act::Progress => self.progress(before, call.times),
             Act::Crash => vec![(state.crashed(), Answer::Done)],
-            Act::Release { by, lingers } => vec![(state.released(*by, *lingers), Answer::Done)],
+            Act::Release { by, lingers } => {
+                let mut state = state.released(*by, *lingers);
+                if let (None, Some((until, _))) = (&before.dropped, &mut state.dropped) {
+                    *until = call.until;
+                }
+                vec![(state, Answer::Done)]
+            }
             Act::Report { by, step, result } => state.report(*by, step, (call.until, result.clone()), call.times),
             // All that is left goes through the store's one writer, behind what was reported before it was asked.
             Act::Revoke => vec![written().revoke()],
@@ -343,23 +351,27 @@ impl Operation {
             self.left = owner.reported;
         }
         if self.kept.as_ref().is_some_and(|kept| kept.is_deferred) {
-            (self.dropped, self.left) = (self.kept.take().map(Box::new), Reports::new());
+            (self.dropped, self.left) = (self.kept.take().map(|kept| (NEVER, Box::new(kept))), Reports::new());
         }
         self
     }
 
-    /// As the last run owned it, where this is a call of that run whose answer nobody knows: the writer may have
-    /// decided it before the run let go, and nobody have seen it yet.
+    /// As the last run owned it, for what the writer may have decided before that run let go without anybody having
+    /// seen it yet: a call of that run whose answer nobody knows, and a change by name that was under way then and made
+    /// durable what only the run knew of.
     fn of_late(&self, call: &KeyCall) -> Option<Self> {
-        let is_late = call.answer.is_none() && self.owner.is_none() && self.last.is_some();
-        if !is_late || call.act.by() != self.last {
+        let of_run = call.answer.is_none() && self.last.is_some() && call.act.by() == self.last;
+        let is_change =
+            matches!(call.act, Act::Advance { by: None, .. } | Act::Resolve { by: None, .. } | Act::ReleaseStuck);
+        let by_name = is_change && self.dropped.as_ref().is_some_and(|(until, _)| call.asked < *until);
+        if self.owner.is_some() || !(of_run || by_name) {
             return None;
         }
         let mut state = self.clone();
         let reported = std::mem::take(&mut state.left);
         let (token, moved) = (self.last, call.times);
         state.owner = Some(Owner { token, is_leaving: true, moved, reported, is_unsure: false });
-        if let Some(dropped) = state.dropped.take() {
+        if let Some((_, dropped)) = state.dropped.take() {
             state.kept = Some(*dropped);
         }
         Some(state)
