@@ -185,8 +185,8 @@ fn p1_so_many_runs_are_in_flight_at_once_within_their_memory() {
     }
 }
 
-/// A hundred thousand stand in line for one key. Whoever leaves the line is in nobody's way, an owner that gives up makes
-/// one of them the next, and the outcome reaches all the others.
+/// A hundred thousand stand in line for one key. Whoever leaves the line is in nobody's way, an owner that gives up
+/// makes one of them the next, and the outcome reaches all the others.
 #[test]
 fn p5_p7_so_many_wait_for_one_key_and_each_gets_its_outcome() {
     if !is_child("p5_p7_so_many_wait_for_one_key_and_each_gets_its_outcome") {

@@ -75,6 +75,14 @@ impl Story {
         self
     }
 
+    /// One call, and what comes between its being asked and its answer.
+    fn around(self, act: Act, answer: impl Into<Option<Answer>>, within: impl FnOnce(Self) -> Self) -> Self {
+        let asked = self.history.ask(self.history.epoch(), 1, act, self.now);
+        let after = within(self);
+        after.history.tell(asked, answer.into(), after.now);
+        after
+    }
+
     /// A call whose answer nobody ever knows.
     fn unknown(self, act: Act) -> Self {
         self.then(act, None)
@@ -338,6 +346,51 @@ fn a_deferred_claim_is_lost_with_its_run_until_a_change_keeps_it() {
     moved().then(Act::Progress, nothing).breaks(plain(), &Act::Progress);
     moved().crash().then(CLAIM, run(8, 1, None)).breaks(plain(), &CLAIM);
     claimed().then(OTHER, Answer::Reject).then(CLAIM, Answer::Wait { attempt: 1 }).holds(plain());
+}
+
+/// A change by name is decided while the run is still there, and is seen only when its run has let go.
+#[test]
+fn who_changes_by_name_what_a_run_lets_go_of_may_keep_it_and_only_where_both_were_under_way() {
+    for (change, answer, kept) in
+        [(advance(None, 0), Answer::Moved(1), Some(point(1))), (Act::ReleaseStuck, Answer::Whether(true), None)]
+    {
+        let claimed = || Story::default().then(DEFERRED, run(7, 1, None));
+        let drops = |story: Story| story.then(drop_of(7), Answer::Done).then(Act::Progress, Answer::Told(None));
+        let shows = told(State::Unfinished, 1, kept);
+        claimed().around(change.clone(), answer.clone(), drops).then(Act::Progress, shows.clone()).holds(plain());
+        drops(claimed()).then(change.clone(), answer.clone()).breaks(plain(), &change);
+        let begins_anew = |story: Story| drops(story).then(OTHER, run(8, 1, None)).then(drop_of(8), Answer::Done);
+        // Another has begun meanwhile: what was let go of does not come back.
+        let around = claimed().around(change, answer, begins_anew);
+        around.then(Act::Progress, shows).breaks(plain(), &Act::Progress);
+    }
+}
+
+/// A claim that was asked for before a result was reported need not know of it; one that came later must.
+#[test]
+fn p4_a_claim_that_was_under_way_may_miss_what_was_reported_meanwhile_and_a_later_one_not() {
+    let intend = Act::Intend { by: 7, step: "pay".into(), again: false };
+    let report = Act::Report { by: 7, step: "pay".into(), result: Some(bytes("receipt")) };
+    let begun = || Story::default().then(CLAIM, run(7, 1, None)).then(intend.clone(), Answer::Done);
+    let ends = |story: Story| story.then(report.clone(), Answer::Done).then(drop_of(7), Answer::Done);
+    let entered = |state| Answer::Run { token: 8, attempt: 2, checkpoint: None, steps: vec![step(state, 1)] };
+    begun().around(CLAIM, entered(StepState::InDoubt), ends).holds(plain());
+    begun().around(CLAIM, entered(StepState::Done), ends).holds(plain());
+    ends(begun()).then(CLAIM, entered(StepState::InDoubt)).breaks(plain(), &CLAIM);
+}
+
+/// The writer may have decided what a run asked for before the run let go, and nobody have seen it yet.
+#[test]
+fn what_a_run_asked_for_and_never_heard_of_may_come_after_it_let_go_and_not_beside_another() {
+    let begun = || Story::default().then(CLAIM, run(7, 1, None));
+    let let_go = || begun().unknown(advance(Some(7), 0)).then(drop_of(7), Answer::Done);
+    let shows = |checkpoint| told(State::Unfinished, 1, checkpoint);
+    let_go().then(Act::Progress, shows(None)).then(Act::Progress, shows(Some(point(1)))).holds(plain());
+    let back = let_go().then(Act::Progress, shows(Some(point(1))));
+    back.then(Act::Progress, shows(None)).breaks(plain(), &Act::Progress);
+    let other = let_go().then(CLAIM, run(8, 2, None)).then(drop_of(8), Answer::Done);
+    let moved = told(State::Unfinished, 2, Some(point(1)));
+    other.then(Act::Progress, moved).breaks(plain(), &Act::Progress);
 }
 
 #[test]

@@ -328,8 +328,8 @@ impl Checker {
 }
 
 /// Whether this call may be the next to take effect: a run's calls do so in their order, as far as its reports go, and
-/// a claim does so behind what a run reported that left before. What is answered from what is known already, or refused,
-/// waits for no report, and changes nothing that is kept: then this is true.
+/// a claim does so behind what a run reported that left before. What is answered from what is known already, or
+/// refused, waits for no report, and changes nothing that is kept: then this is true.
 fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Option<bool> {
     let is_done = |id: OpId| config.done.iter().any(|(done, _)| *done == id);
     let goes_before = |other: &&Pending| {
