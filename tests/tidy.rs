@@ -1,7 +1,9 @@
 //! The house style, executed: which room may name what, and how long things may be.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The rooms of `src/`, in order: a room uses only rooms before it.
 const ROOMS: [&str; 16] = [
@@ -163,6 +165,43 @@ fn one_room_names_each_dependency() {
         !patient.contains(&file) && !file.starts_with("src/sync/") && file != "src/testing/life.rs"
     };
     assert_eq!(wrong_lines(patient, |line| names(line, "Instant")), NONE);
+}
+
+/// What the default build takes in beside redb: a crate more is a decision, and stands in docs/threats.md.
+#[test]
+fn the_default_build_takes_in_these_crates_and_no_other() {
+    // Those of redb itself, what runs at build time alone, and what is linked.
+    let of_redb = ["libc", "redb"];
+    let at_build_time = ["proc_macro2", "quote", "serde_derive", "syn", "thiserror_impl", "unicode_ident"];
+    let linked = [
+        "arrayvec",
+        "bincode",
+        "blake3",
+        "cfg_if",
+        "constant_time_eq",
+        "cpufeatures",
+        "crc32fast",
+        "hashbrown",
+        "lock_api",
+        "parking_lot",
+        "parking_lot_core",
+        "scopeguard",
+        "serde",
+        "serde_core",
+        "smallvec",
+        "thiserror",
+        "unty",
+        "uuid",
+    ];
+    let mut tree = Command::new(env!("CARGO"));
+    tree.args(["tree", "--locked", "--offline", "--edges", "normal", "--prefix", "none", "--format", "{lib}"]);
+    let output = tree.current_dir(root()).output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let told = String::from_utf8(output.stdout).unwrap();
+    let found: BTreeSet<&str> = told.lines().filter_map(|line| line.split_whitespace().next()).collect();
+    let expected = of_redb.iter().chain(&at_build_time).chain(&linked).chain(&["reentry"]).copied();
+    let beside: Vec<_> = found.difference(&expected.collect()).copied().collect();
+    assert_eq!(beside, NONE);
 }
 
 #[test]
