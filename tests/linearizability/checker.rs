@@ -391,6 +391,12 @@ fn what_a_run_asked_for_and_never_heard_of_may_come_after_it_let_go_and_not_besi
     let other = let_go().then(CLAIM, run(8, 2, None)).then(drop_of(8), Answer::Done);
     let moved = told(State::Unfinished, 2, Some(point(1)));
     other.then(Act::Progress, moved).breaks(plain(), &Act::Progress);
+    // An outcome too, which lets go of the run by itself.
+    let ended = || begun().unknown(end(7)).then(Act::Progress, shows(None));
+    ended().crash().then(CLAIM, replay()).holds(plain());
+    ended().crash().then(CLAIM, run(8, 2, None)).then(CLAIM, replay()).breaks(plain(), &CLAIM);
+    ended().then(Act::Progress, told(State::Succeeded, 1, None)).holds(plain());
+    ended().then(CLAIM, run(8, 2, None)).then(CLAIM, replay()).breaks(plain(), &CLAIM);
 }
 
 #[test]

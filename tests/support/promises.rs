@@ -46,6 +46,8 @@ pub(crate) struct Operation {
     /// What the last run knew of the operation where no row told of it yet, when it let go, and until which moment it
     /// may have been at letting go.
     dropped: Option<(u64, Box<Kept>)>,
+    /// The outcome that the last run asked for and never heard of: it may be on disk, and nobody have seen it yet.
+    unheard: Option<Box<Ended>>,
     /// The greatest token that anybody was told.
     highest: u64,
 }
@@ -181,6 +183,7 @@ impl Promises {
             state.owner.as_ref().filter(|owner| owner.is_leaving).map(|_| state.clone().freed())
         });
         also(&mut states, &|state| state.has_reports().then(|| state.clone().with_reports(NEVER)));
+        also(&mut states, &|state| state.unheard.is_some().then(|| state.clone().heard()).flatten());
         states.into_iter().flat_map(|state| self.at(state, times)).collect()
     }
 
@@ -193,7 +196,14 @@ impl Promises {
         let gone = (until.0.saturating_add(self.tombstones), until.1.saturating_add(self.tombstones));
         let mut states = Vec::new();
         if latest >= gone.0 {
-            states.push(Operation { kept: None, last: None, left: Reports::new(), dropped: None, ..state.clone() });
+            states.push(Operation {
+                kept: None,
+                last: None,
+                left: Reports::new(),
+                dropped: None,
+                unheard: None,
+                ..state.clone()
+            });
         }
         if latest >= until.0 && earliest < gone.1 {
             let mut state = state.clone();
@@ -253,7 +263,10 @@ impl Promises {
             Act::Renew { by } => vec![written().by(Some(*by), call.times, |_| Answer::Done)],
             Act::End { by, success, bytes, ends_run } => {
                 let ended = Ended { success: *success, bytes: Arc::clone(bytes), span: call.times, is_gone: false };
-                let left = (!is_known && *ends_run).then(|| (before.let_go_after(&call.act), Answer::Done));
+                let left = (!is_known && *ends_run).then(|| {
+                    let unheard = before.is_owned_by(*by).then(|| Box::new(ended.clone()));
+                    (Operation { unheard, ..before.let_go_after(&call.act) }, Answer::Done)
+                });
                 left.into_iter().chain([written().end(*by, ended)]).collect()
             }
         }
@@ -381,6 +394,14 @@ impl Operation {
         !self.left.is_empty() || self.owner.as_ref().is_some_and(|owner| !owner.reported.is_empty())
     }
 
+    /// The outcome that nobody heard of is there.
+    fn heard(self) -> Option<Self> {
+        let mut state = self.with_reports(NEVER);
+        let kept = state.kept.take().or_else(|| Some(*state.dropped.take()?.1))?;
+        let kept = Some(Kept { ended: state.unheard.take().map(|ended| *ended), is_deferred: false, ..kept });
+        Some(Self { kept, owner: None, last: None, dropped: None, ..state })
+    }
+
     /// What was reported before this moment is taken in.
     fn with_reports(mut self, moment: u64) -> Self {
         let of_owner = self.owner.iter_mut().map(|owner| &mut owner.reported);
@@ -400,7 +421,7 @@ impl Operation {
 
     /// The process died: nobody owns anything, and what was in memory alone is lost.
     fn crashed(self) -> Self {
-        Self { left: Reports::new(), last: None, dropped: None, ..self.freed() }
+        Self { left: Reports::new(), last: None, dropped: None, unheard: None, ..self.freed() }
     }
 
     /// A run began, and with it `kept`. None where its token is not greater than every one before (P7).
@@ -417,8 +438,8 @@ impl Operation {
         let owner =
             Owner { token, is_leaving: token.is_none(), moved: call.times, reported: Reports::new(), is_unsure: false };
         let highest = token.unwrap_or(self.highest);
-        let (left, dropped) = (Reports::new(), None);
-        let state = Self { kept: Some(kept), owner: Some(owner), left, last: token, dropped, highest };
+        let (left, dropped, unheard) = (Reports::new(), None, None);
+        let state = Self { kept: Some(kept), owner: Some(owner), left, last: token, dropped, unheard, highest };
         Some((state, answer))
     }
 
@@ -455,7 +476,7 @@ impl Operation {
             Answer::Replay { success, bytes }
         });
         match answer {
-            Answer::Replay { .. } => (Self { owner: None, last: None, dropped: None, ..state }, answer),
+            Answer::Replay { .. } => (Self { owner: None, last: None, dropped: None, unheard: None, ..state }, answer),
             refusal => (state, refusal),
         }
     }
@@ -511,7 +532,9 @@ impl Operation {
         match (&self.kept, &self.owner) {
             (None, _) => (self, Answer::Whether(false)),
             (Some(_), Some(_)) => (self, Answer::Refused(ErrorKind::Busy)),
-            (Some(_), None) => (Self { kept: None, last: None, dropped: None, ..self }, Answer::Whether(true)),
+            (Some(_), None) => {
+                (Self { kept: None, last: None, dropped: None, unheard: None, ..self }, Answer::Whether(true))
+            }
         }
     }
 
