@@ -18,11 +18,13 @@
 mod support;
 
 mod audit;
+mod copied;
 mod full;
 mod injected;
 mod kills;
 mod names;
 mod server;
+mod starved;
 
 use std::env;
 
