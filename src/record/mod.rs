@@ -214,3 +214,98 @@ impl Outcome {
         P::decode(self.bytes())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::step::StepStanding;
+    use super::*;
+
+    fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    fn here(bytes: &str) -> Body {
+        Body::Here(bytes.as_bytes().into())
+    }
+
+    fn step(standing: StepStanding, late: Vec<Late>) -> Step {
+        let note = Note { at: at(8), happened: true, text: "the bank said so".into() };
+        Step { name: "charge".into(), attempt: 3, begun_at: at(6), standing, notes: vec![note], late }
+    }
+
+    fn late(body: Option<Body>) -> Late {
+        Late { attempt: 2, at: at(9), body }
+    }
+
+    #[test]
+    fn a_checkpoint_and_an_outcome_show_what_they_hold() {
+        let checkpoint = Checkpoint { name: "paid".into(), revision: Revision(5), at: at(4), body: here("half") };
+        assert_eq!((checkpoint.name(), checkpoint.revision().get(), checkpoint.at()), ("paid", 5, at(4)));
+        assert_eq!((checkpoint.bytes(), checkpoint.decode::<String>().unwrap()), (&b"half"[..], "half".to_owned()));
+        for success in [true, false] {
+            let outcome = Outcome { success, completed_at: at(7), body: here("done") };
+            assert_eq!((outcome.is_success(), outcome.completed_at()), (success, at(7)));
+            assert_eq!((outcome.bytes(), outcome.decode::<String>().unwrap()), (&b"done"[..], "done".to_owned()));
+        }
+    }
+
+    #[test]
+    fn a_step_shows_how_it_stands_and_what_was_said_of_it() {
+        let cases = [
+            (StepStanding::InDoubt, StepState::InDoubt, "in doubt", None, None),
+            (StepStanding::Done { at: at(7), body: here("paid") }, StepState::Done, "done", Some(at(7)), Some("paid")),
+            (StepStanding::Withdrawn { at: at(7) }, StepState::Withdrawn, "withdrawn", Some(at(7)), None),
+        ];
+        for (standing, state, word, settled_at, result) in cases {
+            let step = step(standing, vec![late(Some(here("paid late"))), late(None)]);
+            assert_eq!((step.name(), step.attempt(), step.begun_at()), ("charge", 3, at(6)));
+            assert_eq!((step.state(), step.state().to_string().as_str(), step.settled_at()), (state, word, settled_at));
+            assert_eq!(step.bytes(), result.map(str::as_bytes));
+            assert_eq!(step.decode::<String>().unwrap().as_deref(), result);
+            let notes: Vec<_> = step.notes().iter().map(|note| (note.at(), note.happened(), note.text())).collect();
+            assert_eq!(notes, [(at(8), true, "the bank said so")]);
+            let late: Vec<_> = step.late().iter().map(|late| (late.attempt(), late.at(), late.bytes())).collect();
+            assert_eq!(late, [(2, at(9), Some(&b"paid late"[..])), (2, at(9), None)]);
+        }
+        assert!(!Note { happened: false, ..step(StepStanding::InDoubt, Vec::new()).notes[0].clone() }.happened());
+    }
+
+    #[test]
+    fn what_is_shown_for_logs_holds_lengths_and_no_payload() {
+        let shown = [
+            format!("{:?}", here("secret")),
+            format!("{:?}", Body::Apart { row: 9, len: 70_000, crc: 1 }),
+            format!("{:?}", Resolution::happened(&"secret".to_owned()).unwrap()),
+            format!("{:?}", Resolution::DidNotHappen),
+        ];
+        assert_eq!(shown, ["6 bytes", "70000 bytes in row 9", "Happened(6 bytes)", "DidNotHappen"]);
+    }
+
+    #[test]
+    fn every_body_that_stands_apart_is_told_with_its_row() {
+        let apart = |row| Body::Apart { row, len: 2_000, crc: 1 };
+        let record = |body: &dyn Fn(u64) -> Body| {
+            let done = StepStanding::Done { at: at(7), body: body(3) };
+            let outcome = Outcome { success: true, completed_at: at(9), body: body(5) };
+            Record {
+                key: Key::new("s", "k").unwrap(),
+                fingerprint: Fingerprint::of("x"),
+                born: 1,
+                attempt: 3,
+                released: 0,
+                since: at(1),
+                written: at(9),
+                request: Some(body(1)),
+                checkpoint: Some(Checkpoint { name: "a".into(), revision: Revision(1), at: at(2), body: body(2) }),
+                steps: vec![step(done, vec![late(Some(body(4))), late(None)])],
+                phase: Phase::Completed { outcome, until: at(10), gone: at(10) },
+            }
+        };
+        let (mut far, near) = (record(&apart), record(&|_| here("near")));
+        assert_eq!(far.rows_apart().collect::<Vec<_>>(), [1, 2, 3, 4, 5]);
+        assert_eq!(near.rows_apart().count(), 0);
+        assert_eq!((far.steps[0].is_here(), near.steps[0].is_here()), (false, true));
+        far.bodies_mut().for_each(|body| *body = here("near"));
+        assert_eq!(far, near, "every body can be put in another place");
+    }
+}

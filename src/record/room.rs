@@ -191,6 +191,19 @@ mod tests {
     }
 
     #[test]
+    fn beside_a_step_in_doubt_a_checkpoint_leaves_room_for_its_result_and_a_note_too() {
+        let settled = size::SETTLE_BYTES_MAX + NOTE_BYTES_MAX as u64 + PAYLOAD as u64;
+        let moved = tried(&begun(), Some(TOKEN), &advance(&begun(), 1)).unwrap();
+        let record = tried(&moved, Some(TOKEN), &intend(0)).unwrap();
+        let spare = room().operation_bytes_max - size::bytes(&record) - size::END_BYTES_MAX - PAYLOAD as u64 - settled;
+        // It stands apart then, which takes 12 bytes more.
+        let most = 1 + usize::try_from(spare).unwrap() - 12;
+        assert!(most > crate::record::BODY_HERE_BYTES_MAX);
+        assert!(tried(&record, Some(TOKEN), &advance(&record, most)).is_ok());
+        assert_eq!(tried(&record, Some(TOKEN), &advance(&record, most + 1)), Err(Refusal::NoRoom));
+    }
+
+    #[test]
     fn p7_late_reports_give_way_at_the_limit_and_the_newest_stays() {
         let begun = tried(&begun(), Some(TOKEN), &intend(0)).unwrap();
         let mut taken = apply(Some(begun), &key(), Change::Enter { attempt: 2 }, 8, now()).unwrap();

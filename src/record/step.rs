@@ -445,6 +445,11 @@ mod tests {
             assert!(record.steps[0].is_in_doubt());
             assert_eq!((record.steps[0].late()[0].attempt(), record.steps[0].late().len()), (1, 1));
         }
+        // Neither is what a run reports that was revoked, though nobody has entered since; nor could it be beside another.
+        for (owner, was_owner) in [(None, false), (Some(8), true)] {
+            let record = changed(in_doubt(), owner, &report(TOKEN, 1, was_owner, Some("paid")));
+            assert_eq!((record.steps[0].is_in_doubt(), record.steps[0].late().len()), (true, 1));
+        }
         // Neither is what comes from another incarnation of the key.
         let born_later = Record { born: TOKEN + 1, ..taken };
         let late = report(TOKEN, 1, true, Some("paid"));

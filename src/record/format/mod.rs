@@ -186,7 +186,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::arbitrary::records;
-    use super::golden::{Golden, SUCCEEDED, here, late, note, record, step, tombstone, unfinished};
+    use super::golden::{FAILED, Golden, SUCCEEDED, here, late, note, record, step, tombstone, unfinished};
     use super::*;
     use crate::record::Body;
     use crate::record::step::{LATE_MAX, NOTES_MAX, STEPS_MAX, Step, StepStanding};
@@ -343,6 +343,8 @@ mod tests {
         let tombstone = tombstone(3_000).unwrap();
         let (request, steps) = (Some(here(b"r")), vec![in_doubt("a")]);
         refused(&Record { attempt: 0, ..unfinished.clone() }, "never claimed");
+        let checkpoint = Checkpoint { name: "a".into(), revision: Revision(0), at: unfinished.since, body: here(b"") };
+        refused(&Record { checkpoint: Some(checkpoint), ..unfinished.clone() }, "has no revision");
         refused(&Record { released: 2, ..unfinished }, "more runs were released");
         refused(&Record { request: request.clone(), ..ended.clone() }, "request still");
         refused(&Record { request, ..tombstone.clone() }, "request still");
@@ -380,6 +382,30 @@ mod tests {
         body[36] = 1;
         let released = Record { released: 1, ..unfinished().unwrap() };
         assert_eq!(decode(&summed(body)).unwrap(), released, "only what it said was wrong");
+    }
+
+    /// As it would be to say that an operation ended when its row was written, or that its tombstone adds nothing.
+    #[test]
+    fn p10_a_time_that_says_nothing_new_is_refused() {
+        let millis = |n: u64| n.to_le_bytes();
+        let (written, ended, until, gone) = (millis(3_500), millis(3_000), millis(4_000), millis(5_000));
+        for (time, same_as) in [(written, ended), (gone, until)] {
+            let mut body = bytes(FAILED);
+            body.truncate(body.len() - CHECKSUM_BYTES);
+            let at = body.windows(time.len()).position(|window| window == time).unwrap();
+            body.splice(at..at + time.len(), same_as);
+            let error = decode(&summed(body)).unwrap_err();
+            assert!(error.to_string().contains("nothing new"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_fuzzer_is_told_which_row_it_found() {
+        for (name, hex, _) in golden() {
+            let row = bytes(hex);
+            assert_eq!(decode_and_encode(&row[..row.len() - CHECKSUM_BYTES]), Some(row.clone()), "{name}");
+            assert_eq!(decode_and_encode(&row), None, "{name}, with four bytes too many");
+        }
     }
 
     #[test]
