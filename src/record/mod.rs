@@ -216,6 +216,9 @@ impl Outcome {
 }
 
 #[cfg(test)]
+mod every_command;
+
+#[cfg(test)]
 mod tests {
     use super::step::StepStanding;
     use super::*;

@@ -445,7 +445,7 @@ mod tests {
             assert!(record.steps[0].is_in_doubt());
             assert_eq!((record.steps[0].late()[0].attempt(), record.steps[0].late().len()), (1, 1));
         }
-        // Neither is what a run reports that was revoked, though nobody has entered since; nor could it be beside another.
+        // Neither is what a run reports that was revoked, though nobody has entered since, nor is it beside another.
         for (owner, was_owner) in [(None, false), (Some(8), true)] {
             let record = changed(in_doubt(), owner, &report(TOKEN, 1, was_owner, Some("paid")));
             assert_eq!((record.steps[0].is_in_doubt(), record.steps[0].late().len()), (true, 1));
