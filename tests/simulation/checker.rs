@@ -41,8 +41,8 @@ pub(crate) struct Checker {
     configs: Vec<Config>,
     /// Whether a deferred claim is certain to be deferred.
     pub(crate) is_sure: bool,
-    /// What is on disk, where nothing is written any more: one of these states.
-    left_behind: Option<Vec<State>>,
+    /// What is on disk, where nothing is written any more: one of these. What is refused later rules some of them out.
+    left_behind: Option<Vec<Config>>,
 }
 
 /// What no order of the calls explains.
@@ -174,6 +174,13 @@ impl Checker {
         if self.configs.is_empty() {
             return Err(self.violation(what, &before));
         }
+        if let Some(left_behind) = &mut self.left_behind {
+            let before = left_behind.clone();
+            left_behind.retain(is_undone);
+            if left_behind.is_empty() {
+                return Err(self.violation(&format!("{what}, as the store stopped"), &before));
+            }
+        }
         self.forget(&[id]);
         Ok(())
     }
@@ -231,7 +238,8 @@ impl Checker {
     /// The writer stopped for a fault of the disk: what is there by now is all that a crash will ever find.
     pub(crate) fn stopped(&mut self, now: Now) {
         if self.left_behind.is_none() {
-            self.left_behind = Some(self.after_a_crash(now));
+            self.close(now);
+            self.left_behind = Some(self.configs.clone());
         }
     }
 
@@ -285,15 +293,26 @@ impl Checker {
         self.configs.iter().map(of).min().unwrap_or(0)
     }
 
+    /// The next moment at which something may be over: an outcome, what is left of it, a lease.
+    pub(crate) fn next_border(&self, now: Now) -> Option<u64> {
+        let lease = self.policy.lease;
+        let borders = |config: &Config| {
+            let end = config.state.record.as_ref().and_then(|record| record.end);
+            let owner = config.state.owner.zip(lease).map(|(owner, lease)| owner.moved + lease);
+            [end.map(|end| end.until), end.map(|end| end.gone), owner]
+        };
+        self.configs.iter().flat_map(borders).flatten().filter(|border| *border > now.time).min()
+    }
+
     /// The states that a crash at this moment may leave.
     pub(crate) fn after_a_crash(&self, now: Now) -> Vec<State> {
-        if let Some(left_behind) = &self.left_behind {
-            return left_behind.clone();
-        }
-        let mut left = self.clone();
-        left.close(now);
+        let left = self.left_behind.clone().unwrap_or_else(|| {
+            let mut left = self.clone();
+            left.close(now);
+            left.configs
+        });
         let mut seen = HashSet::new();
-        let states = left.configs.into_iter().map(|config| config.state.freed());
+        let states = left.into_iter().map(|config| config.state.freed());
         states.filter(|state| seen.insert(state.clone())).collect()
     }
 

@@ -110,18 +110,23 @@ pub(crate) async fn handle(world: Shared, mut held: Held) {
     }
 }
 
+/// Hangs at times, longer than any lease.
+async fn hang(world: &Shared) {
+    if !world.borrow_mut().chance(4) {
+        return;
+    }
+    let until = world.borrow().elapsed() + world.borrow().plan.policy.lease.unwrap_or(1_000) + 1;
+    let mut turns = 0;
+    while world.borrow().elapsed() < until && turns < 100 && !world.borrow().is_calm {
+        Nap(1).await;
+        turns += 1;
+    }
+}
+
 /// What a handler does between what matters; none where it stops there.
 async fn pauses(world: &Shared, held: &mut Held) -> Option<()> {
     nap(world, 2).await;
-    if world.borrow_mut().chance(4) {
-        // It hangs, longer than any lease.
-        let until = world.borrow().elapsed() + world.borrow().plan.policy.lease.unwrap_or(1_000) + 1;
-        let mut turns = 0;
-        while world.borrow().elapsed() < until && turns < 100 && !world.borrow().is_calm {
-            Nap(1).await;
-            turns += 1;
-        }
-    }
+    hang(world).await;
     if world.borrow_mut().chance(5) {
         let mut asked = Asked::new(world, held.key, Op::Renew { by: held.id });
         let renewed = held.run().renew().await;
@@ -305,6 +310,7 @@ async fn perform(world: &Shared, key: usize, name: u8, born: u32, asked_at: u64)
     nap(world, 2).await;
     let way = if world.borrow().is_calm { 9 } else { world.borrow_mut().dice.below(12) };
     if way == 0 {
+        hang(world).await;
         return Err((not_applied("the bank is closed"), true));
     }
     // Nothing is sent that could arrive after it was said to have settled, which is counted from the intent.
@@ -322,6 +328,7 @@ async fn perform(world: &Shared, key: usize, name: u8, born: u32, asked_at: u64)
     }
     let result = world.borrow_mut().send(key, name, born, None);
     nap(world, 2).await;
+    hang(world).await;
     match way {
         3 => Err(("timed out after it happened".into(), false)),
         4 if world.borrow_mut().chance(30) => panic_any(OnPurpose),

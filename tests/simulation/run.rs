@@ -202,7 +202,10 @@ impl Simulation {
     }
 
     fn let_time_pass(&mut self) -> Result<(), String> {
-        let span = [1, 10, 300, 900, 2_500, 12_000][self.dice.below(6)];
+        let span = match self.to_the_next_border().filter(|_| self.dice.below(4) == 0) {
+            Some(exactly) => exactly - self.dice.below(2) as u64,
+            None => [1, 10, 300, 900, 2_500, 12_000][self.dice.below(6)],
+        };
         let jump = match self.dice.below(12) {
             0 => Some(self.world.borrow().now().ahead + 100_000),
             1 => Some(5_000),
@@ -211,6 +214,14 @@ impl Simulation {
         };
         self.world.borrow_mut().pass(Duration::from_millis(span), jump);
         self.broken()
+    }
+
+    /// How long it is to the moment at which something is over.
+    fn to_the_next_border(&self) -> Option<u64> {
+        let world = self.world.borrow();
+        let now = world.now();
+        let next = world.checkers.iter().filter_map(|checker| checker.next_border(now)).min();
+        next.map(|border| border - now.time)
     }
 
     /// Lets the writer do a batch, and what the seed has for it.
@@ -251,6 +262,9 @@ impl Simulation {
         let polled = Pin::new(&mut probe).poll(&mut Context::from_waker(Waker::noop()));
         let is_stopped = matches!(polled, Poll::Ready(Err(_)));
         let mut world = self.world.borrow_mut();
+        if !is_stopped && !world.faults.full {
+            world.broken("P10: the disk failed, and the store goes on");
+        }
         let now = world.now();
         for checker in &mut world.checkers {
             if is_stopped { checker.stopped(now) } else { checker.was_full(now) }
