@@ -53,7 +53,9 @@ fn rust_files() -> Vec<(PathBuf, String)> {
 
 /// The part of a file before its unit tests.
 fn without_tests(text: &str) -> &str {
-    text.split("\n#[cfg(test)]\nmod ").next().unwrap_or(text)
+    let tests = ["mod ", "pub(super) mod "].map(|module| format!("\n#[cfg(test)]\n{module}"));
+    let end = tests.iter().filter_map(|module| text.find(module)).min();
+    end.map_or(text, |end| &text[..end])
 }
 
 /// A line without its comment. Strings with slashes in them are cut too, which only hides what stands behind.
@@ -276,6 +278,30 @@ fn every_test_that_a_document_names_is_there() {
     assert!(named > 0);
 }
 
+/// The rows of the tables in a text, by their lines' numbers, that have more or fewer cells than their table's head.
+fn broken_rows(text: &str) -> Vec<usize> {
+    let mut broken = Vec::new();
+    let mut head = None;
+    for (at, line) in text.lines().enumerate() {
+        if !line.starts_with('|') {
+            head = None;
+            continue;
+        }
+        let cells = line.replace("\\|", "").matches('|').count();
+        if *head.get_or_insert(cells) != cells || !line.ends_with('|') {
+            broken.push(at + 1);
+        }
+    }
+    broken
+}
+
+#[test]
+fn every_row_of_a_table_has_the_cells_of_its_head() {
+    for (path, text) in files("docs", &[".md"]).into_iter().chain(files("fuzz", &[".md"])) {
+        assert_eq!(broken_rows(&text), [0; 0], "{}", path.display());
+    }
+}
+
 #[test]
 fn no_test_waits_by_sleeping() {
     // Put together here, so that this line is not the one that is found.
@@ -302,6 +328,8 @@ fn the_rules_of_this_file_find_what_they_are_there_for() {
     assert_eq!(code("a // .unwrap()"), "a ");
     assert_eq!(without_tests("fn a() {}\n#[cfg(test)]\nmod tests { x.unwrap() }"), "fn a() {}");
     assert_eq!(named_tests("`p9_what_is_it_that`, `a_b` and `x_y_z_z::y`"), ["p9_what_is_it_that"]);
+    assert_eq!(without_tests("fn a() {}\n#[cfg(test)]\npub(super) mod tests {}"), "fn a() {}");
+    assert_eq!(broken_rows("| a | b |\n| --- | --- |\n| 1 |\n| 1 | 2 |\n\n| c |\n| 3 |\n| 4 | 5"), [3, 8]);
     let long = format!("fn long() {{\n{}}}\n", "    x();\n".repeat(FUNCTION_LINES_MAX));
     assert_eq!((long_functions(&long), long_functions("fn short() {\n}\n")), (vec![1], vec![]));
 }

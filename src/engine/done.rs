@@ -83,13 +83,14 @@ impl Done {
     }
 
     /// Publishes where everything went, and only then answers. The batch is durable.
-    pub(super) fn publish(self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
+    pub(super) fn publish(mut self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
         for (hash, key) in &self.left {
             shared.index.shard(*hash).forget_left(*hash, key, |_| true);
         }
         for (hash, key, token) in &self.renewed {
             shared.index.shard(*hash).renew(*hash, key, *token, now.time);
         }
+        shared.ledger.publish(std::mem::take(&mut self.draft));
         let freed = self.publish_requests(shared, requests);
         shared.counters.removed.fetch_add(self.removed, Ordering::Relaxed);
         shared.counters.refused.fetch_add(self.refused, Ordering::Relaxed);
@@ -101,7 +102,6 @@ impl Done {
     /// Publishes what each request did, and what no request asked for behind that. Answers for each request who waits
     /// for its key no longer.
     fn publish_requests(&self, shared: &Shared, requests: &[Request]) -> Vec<Vec<Waiter>> {
-        shared.ledger.publish(self.draft.clone());
         let (mut unfinished, mut moves) = (shared.index.unfinished(), self.moves.iter());
         let mut freed = Vec::with_capacity(requests.len());
         let mut published = 0;

@@ -3,38 +3,20 @@
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
-    use std::time::Duration;
 
-    use crate::clock::{Now, Timestamp};
-    use crate::key::{Fingerprint, Key};
+    use crate::clock::Now;
+    use crate::key::Fingerprint;
     use crate::record::format::size;
-    use crate::record::room::Room;
     use crate::record::step::StepChange;
+    use crate::record::transitions::tests::{POLICY, at, key};
     use crate::record::transitions::{
-        Ask, Change, Command, Decision, Fate, Policy, Reporter, Situation, Tenure, apply, decide, fate,
+        Ask, Change, Command, Decision, Fate, Reporter, Situation, Tenure, apply, decide, fate,
     };
     use crate::record::{BODY_HERE_BYTES_MAX, Body, Late, Phase, Record, Revision};
-
-    const POLICY: Policy = Policy {
-        retention: Duration::from_secs(100),
-        tombstones: Duration::from_secs(50),
-        lease: None,
-        attempts_max: 3,
-        room: Room { operation_bytes_max: 1 << 20, payload_bytes_max: 1 << 10 },
-    };
 
     /// The run that asks, and another.
     const OURS: u64 = 7;
     const THEIRS: u64 = 8;
-
-    fn at(seconds: u64) -> Now {
-        let time = Timestamp::from_millis(seconds * 1000);
-        Now { time, ahead: time }
-    }
-
-    fn key() -> Key {
-        Key::new("scope", "key").unwrap()
-    }
 
     fn bytes(text: &str) -> Arc<[u8]> {
         text.as_bytes().into()

@@ -419,10 +419,10 @@ fn turn(record: &Record, policy: Policy) -> Timestamp {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    const POLICY: Policy = Policy {
+    pub(in crate::record) const POLICY: Policy = Policy {
         retention: Duration::from_secs(100),
         tombstones: Duration::from_secs(50),
         lease: None,
@@ -431,12 +431,12 @@ mod tests {
     };
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn at(seconds: u64) -> Now {
+    pub(in crate::record) fn at(seconds: u64) -> Now {
         let time = Timestamp::from_millis(seconds * 1000);
         Now { time, ahead: time }
     }
 
-    fn key() -> Key {
+    pub(in crate::record) fn key() -> Key {
         Key::new("scope", "key").unwrap()
     }
 
