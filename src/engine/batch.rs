@@ -14,7 +14,7 @@ use super::capacity::Kept;
 use super::done::{Done, Move, Told};
 use super::index::{KeyHash, NUMBER_MAX, Owner, Tally};
 use super::log::{Place, Tables};
-use super::lookup::exchanged;
+use super::lookup::{exchanged, missing};
 use super::request::{Advanced, Claimed, Known, Request, Stepped, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
@@ -457,11 +457,6 @@ fn unseat(touched: &mut Touched) -> Told {
         touched.record = None;
     }
     touched.owner.take().map_or(Told::Nothing, |owner| Told::Unseated(owner.token))
-}
-
-fn missing(place: Place) -> Error {
-    let message = format!("row {} is missing: the file was damaged since it was opened", place.number());
-    Error::new(ErrorKind::Corrupt, message)
 }
 
 fn refused(refusal: Refusal) -> Error {

@@ -1,7 +1,7 @@
 //! What only reads: the index, then one short read of the log, on the caller's own thread, past the writer.
 //!
 //! Invariant: what is found is durable (the index knows nothing else, P2), and is the key's own (its scope and key are
-//! compared in full, P9). A row that moved meanwhile is looked up again.
+//! compared in full, P9). A row that moved meanwhile is looked up again; one that did not and is not there is damage.
 
 use super::Shared;
 use super::index::{KeyHash, Owner};
@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::record::transitions::{Command, Decision, Situation, Standing, decide};
 use crate::record::{Phase, Record};
-use crate::sync::thread;
+use crate::sync::{Ordering, thread};
 
 /// How often a reader looks a row up again that moved meanwhile.
 const LOOK_UPS_MAX: usize = 10_000;
@@ -62,8 +62,13 @@ impl Shared {
                 Some(_) => return Err(exchanged(found)),
                 None => {}
             }
+            let is_settled = self.is_settled();
+            let next = self.index.unfinished().get(&born).map(|open| open.place);
+            if is_settled && next == place {
+                return Err(missing(found));
+            }
+            place = next;
             thread::yield_now();
-            place = self.index.unfinished().get(&born).map(|open| open.place);
         }
         Err(moves_too_fast())
     }
@@ -82,10 +87,19 @@ impl Shared {
                 Some(record) if record.key == *key => return Ok(Lookup::Found(Box::new(record), owner)),
                 Some(record) if self.index.collides(hash, &record.key) => {}
                 Some(_) => return Err(exchanged(place)),
+                None if self.is_settled() && self.index.shard(hash).places(hash).any(|still| still == place) => {
+                    return Err(missing(place));
+                }
                 None => moving = true,
             }
         }
         Ok(if moving { Lookup::Moving } else { Lookup::Absent })
+    }
+
+    /// Whether all that was committed before is published: a row that was not found then, and to which the index leads
+    /// after this, did not move.
+    fn is_settled(&self) -> bool {
+        !self.is_moving.load(Ordering::Acquire)
     }
 
     pub(super) fn seen(&self, record: Record) -> Seen {
@@ -100,6 +114,12 @@ impl Shared {
 pub(super) fn exchanged(place: Place) -> Error {
     let message =
         format!("row {} holds another operation than when the file was opened: it is damaged", place.number());
+    Error::new(ErrorKind::Corrupt, message)
+}
+
+/// What the index leads to is on disk, and only the writer takes it away.
+pub(super) fn missing(place: Place) -> Error {
+    let message = format!("row {} is missing: the file was damaged since it was opened", place.number());
     Error::new(ErrorKind::Corrupt, message)
 }
 

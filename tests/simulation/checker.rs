@@ -7,7 +7,7 @@
 
 use std::collections::HashSet;
 
-use super::rules::{Answer, End, Now, Op, OpId, Owner, Policy, State, View, apply};
+use super::rules::{Answer, End, Now, Op, OpId, Owner, Policy, Rows, State, View, apply};
 
 /// More states than one key can be in; a bound against a checker that never ends.
 const CONFIGS_MAX: usize = 200_000;
@@ -97,7 +97,11 @@ impl Checker {
                 let earlier = if call.is_unknown { &call.times[..] } else { &[] };
                 let until_now = (!call.is_unknown || !call.is_unheard).then_some(&now);
                 for time in earlier.iter().chain(until_now) {
-                    for (state, answer) in effects(&config.state, call, *time, *policy, *is_sure) {
+                    let held = held_to_its_end(call, &config, pending, *time);
+                    let as_held = held.iter().flat_map(|held| effects(held, call, *time, *policy, *is_sure));
+                    for (state, answer) in
+                        effects(&config.state, call, *time, *policy, *is_sure).into_iter().chain(as_held)
+                    {
                         if only_known && state != config.state && answer != Answer::Refused {
                             continue;
                         }
@@ -351,13 +355,16 @@ impl Checker {
 /// refused, waits for no report, and changes nothing that is kept: then this is true.
 fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Option<bool> {
     let is_done = |id: OpId| config.done.iter().any(|(done, _)| *done == id);
+    let owner = config.state.owner.map(|owner| owner.run);
     let goes_before = |other: &&Pending| {
+        // What a full disk refused of a run that was overtaken since is lost.
+        let is_lost = other.is_unknown && owner != other.op.run();
         other.op.is_report()
             && match &call.op {
                 Op::Claim { .. } => other.is_left && other.id < call.id,
                 // It carries no report that was refused for a full disk.
                 Op::Renew { .. } => false,
-                op => op.run().is_some() && op.run() == other.op.run() && other.id < call.id,
+                op => op.run().is_some() && op.run() == other.op.run() && other.id < call.id && !is_lost,
             }
     };
     if is_done(call.id) {
@@ -387,6 +394,18 @@ fn effects(state: &State, call: &Pending, now: Now, policy: Policy, is_sure: boo
         )
     })
     .collect()
+}
+
+/// What a claim finds in the batch of an end that fails for its rows: that shows that its run is at work, which owns
+/// until the batch is over.
+fn held_to_its_end(call: &Pending, config: &Config, pending: &[Pending], now: Now) -> Option<State> {
+    let owner = config.state.owner.filter(|_| matches!(call.op, Op::Claim { .. }))?;
+    let is_failing_end = |other: &Pending| {
+        matches!(other.op, Op::End { by, rows: Rows::Fail, consumes: true, .. } if by == owner.run)
+            && config.done.iter().all(|(done, _)| *done != other.id)
+    };
+    let moved = now.time;
+    pending.iter().any(is_failing_end).then(|| State { owner: Some(Owner { moved, ..owner }), ..config.state.clone() })
 }
 
 fn given_back(state: State, run: OpId) -> State {
