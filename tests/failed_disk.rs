@@ -373,6 +373,39 @@ fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_
     assert!(lost > 2, "the disk was never full while both were in one batch");
 }
 
+/// The write that fails for want of room may have reached the disk, and while that stays full the file cannot be opened
+/// anew to look: nobody knows what became of the batch until it can, and then all of it shows, or nothing.
+#[test]
+fn p2_p10_what_landed_on_a_disk_that_stayed_full_shows_once_it_is_mended() {
+    let mut landed = 0;
+    for after in 0..12 {
+        let disk = SimulatedDisk::new();
+        let store = Store::builder().open_by_hand(&disk).unwrap();
+        let work = |pending: Pending<Claim>| {
+            store.work_by_hand();
+            pending.wait()
+        };
+        drop(run_of(work(store.claim(&key("forgotten"), request())).unwrap()));
+        let full = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS);
+        disk.fail([full.after(after).having_written(1 << 20), full.after(after + 1).for_ever()]);
+        let forgotten = store.forget(&key("forgotten"));
+        let claimed = work(store.claim(&key("order"), request()));
+        let fates = [claimed.map(drop), forgotten.wait().map(drop)].map(|told| told.err().map(|error| error.kind()));
+        assert_eq!(fates[0], fates[1], "one batch, one fate");
+        disk.fail(None);
+        drop(until_taken(|| work(store.claim(&key("another"), request()))));
+        let shown = ["order", "forgotten"].map(|name| store.progress(&key(name)).unwrap().is_some());
+        assert_ne!(shown[0], shown[1], "all of the batch or nothing of it, {after}");
+        store.verify().unwrap();
+        store.close().unwrap();
+        let reopened = Store::builder().open_on(&disk.killed(disk.calls())).unwrap();
+        let kept = ["order", "forgotten"].map(|name| reopened.progress(&key(name)).unwrap().is_some());
+        assert_eq!(kept, shown, "{after}");
+        landed += usize::from(fates[0] == Some(ErrorKind::OutcomeUnknown) && shown[0]);
+    }
+    assert!(landed > 0, "no write that failed was the one that made its commit");
+}
+
 /// Whoever looks at what is over asks for its time to be put on disk. Nothing is in doubt where that fails.
 #[test]
 fn p10_a_look_that_the_disk_fails_is_told_so_and_not_that_nobody_knows() {
