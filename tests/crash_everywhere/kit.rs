@@ -1,11 +1,12 @@
 //! How the kit itself behaves: what it counts, repeats and leaves alone.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
 use reentry::testing::{Count, CrashTest, Report, World};
 use reentry::{Run, Store};
 
-use super::{Answer, all_points_were_tried, claim, once, pizzas, text};
+use super::{Answer, Failure, all_points_were_tried, claim, once, pizzas, text};
 
 fn charged(mut run: Run, world: &World) -> Answer {
     let receipt = run.step("charge").recheck(|id| world.find("charge", id)).run(|id| world.effect("charge", id))?;
@@ -30,6 +31,45 @@ fn points_are_counted_and_pairs_drawn_by_the_seed() {
     assert!(one.to_string().contains("drawn by seed 7") && other.to_string().contains("drawn by seed 8"));
     // Each point is one crash, each pair two, and one more on a slow disk.
     assert_eq!(one.crashes(), one.points() + 2 * one.pairs() + 1, "{one}");
+}
+
+/// The store is the server's own, what must always hold is looked at, and who never ends is called so often and no more.
+#[test]
+fn a_test_goes_about_it_as_it_is_told() {
+    let (opened, checked, calls) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+    let count = |counter: &AtomicUsize| counter.fetch_add(1, Ordering::Relaxed);
+    let lease = Duration::from_secs(50);
+    let test = || {
+        let builder = || {
+            count(&opened);
+            Store::builder().lease(lease)
+        };
+        let check = |_: &Store, world: &World| {
+            count(&checked);
+            if world.count("charge") > 1 { Err("charged again".to_owned()) } else { Ok(()) }
+        };
+        CrashTest::new().pairs_max(0).attempts_max(3).pause(lease).store(builder).check(check)
+    };
+    let report = test().run(handler);
+    assert!(report.mistakes().is_empty(), "{report}");
+    let opened_with = opened.load(Ordering::Relaxed);
+    assert!(opened_with > report.points() && checked.load(Ordering::Relaxed) >= opened_with, "{report}");
+    let report = test().run(|store, world| {
+        let answer = claim(store, pizzas(), |run| {
+            world.happens("charge", || ());
+            text(&run.complete(&"done".to_owned()).wait()?)
+        });
+        answer.map_err(|error| error.to_string())
+    });
+    assert!(report.mistakes().iter().any(|mistake| mistake.what().contains("charged again")), "{report}");
+    let report = test().run(|_, world| {
+        count(&calls);
+        world.find("charge", "none")?;
+        Err::<String, Failure>("never".into())
+    });
+    assert_eq!((report.points(), calls.load(Ordering::Relaxed)), (0, 3), "{report}");
+    let report = reentry::testing::crash_everywhere(handler);
+    assert_eq!((report.mistakes().len(), report.pairs()), (0, 200), "{report}");
 }
 
 /// A process that is dead does nothing: what its handler goes on with is not counted, and nobody hears its answer.

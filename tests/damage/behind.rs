@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use reentry::{ErrorKind, ManualClock, State, Store};
 use tempfile::TempDir;
 
-use super::original::{Everything, ask, ask_all, builder, fill, is_right, told};
+use super::original::{Everything, RETENTION, ask, ask_all, builder, fill, is_right, told};
 use super::support::{Dice, START, key, request, run_of};
 use super::{is_full, none_hangs};
 
@@ -142,4 +142,30 @@ fn p10_nothing_is_acknowledged_into_a_file_that_was_cut_short_behind_an_open_sto
         );
         drop(store.close());
     }
+}
+
+/// What retention finds damaged stays for whoever looks for it, and stops nobody.
+#[test]
+fn p6_p10_a_damaged_row_at_the_head_is_kept_by_retention_and_in_nobodys_way() {
+    const MARK: &[u8] = b"what stands at the head";
+    let folder = folder();
+    let (path, clock) = (folder.path().join("orders.reentry"), ManualClock::at(START));
+    let store = builder(&clock).cache_bytes(0).open(&path).unwrap();
+    let complete = |name: &str, bytes: &[u8]| {
+        let claim = told(&store, store.claim(&key(name), request())).unwrap();
+        told(&store, run_of(claim).complete(&bytes.to_vec())).unwrap()
+    };
+    complete("first", MARK);
+    let image = std::fs::read(&path).unwrap();
+    for at in (0..image.len()).filter(|at| image[*at..].starts_with(MARK)) {
+        flip(&OpenOptions::new().read(true).write(true).open(&path).unwrap(), at * 8);
+    }
+    clock.advance(RETENTION * 3);
+    for name in ["second", "third"] {
+        complete(name, b"done");
+        assert_eq!(ask(&store, &key(name)).unwrap().map(|it| it.state), Some(State::Succeeded));
+    }
+    assert_eq!(store.progress(&key("first")).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(told(&store, store.claim(&key("first"), request())).unwrap_err().kind(), ErrorKind::Corrupt);
+    assert_eq!(store.verify().unwrap_err().kind(), ErrorKind::Corrupt);
 }

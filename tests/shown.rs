@@ -1,0 +1,59 @@
+//! What values show of themselves to people: in words, and no more than their settings.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use reentry::testing::CrashTest;
+use reentry::{Resumer, SimulatedDisk, State, StepState, Store, Timestamp};
+
+use support::{key, run};
+
+#[test]
+fn every_state_is_one_word() {
+    let states = [State::Owned, State::Unfinished, State::Stuck, State::Succeeded, State::Failed, State::Gone];
+    assert_eq!(states.map(|it| it.to_string()), ["owned", "unfinished", "stuck", "succeeded", "failed", "gone"]);
+    let steps = [StepState::InDoubt, StepState::Done, StepState::Withdrawn];
+    assert_eq!(steps.map(|it| it.to_string()), ["in doubt", "done", "withdrawn"]);
+}
+
+#[test]
+fn a_time_is_shown_in_seconds_to_the_millisecond() {
+    assert_eq!(Timestamp::from_millis(1_700_000_000_007).to_string(), "1700000000.007 s");
+}
+
+#[test]
+fn what_is_built_shows_its_settings_and_nothing_that_is_kept() {
+    let store = Store::builder().in_memory().unwrap();
+    drop(run(&store, &key("a secret")));
+    let resumer = Resumer::builder(&store).scope("ada's orders").concurrency(3).backoff(Duration::ZERO, Duration::MAX);
+    let shown = format!("{resumer:?}");
+    assert!(shown.contains("concurrency: 3") && shown.contains("backoff_min: 0ns"), "{shown}");
+    let shown =
+        [shown, format!("{:?}", resumer.start(|mut run| run.refresh().map(drop)).unwrap()), format!("{store:?}")];
+    assert!(shown.iter().all(|shown| !shown.contains("secret") && !shown.contains("ada")), "{shown:?}");
+    let kit = format!("{:?}", CrashTest::new().seed(7).pairs_max(5));
+    assert!(kit.contains("seed: 7") && kit.contains("pairs_max: 5"), "{kit}");
+}
+
+#[test]
+fn opening_tells_how_far_it_is_and_ends_with_all_of_it() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    for nth in 0..50 {
+        drop(run(&store, &key(&nth.to_string())));
+    }
+    store.close().unwrap();
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tell = {
+        let told = Arc::clone(&told);
+        move |share| told.lock().unwrap().push(share)
+    };
+    drop(Store::builder().on_open_progress(tell).open_on(&disk).unwrap());
+    let told = told.lock().unwrap();
+    assert!(told.is_sorted() && told.iter().all(|share| (0.0..=1.0).contains(share)), "{told:?}");
+    assert!(told.last().is_some_and(|last| (last - 1.0).abs() < f64::EPSILON), "{told:?}");
+}
