@@ -5,14 +5,15 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use reentry::{
-    Claim, ErrorKind, Fingerprint, Key, Loss, ManualClock, OpenCheck, Pending, Result, Run, SimulatedDisk, State,
-    Store, Timestamp,
+    Builder, Claim, ErrorKind, Fingerprint, Key, Loss, ManualClock, OpenCheck, Pending, Result, Run, SimulatedDisk,
+    State, Store, Timestamp,
 };
 
 use super::bytes::Bytes;
 
 /// More damage than this in one file is only slower.
 const DAMAGE_MAX: usize = 16;
+const PAGE: usize = 4096;
 const HOUR: Duration = Duration::from_secs(3600);
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -65,9 +66,41 @@ impl Damage {
 
 /// The whole file closed, the file as a power cut leaves it, and what is known of its keys.
 struct Files {
-    closed: Vec<u8>,
-    cut: Vec<u8>,
+    closed: File,
+    cut: File,
     known: Vec<(Key, State, Vec<u8>)>,
+}
+
+struct File {
+    image: Vec<u8>,
+    /// Which of its pages are read where everything is asked: those that hold what is ours.
+    ours: Vec<bool>,
+}
+
+impl File {
+    fn new(image: Vec<u8>) -> Result<Self> {
+        let disk = SimulatedDisk::from_image(image.clone());
+        let store = builder(OpenCheck::Quick, START + 24 * HOUR).cache_bytes(0).open_by_hand(&disk)?;
+        disk.watch_reads();
+        store.verify()?;
+        let pages = image.len().div_ceil(PAGE);
+        let mut ours = vec![false; pages];
+        for range in disk.reads() {
+            let [first, last] = [range.start, range.end.saturating_sub(1)].map(|at| at as usize / PAGE);
+            ours[first..=last.min(pages - 1)].fill(true);
+        }
+        Ok(Self { image, ours })
+    }
+
+    /// Takes back what was done to pages that are not ours. Damage to redb's own tables, which only the full check keeps
+    /// out, can end the process at a commit (docs/reliability.md).
+    fn mend_others(&self, file: &mut [u8]) {
+        let pages = self.image.chunks(PAGE).zip(file.chunks_mut(PAGE)).zip(&self.ours);
+        for ((was, page), _) in pages.filter(|(_, is_ours)| !**is_ours) {
+            let len = was.len().min(page.len());
+            page[..len].copy_from_slice(&was[..len]);
+        }
+    }
 }
 
 static FILES: LazyLock<Files> = LazyLock::new(|| make_files().expect("a whole store works"));
@@ -80,9 +113,8 @@ fn request() -> Fingerprint {
     Fingerprint::of("two pizzas")
 }
 
-fn open(disk: &SimulatedDisk, check: OpenCheck, at: Timestamp) -> Result<Store> {
-    let builder = Store::builder().clock(ManualClock::at(at)).retention(24 * HOUR).tombstones(24 * HOUR);
-    builder.check(check).open_by_hand(disk)
+fn builder(check: OpenCheck, at: Timestamp) -> Builder {
+    Store::builder().clock(ManualClock::at(at)).retention(24 * HOUR).tombstones(24 * HOUR).check(check)
 }
 
 /// Lets the writer work, and waits.
@@ -133,7 +165,7 @@ fn make_files() -> Result<Files> {
     run("very last")?.release();
     let cut = disk.cut(disk.calls(), |_| Loss::Lost).image();
     store.close()?;
-    Ok(Files { closed: disk.image(), cut, known })
+    Ok(Files { closed: File::new(disk.image())?, cut: File::new(cut)?, known })
 }
 
 fn damage(file: &mut Vec<u8>, damage: &Damage) {
@@ -154,10 +186,10 @@ fn damage(file: &mut Vec<u8>, damage: &Damage) {
             file[at..end].copy_from_slice(&with[..end - at]);
         }
         Damage::CopyPage { from, to } => {
-            let pages = file.len() / 4096;
+            let pages = file.len() / PAGE;
             if pages > 0 {
-                let (from, to) = (usize::from(from) % pages * 4096, usize::from(to) % pages * 4096);
-                file.copy_within(from..from + 4096, to);
+                let (from, to) = (usize::from(from) % pages * PAGE, usize::from(to) % pages * PAGE);
+                file.copy_within(from..from + PAGE, to);
             }
         }
         Damage::Zero { at, len } => {
@@ -205,14 +237,18 @@ fn ask(store: &Store, check: OpenCheck) {
 pub fn run(bytes: &[u8]) {
     let Some((how, bytes)) = bytes.split_first() else { return };
     let (was_closed, check) = (how & 1 == 0, if how & 2 == 0 { OpenCheck::Full } else { OpenCheck::Quick });
-    let mut file = if was_closed { FILES.closed.clone() } else { FILES.cut.clone() };
+    let whole = if was_closed { &FILES.closed } else { &FILES.cut };
+    let mut file = whole.image.clone();
     bytes.chunks(8).take(DAMAGE_MAX).for_each(|one| damage(&mut file, &Damage::read(one)));
+    if check == OpenCheck::Quick {
+        whole.mend_others(&mut file);
+    }
     // An empty disk is one to make a store on.
     if file.is_empty() {
         return;
     }
     let disk = SimulatedDisk::from_image(file.clone());
-    match open(&disk, check, START + 24 * HOUR) {
+    match builder(check, START + 24 * HOUR).open_by_hand(&disk) {
         Ok(store) => {
             ask(&store, check);
             let verdict = store.verify();

@@ -362,8 +362,9 @@ fn may_take_effect(call: &Pending, config: &Config, pending: &[Pending]) -> Opti
         other.op.is_report()
             && match &call.op {
                 Op::Claim { .. } => other.is_left && other.id < call.id,
-                // It carries no report that was refused for a full disk.
+                // These carry no report that was refused for a full disk.
                 Op::Renew { .. } => false,
+                Op::Report { .. } if other.is_unknown => false,
                 op => op.run().is_some() && op.run() == other.op.run() && other.id < call.id && !is_lost,
             }
     };
