@@ -92,8 +92,8 @@ impl File {
         Ok(Self { image, ours })
     }
 
-    /// Takes back what was done to pages that are not ours. Damage to redb's own tables, which only the full check keeps
-    /// out, can end the process at a commit (docs/reliability.md).
+    /// Takes back what was done to pages that are not ours. Damage to redb's own tables, which only the full check
+    /// keeps out, can end the process at a commit (docs/reliability.md).
     fn mend_others(&self, file: &mut [u8]) {
         let pages = self.image.chunks(PAGE).zip(file.chunks_mut(PAGE)).zip(&self.ours);
         for ((was, page), _) in pages.filter(|(_, is_ours)| !**is_ours) {

@@ -33,7 +33,7 @@ fn points_are_counted_and_pairs_drawn_by_the_seed() {
     assert_eq!(one.crashes(), one.points() + 2 * one.pairs() + 1, "{one}");
 }
 
-/// The store is the server's own, what must always hold is looked at, and who never ends is called so often and no more.
+/// The store is the server's own, what must always hold is looked at, and who never ends is called so often, no more.
 #[test]
 fn a_test_goes_about_it_as_it_is_told() {
     let (opened, checked, calls) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
