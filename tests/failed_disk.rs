@@ -305,6 +305,92 @@ fn p10_a_sync_that_fails_while_a_full_disk_is_mended_stops_the_store() {
     store.verify().unwrap();
 }
 
+/// A store that works by hand, and has met a full disk which it made good by itself: redb writes ahead where its cache
+/// is small, and writes once more what it could not.
+fn after_a_full_disk_that_was_made_good() -> (SimulatedDisk, Store) {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().cache_bytes(0).open_by_hand(&disk).unwrap();
+    for nth in 0..100 {
+        let before = disk.failed();
+        disk.fail([DiskFault::kind(std::io::ErrorKind::StorageFull).on(&[DiskCall::Write])]);
+        let claim = store.claim(&key(&nth.to_string()), request());
+        store.work_by_hand();
+        disk.fail(None);
+        if claim.wait().is_ok() && disk.failed() > before {
+            return (disk, store);
+        }
+    }
+    panic!("redb never wrote ahead");
+}
+
+/// The full disk of an earlier batch must not hide that: what a failed sync dropped would be read back as good.
+#[test]
+fn p10_a_sync_that_fails_after_a_full_disk_was_made_good_stops_the_store() {
+    let (disk, store) = after_a_full_disk_that_was_made_good();
+    disk.fail([DiskFault::kind(std::io::ErrorKind::Other).on(&[DiskCall::Sync])]);
+    let claim = store.claim(&key("order"), request());
+    store.work_by_hand();
+    disk.fail(None);
+    assert_eq!(kind(claim.wait()), ErrorKind::OutcomeUnknown);
+    assert_eq!(kind(store.claim(&key("later"), request()).wait()), ErrorKind::Failed);
+}
+
+/// Wherever it fails, once: in the commit, as the file is closed to be opened anew, as it is opened.
+#[test]
+fn p10_any_sync_that_fails_around_a_full_disk_stops_the_store() {
+    const ROWS: reentry::Table = reentry::Table::new("rows");
+    let mut failed = [0, 0];
+    for (full, sync) in (0..12).flat_map(|full| (0..4).map(move |sync| (full, sync))) {
+        for (closure, failed) in failed.iter_mut().enumerate() {
+            let disk = SimulatedDisk::new();
+            let store = Store::builder().cache_bytes(0).open_by_hand(&disk).unwrap();
+            let claim = |name| {
+                let claim = store.claim(&key(name), request());
+                store.work_by_hand();
+                claim.wait()
+            };
+            let mut run = run_of(claim("before").unwrap());
+            let syncs = || disk.seen(&[DiskCall::Sync]) - disk.syncs();
+            let none = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).after(full);
+            disk.fail([none, DiskFault::kind(std::io::ErrorKind::Other).on(&[DiskCall::Sync]).after(sync)]);
+            let told = if closure == 0 {
+                claim("order").map(drop)
+            } else {
+                // What redb could not write ahead is not missed, so the file is closed as a whole one.
+                let moved = run.advance_with("paid", &answer(), |tx| {
+                    (0..9).try_for_each(|nth| tx.open_table(ROWS)?.insert([nth], vec![nth; 3_000]).map(drop))?;
+                    Err("the row is not valid".into())
+                });
+                store.work_by_hand();
+                moved.wait().map(drop)
+            };
+            if syncs() > 0 {
+                *failed += 1;
+                assert!(told.is_err(), "{full}, {sync}");
+                assert_eq!(kind(claim("later")), ErrorKind::Failed, "{full}, {sync}, closure: {closure}");
+            }
+        }
+    }
+    assert!(failed[0] > 12 && failed[1] > 2, "{failed:?} syncs failed");
+}
+
+/// Nor is it to blame for a closure that fails later.
+#[test]
+fn p8_a_closure_that_fails_after_a_full_disk_was_made_good_fails_alone() {
+    let (_disk, store) = after_a_full_disk_that_was_made_good();
+    let claim = store.claim(&key("order"), request());
+    store.work_by_hand();
+    let mut run = run_of(claim.wait().unwrap());
+    let moved = run.advance_with("paid", &answer(), |_| Err("the row is not valid".into()));
+    let other = store.claim(&key("other"), request());
+    store.work_by_hand();
+    assert_eq!(kind(moved.wait()), ErrorKind::Aborted);
+    drop(run_of(other.wait().unwrap()));
+    let moved = run.advance("paid", &answer());
+    store.work_by_hand();
+    moved.wait().unwrap();
+}
+
 /// A closure that fails because the disk is full is not to blame for it, and neither are those behind it in the batch.
 #[test]
 fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {

@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. Until an opened file is accepted nothing is written to it: what redb writes while it checks and repairs is
 //!    staged in memory, so a file that is refused stays as it was (P10).
-//! 2. The first fault is remembered, with the call it came from: a failed sync is told apart from a full disk (P10).
+//! 2. The gravest fault since the batch began is remembered, with the call it came from: a failed sync is told apart
+//!    from a full disk, which does not hide it (P10).
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
@@ -55,6 +56,11 @@ impl Fault {
         use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
         !self.during_sync && matches!(self.kind, StorageFull | QuotaExceeded | FileTooLarge)
     }
+
+    /// A full disk mends; what was not written or read may be tried again; what a sync dropped is gone.
+    fn gravity(self) -> u8 {
+        if self.during_sync { 2 } else { u8::from(!self.is_full()) }
+    }
 }
 
 /// The disk under one open redb database: handed to redb as its backend, kept by the engine to accept and to ask.
@@ -103,9 +109,15 @@ impl Backend {
         Ok(())
     }
 
-    /// The first fault since this backend was made.
+    /// The gravest fault since a batch began.
     pub(crate) fn fault(&self) -> Option<Fault> {
         *self.0.fault.lock()
+    }
+
+    /// A batch begins. A fault that kept nothing from being committed before it was met by a reader, or by a write
+    /// ahead of its time, which redb makes good by a later one. What a sync dropped is remembered for ever.
+    pub(crate) fn forget_what_was_made_good(&self) {
+        self.0.fault.lock().take_if(|fault| !fault.during_sync);
     }
 
     /// Does a call on what is staged while the file is being opened, else on the disk, and remembers its fault.
@@ -125,7 +137,10 @@ impl Backend {
             else_on(&*inner.disk)
         };
         if let Err(error) = &result {
-            inner.fault.lock().get_or_insert(Fault { during_sync, kind: error.kind() });
+            let (fault, mut known) = (Fault { during_sync, kind: error.kind() }, inner.fault.lock());
+            if known.is_none_or(|known| known.gravity() < fault.gravity()) {
+                *known = Some(fault);
+            }
         }
         // The conversion is one under redb's `experimental-api-5`.
         #[expect(clippy::needless_question_mark, reason = "see above")]

@@ -163,15 +163,25 @@ impl Log {
     /// `Full` where it can be tried again; `Failed` where it must not be (P10).
     pub(crate) fn reopen(&self) -> Result<()> {
         let mut state = self.open.write();
-        *state = State::Full;
+        let failed = |error| {
+            let message = "the file could not be opened anew after the disk was full";
+            Error::because(ErrorKind::Failed, message, error)
+        };
+        if let State::Open(Open { database, backend }) = std::mem::replace(&mut *state, State::Full) {
+            // Closing writes and syncs; what a sync drops there is gone as well.
+            drop(database);
+            if backend.fault().is_some_and(|fault| fault.during_sync) {
+                *state = State::Failed;
+                return Err(failed(Error::new(ErrorKind::Io, "a sync failed as the file was closed")));
+            }
+        }
         let backend = Backend::direct(Arc::clone(&self.disk));
         match builder(self.cache_bytes).create_with_backend(backend.clone()) {
             Ok(database) => *state = State::Open(Open { database, backend }),
             Err(error) if backend.fault().is_some_and(Fault::is_full) => return Err(engine(error)),
             Err(error) => {
                 *state = State::Failed;
-                let message = "the file could not be opened anew after the disk was full";
-                return Err(Error::because(ErrorKind::Failed, message, engine(error)));
+                return Err(failed(engine(error)));
             }
         }
         Ok(())
@@ -194,7 +204,7 @@ impl Log {
         std::mem::forget(std::mem::replace(&mut *self.open.write(), State::Failed));
     }
 
-    /// The first fault of the disk since it was opened.
+    /// The gravest fault of the disk since a batch began.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.open.read().opened().ok().and_then(|open| open.backend.fault())
     }
@@ -212,7 +222,10 @@ impl Log {
 
     /// Begins the one write transaction.
     pub(crate) fn begin(&self) -> Result<WriteTransaction> {
-        self.open.read().opened()?.database.begin_write().map_err(engine)
+        let state = self.open.read();
+        let open = state.opened()?;
+        open.backend.forget_what_was_made_good();
+        open.database.begin_write().map_err(engine)
     }
 
     /// The record at `place`, with its bodies; none where it has moved.

@@ -58,7 +58,7 @@ pub(crate) fn open(plan: &Plan, disk: &SimulatedDisk, clock: &ManualClock, check
         .retention(std::time::Duration::from_millis(policy.retention))
         .tombstones(std::time::Duration::from_millis(policy.tombstones))
         .attempts_max(policy.attempts_max)
-        .cache_bytes(64 * 1024)
+        .cache_bytes(plan.cache_bytes)
         .check(check)
         .clock(clock.clone());
     if let Some(lease) = plan.lease() {

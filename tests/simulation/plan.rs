@@ -23,6 +23,8 @@ pub(crate) struct Plan {
     /// How many images are drawn at a time.
     pub(crate) images: usize,
     pub(crate) one_hash: bool,
+    /// Where it is small redb writes ahead, and makes good what failed there.
+    pub(crate) cache_bytes: usize,
 }
 
 /// What is done under one key.
@@ -61,6 +63,7 @@ impl Plan {
             faults: pick_usize(dice, &[0, 0, 30, 100]),
             images: 2 + dice.below(6),
             one_hash: dice.below(8) == 0,
+            cache_bytes: pick_usize(dice, &[0, 64 * 1024]),
         }
     }
 

@@ -264,10 +264,10 @@ impl Simulation {
     fn failed(&self, is_sync: bool) {
         let mut probe = self.store().revoke(&probe());
         let polled = Pin::new(&mut probe).poll(&mut Context::from_waker(Waker::noop()));
-        let is_stopped = matches!(polled, Poll::Ready(Err(_)));
+        let is_stopped = matches!(polled, Poll::Ready(Err(error)) if error.kind() == reentry::ErrorKind::Failed);
         let mut world = self.world.borrow_mut();
         // A write that failed may be made good by a later one, but what a sync dropped is gone.
-        if is_sync && !is_stopped && !world.faults.full {
+        if is_sync && !is_stopped {
             world.broken("P10: a sync failed, and the store goes on");
         }
         let now = world.now();
@@ -302,13 +302,16 @@ impl Simulation {
         let fault = fault.after(if after > 6 { 0 } else { after });
         let fault = if self.dice.below(2) == 0 { fault.for_ever() } else { fault };
         let room = (is_full && self.dice.below(3) == 0).then(|| self.disk.image().len() as u64);
+        // A full disk, and then a sync that fails: two that come together hide each other.
+        let sync = DiskFault::kind(ErrorKind::Other).on(&[DiskCall::Sync]).after(self.dice.below(3));
+        let sync = (is_full && self.dice.below(3) == 0).then_some(sync);
         let mut world = self.world.borrow_mut();
         world.faults.full |= is_full;
-        world.faults.failed |= !is_full;
-        world.say(|| format!("a fault: {fault:?}, or room {room:?}"));
+        world.faults.failed |= !is_full || sync.is_some();
+        world.say(|| format!("a fault: {fault:?}, or room {room:?}, and {sync:?}"));
         match room {
             Some(_) => self.disk.set_room(room),
-            None => self.disk.fail([fault]),
+            None => self.disk.fail([fault].into_iter().chain(sync)),
         }
         world.checkers.iter_mut().for_each(|checker| checker.is_sure = false);
     }
