@@ -385,6 +385,7 @@ fn effects(state: &State, call: &Pending, now: Now, policy: Policy, is_sure: boo
         return made;
     };
     // It was decided when its run still owned the operation, and shows when nobody does.
+    let now_too = if call.is_unheard { Vec::new() } else { apply(state, call.id, &call.op, now, policy, is_sure) };
     let owner = state.owner;
     let as_owner = State { owner: Some(Owner { run, moved: now.time }), ..state.clone() };
     let made = apply(&as_owner, call.id, &call.op, now, policy, is_sure).into_iter();
@@ -394,6 +395,8 @@ fn effects(state: &State, call: &Pending, now: Now, policy: Policy, is_sure: boo
             answer,
         )
     })
+    // Or it was refused then, and is decided now that it is asked for once more.
+    .chain(now_too)
     .collect()
 }
 
