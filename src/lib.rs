@@ -6,6 +6,8 @@ mod clock;
 mod effect;
 mod engine;
 mod error;
+#[cfg(feature = "http")]
+pub mod http;
 mod key;
 mod payload;
 mod pending;

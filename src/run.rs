@@ -475,6 +475,12 @@ impl Run {
         Ok((Carried { known: self.seen.lock().known.clone(), reports }, reported))
     }
 
+    /// Whether this run has ended the operation.
+    #[cfg(feature = "http")]
+    pub(crate) fn is_over(&self) -> bool {
+        self.seen.lock().is_over
+    }
+
     fn check_not_over(&self) -> Result<()> {
         if self.seen.lock().is_over {
             return Err(Error::new(ErrorKind::Finished, "this run has ended the operation; drop it"));

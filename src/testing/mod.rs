@@ -26,6 +26,8 @@ use crate::engine::SimulatedDisk;
 use crate::error::Source;
 use crate::store::{Builder, Store};
 
+#[cfg(feature = "http")]
+pub mod conformance;
 mod judge;
 mod kill;
 mod life;

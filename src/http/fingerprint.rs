@@ -1,0 +1,138 @@
+//! What binds a key to one request: a digest over the parts of it that make two requests the same request.
+//!
+//! Invariant: every part is prefixed by its length, and by how often it is there, so no two requests that differ in one
+//! of them are ever alike.
+
+use std::fmt;
+use std::sync::Arc;
+
+use blake3::Hasher;
+use bytes::Bytes;
+use http::request::Parts;
+use http::{HeaderName, header};
+
+use crate::key::{Algorithm, Fingerprint};
+
+/// What these digests are of, so that none is ever that of something else.
+const CONTEXT: &str = "reentry 2026-11 http request v1";
+
+type OfRequest = dyn Fn(&Parts, &[u8]) -> Fingerprint + Send + Sync;
+
+/// What goes into the fingerprint.
+#[derive(Clone)]
+pub(super) enum Parting {
+    /// Name of the layer, method, path, query, these headers and the body.
+    Of(Vec<HeaderName>),
+    /// What the server says.
+    Own(Arc<OfRequest>),
+}
+
+impl Default for Parting {
+    fn default() -> Self {
+        Self::Of(vec![header::CONTENT_TYPE])
+    }
+}
+
+impl Parting {
+    /// The fingerprint of a request.
+    pub(super) fn fingerprint(&self, name: &str, parts: &Parts, body: &[Bytes]) -> Fingerprint {
+        let headers = match self {
+            Self::Own(of_request) => return of_request(parts, &body.concat()),
+            Self::Of(headers) => headers,
+        };
+        let mut hasher = Hasher::new_derive_key(CONTEXT);
+        let method = parts.method.as_str();
+        for part in [name, method, parts.uri.path()] {
+            add(&mut hasher, [part]);
+        }
+        add(&mut hasher, parts.uri.query());
+        for header in headers {
+            add(&mut hasher, parts.headers.get_all(header).iter().collect::<Vec<_>>());
+        }
+        // What comes last needs no length.
+        for chunk in body {
+            hasher.update(chunk);
+        }
+        Fingerprint { algorithm: Algorithm::Blake3, digest: *hasher.finalize().as_bytes() }
+    }
+
+    /// What it is made of, in words to publish.
+    pub(super) fn describe(&self) -> String {
+        match self {
+            Self::Own(_) => "the parts that this service documents".to_owned(),
+            Self::Of(headers) => {
+                let headers = headers.iter().map(|header| format!(", the header `{header}`")).collect::<String>();
+                format!("method, path, query{headers} and body")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Parting {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.describe())
+    }
+}
+
+/// Adds one part: how many values it has, and each with its length.
+fn add<V: AsRef<[u8]>>(hasher: &mut Hasher, values: impl IntoIterator<Item = V, IntoIter: ExactSizeIterator>) {
+    let values = values.into_iter();
+    hasher.update(&count(values.len()));
+    for value in values {
+        hasher.update(&count(value.as_ref().len())).update(value.as_ref());
+    }
+}
+
+fn count(count: usize) -> [u8; 8] {
+    (count as u64).to_le_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use http::Request;
+
+    use super::*;
+
+    fn of(method: &str, uri: &str, content_types: &[&str], body: &[&str]) -> Fingerprint {
+        let mut request = Request::builder().method(method).uri(uri);
+        for content_type in content_types {
+            request = request.header("content-type", *content_type);
+        }
+        let (parts, ()) = request.header("date", "today").body(()).unwrap().into_parts();
+        let body: Vec<_> = body.iter().map(|chunk| Bytes::copy_from_slice(chunk.as_bytes())).collect();
+        Parting::default().fingerprint("", &parts, &body)
+    }
+
+    #[test]
+    fn every_part_counts_and_its_borders_too() {
+        let json: &[&str] = &["application/json"];
+        let same = of("POST", "/orders?a=b", json, &["body"]);
+        assert_eq!(same, of("POST", "/orders?a=b", json, &["bo", "dy"]), "how it is cut by the network says nothing");
+        for other in [
+            of("PATCH", "/orders?a=b", json, &["body"]),
+            of("POST", "/order?a=b", json, &["body"]),
+            of("POST", "/orders?a=", json, &["body"]),
+            of("POST", "/orders", json, &["body"]),
+            of("POST", "/orders?a=b", &[], &["body"]),
+            of("POST", "/orders?a=b", &["application/jso"], &["nbody"]),
+            of("POST", "/orders?a=b", &["application/json", ""], &["body"]),
+            of("POST", "/orders?a=b", json, &["bodi"]),
+            of("POST", "/orders?a=b", json, &[]),
+        ] {
+            assert_ne!(same, other);
+        }
+        assert_ne!(of("POST", "/orders?", json, &[]), of("POST", "/orders", json, &[]), "no query, or an empty one");
+    }
+
+    #[test]
+    fn the_name_and_the_servers_own_choice_of_parts_count() {
+        let (parts, ()) = Request::post("/orders").header("x-version", "1").body(()).unwrap().into_parts();
+        let body = [Bytes::from_static(b"body")];
+        let parting = Parting::default();
+        assert_ne!(parting.fingerprint("a", &parts, &body), parting.fingerprint("b", &parts, &body));
+        let own = Parting::Own(Arc::new(|_: &Parts, body: &[u8]| Fingerprint::of(body)));
+        assert_eq!(own.fingerprint("a", &parts, &body), Fingerprint::of("body"));
+        let with_header = Parting::Of(vec![HeaderName::from_static("x-version")]);
+        assert_ne!(with_header.fingerprint("a", &parts, &body), parting.fingerprint("a", &parts, &body));
+    }
+}

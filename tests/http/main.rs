@@ -1,0 +1,4 @@
+//! The layer of HTTP, over real sockets.
+
+mod conformance;
+mod server;
