@@ -254,7 +254,9 @@ impl Work {
                 self.interrupt(run);
                 return Response::from_parts(parts, PassedBody::untouched(body));
             }
-            Keep::Answer if !is_known && !is_grpc => return self.end_alone(run, parts, PassedBody::untouched(body)).await,
+            Keep::Answer if !is_known && !is_grpc => {
+                return self.end_alone(run, parts, PassedBody::untouched(body)).await;
+            }
             Keep::Ended => return self.end_alone(run, parts, PassedBody::untouched(body)).await,
             Keep::Answer | Keep::WholeAnswer => {}
         }

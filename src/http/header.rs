@@ -32,8 +32,10 @@ pub(super) enum Malformed {
     TooLong,
     #[error("the header holds control or non-ASCII characters; send printable ASCII")]
     NotPrintable,
-    #[error("the header is neither a String of structured fields, \"key\", nor a bare value without spaces, quotes, \
-             backslashes, brackets, commas and semicolons")]
+    #[error(
+        "the header is neither a String of structured fields, \"key\", nor a bare value without spaces, quotes, \
+             backslashes, brackets, commas and semicolons"
+    )]
     NotAKey,
     #[error("the header is not a String of structured fields; send the key in double quotes")]
     NotAString,

@@ -364,7 +364,10 @@ mod tests {
             (ProblemCode::Unavailable, "14"),
         ] {
             let response = style().render_grpc(&Problem::from(code).with_detail("100 %\n"));
-            assert_eq!((response.status(), &response.headers()["grpc-status"]), (StatusCode::OK, &status.parse().unwrap()));
+            assert_eq!(
+                (response.status(), &response.headers()["grpc-status"]),
+                (StatusCode::OK, &status.parse().unwrap())
+            );
             assert_eq!(response.headers()["grpc-message"], format!("{code}: 100 %25%0A"));
         }
     }

@@ -31,15 +31,18 @@ const BYTES_BESIDE: usize = MAGIC.len() + 1 + 1 + 2 + 2 + 2 + 4;
 /// ```
 /// use http::{HeaderValue, StatusCode, header};
 /// use reentry::http::StoredResponse;
-/// use reentry::{Claim, Fingerprint, Key, Store};
+/// use reentry::{Claim, Fingerprint, Key, Store, Table};
 ///
 /// let store = Store::builder().in_memory()?;
 /// let claim = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas")).wait()?;
 /// let Claim::Run(mut run) = claim else { panic!("it is new") };
 /// let answer = StoredResponse::new(StatusCode::CREATED, r#"{"order":7}"#)
 ///     .header(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-/// run.complete_with(&answer, |tx| Ok(tx.open_table(reentry::Table::new("orders"))?.insert("7", "two pizzas")?))
-///     .wait()?;
+/// run.complete_with(&answer, |tx| {
+///     tx.open_table(Table::new("orders"))?.insert("7", "two pizzas")?;
+///     Ok(())
+/// })
+/// .wait()?;
 /// # Ok::<(), reentry::Error>(())
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq)]

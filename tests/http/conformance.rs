@@ -258,9 +258,7 @@ impl Client for Reqwest<'_> {
     }
 }
 
-async fn reqwest_answer(
-    sent: tokio::task::JoinHandle<reqwest::Result<reqwest::Response>>,
-) -> io::Result<WireAnswer> {
+async fn reqwest_answer(sent: tokio::task::JoinHandle<reqwest::Result<reqwest::Response>>) -> io::Result<WireAnswer> {
     let response = sent.await?.map_err(io::Error::other)?;
     let header = |(name, value): (&http::HeaderName, &http::HeaderValue)| (name.to_string(), value.as_bytes().to_vec());
     let (status, headers) = (response.status().as_u16(), response.headers().iter().map(header).collect());

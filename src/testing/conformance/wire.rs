@@ -66,7 +66,8 @@ impl Sockets {
         connection.set_read_timeout(Some(PATIENCE))?;
         let WireRequest { method, target, headers, body } = request;
         let (host, length) = (&self.address, body.len());
-        let mut bytes = format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n").into_bytes();
+        let mut bytes =
+            format!("{method} {target} HTTP/1.1\r\nhost: {host}\r\ncontent-length: {length}\r\n").into_bytes();
         for (name, value) in headers {
             bytes.extend([name.as_bytes(), b": ", value, b"\r\n"].concat());
         }
@@ -74,7 +75,9 @@ impl Sockets {
         bytes.extend(body);
         // A service may answer, and close, before it has read all of a body that is too large.
         match connection.write_all(&bytes) {
-            Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => Err(error),
+            Err(error) if !matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset) => {
+                Err(error)
+            }
             _ => Ok(connection),
         }
     }
@@ -113,6 +116,7 @@ fn parse(bytes: &[u8]) -> Option<WireAnswer> {
     let headers: Vec<_> = lines.map(header).collect::<Option<_>>()?;
     let answer = WireAnswer { status, headers, body: Vec::new() };
     let body = match (answer.header("transfer-encoding"), answer.header("content-length")) {
+        _ if matches!(status, 204 | 304) => Vec::new(),
         (Some(_), _) => dechunked(rest)?,
         (None, Some(length)) => {
             let length: usize = std::str::from_utf8(length).ok()?.parse().ok()?;

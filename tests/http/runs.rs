@@ -1,0 +1,269 @@
+//! What a handler does with its run, and what becomes of it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::{Request, State};
+use axum::http::{HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::post;
+use reentry::http::{IdempotencyLayer, Idempotent, LentRun, Problem, StoredResponse};
+use reentry::{Failure, Key, Resolution, Resumer, Run, State as Standing, Store, Table};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::server::{Runs, Server, code, is_replayed, principal, request, serve, store, text};
+
+const ORDERS: Table = Table::new("orders");
+
+fn layer(store: &Store) -> IdempotencyLayer {
+    IdempotencyLayer::new(store).scope(principal)
+}
+
+fn key(name: &str) -> Key {
+    Key::new("ada", name).unwrap()
+}
+
+fn state(server: &Server, name: &str) -> (Standing, u32) {
+    let progress = server.store.progress(&key(name)).unwrap().expect("it is known");
+    (progress.state(), progress.attempt())
+}
+
+/// Charges once, and then fails in its first run in the way that it was asked to.
+async fn charged(run: &mut LentRun, charges: &Runs) -> Result<String, Problem> {
+    let charge = run.step("charge").run_at_most_once_async(async |_| Ok::<_, Failure>(charges.next().to_string()));
+    let receipt = charge.await?;
+    if run.checkpoint().is_none() {
+        run.advance("charged", &receipt).await?;
+    }
+    Ok(format!("receipt {receipt}, attempt {}", run.attempt()))
+}
+
+async fn fails_at_first(State(charges): State<Runs>, Idempotent(mut run): Idempotent) -> Result<Response, Problem> {
+    let receipt = charged(&mut run, &charges).await?;
+    let status = if run.attempt() == 1 { StatusCode::INTERNAL_SERVER_ERROR } else { StatusCode::CREATED };
+    Ok((status, receipt).into_response())
+}
+
+async fn panics_at_first(State(charges): State<Runs>, Idempotent(mut run): Idempotent) -> Result<String, Problem> {
+    let receipt = charged(&mut run, &charges).await?;
+    assert!(run.attempt() > 1, "the panic that this test is about");
+    Ok(receipt)
+}
+
+async fn hangs_at_first(State(charges): State<Runs>, Idempotent(mut run): Idempotent) -> Result<String, Problem> {
+    let receipt = charged(&mut run, &charges).await?;
+    if run.attempt() == 1 {
+        std::future::pending::<()>().await;
+    }
+    Ok(receipt)
+}
+
+async fn impatient(request: Request, next: Next) -> Response {
+    let answered = timeout(Duration::from_millis(200), next.run(request)).await;
+    answered.unwrap_or_else(|_| StatusCode::REQUEST_TIMEOUT.into_response())
+}
+
+fn charging_server() -> (Server, Runs) {
+    let (store, charges) = (store(), Runs::default());
+    let layer = layer(&store);
+    let hangs = Router::new().route("/hangs", post(hangs_at_first)).layer(from_fn(impatient));
+    let routes = Router::new()
+        .route("/fails", post(fails_at_first))
+        .route("/panics", post(panics_at_first))
+        .merge(hangs)
+        .with_state(charges.clone());
+    (serve(store, layer, routes), charges)
+}
+
+#[track_caller]
+fn a_retry_goes_on(server: &Server, charges: &Runs, target: &str) {
+    assert_eq!(state(server, "k"), (Standing::Unfinished, 1));
+    let retry = server.post(target, "k", "");
+    assert_eq!(text(&retry), "receipt 1, attempt 2");
+    assert!(!is_replayed(&retry) && is_replayed(&server.post(target, "k", "")));
+    assert_eq!(charges.count(), 1, "the effect of the first run was not done again");
+    server.store.verify().unwrap();
+}
+
+#[test]
+fn p3_an_answer_of_5xx_interrupts_and_a_retry_goes_on_where_it_stopped() {
+    let (server, charges) = charging_server();
+    let first = server.post("/fails", "k", "");
+    assert_eq!((first.status, text(&first).as_str()), (500, "receipt 1, attempt 1"));
+    a_retry_goes_on(&server, &charges, "/fails");
+}
+
+#[test]
+fn p7_a_panic_interrupts_and_a_retry_goes_on_where_it_stopped() {
+    let (server, charges) = charging_server();
+    let client = server.client();
+    let first = reentry::testing::conformance::Client::send(&client, &[request("ada", "/panics", "k", "")]);
+    assert!(first.is_err(), "the connection breaks, as it does without the layer: {first:?}");
+    assert_eq!(server.handle.stats().interrupted, 1);
+    a_retry_goes_on(&server, &charges, "/panics");
+}
+
+#[test]
+fn p7_a_time_out_interrupts_and_a_retry_goes_on_where_it_stopped() {
+    let (server, charges) = charging_server();
+    assert_eq!(server.post("/hangs", "k", "").status, 408);
+    a_retry_goes_on(&server, &charges, "/hangs");
+}
+
+/// A step in doubt is told as one, with a time to come again; nothing is done until somebody finds out.
+#[test]
+fn p4_a_step_in_doubt_is_answered_409_and_resolved_by_name() {
+    async fn lost(State(tries): State<Runs>, Idempotent(mut run): Idempotent) -> Result<String, Problem> {
+        let charge = run.step("charge").run_at_most_once_async(async |_| -> Result<String, &str> {
+            tries.next();
+            Err("the connection broke")
+        });
+        Ok(charge.await?)
+    }
+    let (store, tries) = (store(), Runs::default());
+    let layer = layer(&store).retry_after(Duration::from_secs(7)).documentation("https://example.org/keys");
+    let server = serve(store, layer, Router::new().route("/lost", post(lost)).with_state(tries.clone()));
+    for _ in 0..3 {
+        let answer = server.post("/lost", "k", "");
+        assert_eq!((answer.status, code(&answer).as_str()), (409, "in_doubt"));
+        assert_eq!(answer.header("retry-after"), Some(&b"7"[..]));
+        let told = text(&answer);
+        assert!(told.contains("not known yet") && told.contains("https://example.org/keys"), "{told}");
+    }
+    assert_eq!(tries.count(), 1);
+    let found = Resolution::happened(&"receipt 7".to_owned()).unwrap();
+    server.store.resolve(&key("k"), "charge", found, "asked the bank").wait().unwrap();
+    assert_eq!(text(&server.post("/lost", "k", "")), "receipt 7");
+    assert_eq!(tries.count(), 1);
+}
+
+/// The answer and the server's own row are one commit; whatever the handler returns after it, the outcome is the answer.
+#[test]
+fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
+    async fn order(State(runs): State<Runs>, Idempotent(mut run): Idempotent) -> Result<Response, Problem> {
+        let body = format!("order {}", runs.next());
+        let answer = StoredResponse::new(StatusCode::CREATED, body.clone())
+            .header(http::header::LOCATION, HeaderValue::from_static("/orders/1"));
+        let row = run.effect_id("order");
+        run.complete_with(&answer, move |tx| Ok(drop(tx.open_table(ORDERS)?.insert(row, &body)?))).await?;
+        Ok((StatusCode::INTERNAL_SERVER_ERROR, [("x-request-id", "7"), ("content-type", "text/odd")], "")
+            .into_response())
+    }
+    let (store, runs) = (store(), Runs::default());
+    let layer = layer(&store);
+    let server = serve(store, layer, Router::new().route("/orders", post(order)).with_state(runs.clone()));
+    let (first, retry) = (server.post("/orders", "k", ""), server.post("/orders", "k", ""));
+    assert_eq!((first.status, text(&first).as_str()), (201, "order 1"));
+    assert_eq!((retry.status, text(&retry).as_str()), (201, "order 1"));
+    assert_eq!(first.header("x-request-id"), Some(&b"7"[..]), "the first client's own");
+    for answer in [&first, &retry] {
+        assert_eq!((answer.header("location"), answer.header("content-type")), (Some(&b"/orders/1"[..]), None));
+    }
+    assert!(is_replayed(&retry) && !is_replayed(&first) && retry.header("x-request-id").is_none());
+    assert_eq!((runs.count(), server.store.read(|tx| tx.open_table(ORDERS)?.len()).unwrap().unwrap()), (1, 1));
+}
+
+/// A payload of the handler's own is an answer where the layer is told how.
+#[test]
+fn an_outcome_of_another_kind_is_rendered_or_told_to_be_unavailable() {
+    async fn order(Idempotent(mut run): Idempotent) -> Result<String, Problem> {
+        run.complete_with(&"receipt 7".to_owned(), |_| Ok(())).await?;
+        Ok("made by the handler".to_owned())
+    }
+    let routes = || Router::new().route("/orders", post(order));
+    let one = store();
+    let plain = serve(one.clone(), layer(&one), routes());
+    assert_eq!(text(&plain.post("/orders", "k", "")), "made by the handler");
+    assert_eq!(code(&plain.post("/orders", "k", "")), "replay_unavailable");
+    let one = store();
+    let rendering = layer(&one).render(|outcome| {
+        let body = format!("{{\"receipt\":\"{}\"}}", outcome.decode::<String>().ok()?);
+        let response = http::Response::builder().status(201).header("set-cookie", "secret").header("etag", "\"1\"");
+        response.body(body.into()).ok()
+    });
+    let rendering = serve(one, rendering, routes());
+    for nth in 0..2 {
+        let answer = rendering.post("/orders", "k", "");
+        assert_eq!((answer.status, text(&answer).as_str()), (201, r#"{"receipt":"receipt 7"}"#));
+        assert_eq!((is_replayed(&answer), answer.header("set-cookie")), (nth > 0, None));
+    }
+}
+
+/// 202 now, and the work goes on: copies are told to come later, and get what it came to.
+#[test]
+fn p1_a_run_that_is_handed_on_keeps_the_operation_until_it_ends() {
+    type Gate = Arc<Semaphore>;
+    async fn order(State(gate): State<Gate>, Idempotent(mut run): Idempotent) -> (StatusCode, &'static str) {
+        tokio::spawn(async move {
+            drop(gate.acquire().await);
+            drop(run.complete_with(&StoredResponse::new(StatusCode::CREATED, "done"), |_| Ok(())).await);
+        });
+        (StatusCode::ACCEPTED, "it is being made")
+    }
+    let (store, gate) = (store(), Arc::new(Semaphore::new(0)));
+    let layer = layer(&store);
+    let server = serve(store, layer, Router::new().route("/orders", post(order)).with_state(Arc::clone(&gate)));
+    assert_eq!(server.post("/orders", "k", "").status, 202);
+    assert_eq!(code(&server.post("/orders", "k", "")), "in_progress");
+    gate.add_permits(1);
+    server.until("the order is made", || state(&server, "k").0 == Standing::Succeeded);
+    let answer = server.post("/orders", "k", "");
+    assert!(is_replayed(&answer) && answer.status == 201 && text(&answer) == "done");
+}
+
+#[test]
+fn the_extractor_says_what_is_missing_in_the_router() {
+    async fn twice(Idempotent(_one): Idempotent, other: Option<Idempotent>) -> String {
+        format!("{}", other.is_some())
+    }
+    let store = store();
+    let layer = layer(&store);
+    let routes = Router::new()
+        .route("/with", post(|Idempotent(run): Idempotent| async move { run.attempt().to_string() }))
+        .route("/either", post(|run: Option<Idempotent>| async move { run.is_some().to_string() }))
+        .route("/twice", post(twice));
+    let server = serve(store, layer, routes);
+    let missing = server.post("/with", "", "");
+    assert_eq!(missing.status, 500);
+    assert!(text(&missing).contains("IdempotencyLayer") && text(&missing).contains("Option<Idempotent>"));
+    assert_eq!(text(&server.post("/with", "a", "")), "1");
+    assert_eq!([text(&server.post("/either", "", "")), text(&server.post("/either", "b", ""))], ["false", "true"]);
+    let twice = server.post("/twice", "c", "");
+    assert!(twice.status == 500 && text(&twice).contains("twice"), "{twice:?}");
+}
+
+/// What the client does not come back for the resumer finishes, from the request that the layer kept.
+#[test]
+fn p3_p6_a_resumer_finishes_what_the_layer_began() {
+    fn finish(mut run: Run) -> reentry::Result<()> {
+        let order = String::from_utf8_lossy(run.request().unwrap_or_default()).into_owned();
+        let answer = StoredResponse::new(StatusCode::CREATED, format!("{order}, by the resumer"));
+        run.complete_with(&answer, |_| Ok(())).wait()?;
+        Ok(())
+    }
+    let store = store();
+    let layer = layer(&store).keep_requests();
+    let routes = Router::new().route("/orders", post(|| async { StatusCode::SERVICE_UNAVAILABLE }));
+    let server = serve(store, layer, routes);
+    assert_eq!(server.post("/orders", "k", "two pizzas").status, 503);
+    let resumer = Resumer::builder(&server.store).start(finish).unwrap();
+    server.until("the order is finished", || resumer.stats().finished == 1);
+    let answer = server.post("/orders", "k", "two pizzas");
+    assert!(is_replayed(&answer) && text(&answer) == "two pizzas, by the resumer");
+    resumer.stop();
+}
+
+/// Two layers around one handler claim once, under the settings of the outer one.
+#[test]
+fn a_layer_inside_another_passes_on_what_is_guarded_already() {
+    let store = store();
+    let inner = Router::new().route("/orders", post(|| async { "done" })).layer(layer(&store));
+    let outer = layer(&store);
+    let server = serve(store, outer, inner);
+    assert_eq!(text(&server.post("/orders", "k", "")), "done");
+    assert!(is_replayed(&server.post("/orders", "k", "")));
+    assert_eq!(server.store.stats().unwrap().operations, 1);
+}

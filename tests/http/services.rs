@@ -1,0 +1,245 @@
+//! The layer around services that are not axum's: bodies of other types, an instance that must be ready, gRPC.
+
+use std::convert::Infallible;
+use std::future::{Ready, ready};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use http_body_util::{BodyExt, Empty, Full};
+use reentry::Store;
+use reentry::http::{Idempotency, IdempotencyLayer, Keep, PassedBody};
+use tower::{Layer, Service, ServiceExt};
+
+use crate::server::{Runs, store};
+
+fn layer(store: &Store) -> IdempotencyLayer {
+    IdempotencyLayer::new(store).single_tenant()
+}
+
+/// A service whose clones are not ready until they are asked, and that fails where one is called all the same.
+#[derive(Debug)]
+struct Permits {
+    is_ready: bool,
+    runs: Runs,
+}
+
+impl Clone for Permits {
+    fn clone(&self) -> Self {
+        Self { is_ready: false, runs: self.runs.clone() }
+    }
+}
+
+impl<B> Service<Request<PassedBody<B>>> for Permits
+where
+    B: http_body::Body,
+{
+    type Response = Response<Full<Bytes>>;
+    type Error = &'static str;
+    type Future = Ready<Result<Response<Full<Bytes>>, &'static str>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), &'static str>> {
+        self.is_ready = true;
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<PassedBody<B>>) -> Self::Future {
+        let was_ready = std::mem::take(&mut self.is_ready);
+        ready(if was_ready { Ok(Response::new(self.runs.next().to_string().into())) } else { Err("it was not ready") })
+    }
+}
+
+fn post(key: Option<&str>, body: &'static str) -> Request<Full<Bytes>> {
+    let request = Request::post("http://here/orders");
+    let request = key.into_iter().fold(request, |request, key| request.header("idempotency-key", key));
+    request.body(Full::from(body)).unwrap()
+}
+
+async fn text<E: std::fmt::Debug>(body: impl http_body::Body<Data = Bytes, Error = E>) -> String {
+    String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+#[tokio::test]
+async fn the_instance_that_was_polled_ready_is_the_one_that_is_called() {
+    let store = store();
+    let mut service = layer(&store).layer(Permits { is_ready: false, runs: Runs::default() });
+    for (key, expected) in [(Some("a"), "1"), (None, "2"), (Some("b"), "3"), (Some("a"), "1"), (None, "4")] {
+        let called = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap().call(post(key, ""));
+        assert_eq!(text(called.await.unwrap().into_body()).await, expected);
+    }
+}
+
+/// Without a runtime of tokio the work is done where it is polled.
+#[test]
+fn it_works_on_any_executor() {
+    let store = store();
+    let service = layer(&store).wait_for_busy(std::time::Duration::from_secs(1));
+    let service = service.layer(Permits { is_ready: false, runs: Runs::default() });
+    let answer = |key| {
+        let sent = service.clone().oneshot(post(Some(key), ""));
+        block_on(async move { text(sent.await.unwrap().into_body()).await })
+    };
+    assert_eq!([answer("a"), answer("a"), answer("b")], ["1", "1", "2"]);
+}
+
+/// An executor that knows nothing but threads.
+fn block_on<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let (mut context, mut future) = (Context::from_waker(&waker), std::pin::pin!(future));
+    loop {
+        match future.as_mut().poll(&mut context) {
+            Poll::Ready(output) => return output,
+            Poll::Pending => std::thread::park(),
+        }
+    }
+}
+
+/// The error of the service inside is its caller's, as it is, and interrupts.
+#[tokio::test]
+async fn an_error_of_the_service_is_passed_on_and_interrupts() {
+    let store = store();
+    let failing = tower::service_fn(|_: Request<PassedBody<Full<Bytes>>>| {
+        ready(Err::<Response<Empty<Bytes>>, _>("the service inside"))
+    });
+    let layer = layer(&store);
+    let error = layer.layer(failing).oneshot(post(Some("k"), "")).await.unwrap_err();
+    assert_eq!((error, store.stats().unwrap().unfinished), ("the service inside", 1));
+    assert_eq!(layer.handle().stats().interrupted, 1);
+}
+
+/// A body of other data than bytes, the last frame first.
+struct Slices(Vec<Frame<&'static [u8]>>);
+
+impl http_body::Body for Slices {
+    type Data = &'static [u8];
+    type Error = Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<&'static [u8]>, Infallible>>> {
+        Poll::Ready(self.0.pop().map(Ok))
+    }
+}
+
+/// What is read of a body is given to the service, with its trailers, whatever its type was.
+#[tokio::test]
+async fn a_service_gets_the_whole_body_of_its_request() {
+    let store = store();
+    let echo = tower::service_fn(|request: Request<PassedBody<Slices>>| async {
+        let collected = request.into_body().collect().await.unwrap();
+        let trailer = collected.trailers().map_or("none", |trailers| trailers["x"].to_str().unwrap()).to_owned();
+        let body = String::from_utf8(collected.to_bytes().to_vec()).unwrap();
+        Ok::<_, Infallible>(Response::new(Full::<Bytes>::from(format!("{body} {trailer}"))))
+    });
+    let service = layer(&store).layer(echo);
+    for key in [Some("k"), Some("k"), None] {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x", HeaderValue::from_static("y"));
+        let frames = vec![Frame::trailers(trailers), Frame::data(&b"pizzas"[..]), Frame::data(&b"two "[..])];
+        let (parts, _) = post(key, "").into_parts();
+        let answer = service.clone().oneshot(Request::from_parts(parts, Slices(frames))).await.unwrap();
+        assert_eq!(text(answer.into_body()).await, "two pizzas y");
+    }
+    assert_eq!(store.stats().unwrap().operations, 1);
+}
+
+/// A unary call of gRPC: a message, and its status in the trailers.
+fn grpc(
+    status: &'static str,
+    runs: &Runs,
+) -> impl Service<Request<PassedBody<Full<Bytes>>>, Response = Response<GrpcBody>, Error = Infallible, Future: Send>
++ Clone
++ Send
++ use<> {
+    let runs = runs.clone();
+    tower::service_fn(move |_: Request<PassedBody<Full<Bytes>>>| {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from_static(status));
+        let message = Bytes::from(format!("\0\0\0\0\x01{}", runs.next()));
+        let mut response = Response::new(GrpcBody(vec![Frame::trailers(trailers), Frame::data(message)]));
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        ready(Ok(response))
+    })
+}
+
+/// As tonic's: nobody knows how long it is.
+struct GrpcBody(Vec<Frame<Bytes>>);
+
+impl http_body::Body for GrpcBody {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        Poll::Ready(self.0.pop().map(Ok))
+    }
+}
+
+fn call(key: &str, message: &'static str) -> Request<Full<Bytes>> {
+    let (mut parts, body) = post(Some(key), message).into_parts();
+    parts.headers.insert("content-type", HeaderValue::from_static("application/grpc"));
+    Request::from_parts(parts, body)
+}
+
+/// The message, the status of gRPC wherever it stands, and whether it is a repetition.
+async fn answered<S>(service: &Idempotency<S>, request: Request<Full<Bytes>>) -> (String, String, bool)
+where
+    S: Service<Request<PassedBody<Full<Bytes>>>, Response = Response<GrpcBody>, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + 'static,
+    S::Future: 'static,
+{
+    let (parts, body) = service.clone().oneshot(request).await.unwrap().into_parts();
+    let collected = body.collect().await.unwrap();
+    let status = parts.headers.get("grpc-status").or(collected.trailers().and_then(|t| t.get("grpc-status"))).cloned();
+    let message =
+        String::from_utf8(collected.to_bytes().to_vec()).unwrap().trim_start_matches(['\0', '\x01']).to_owned();
+    (message, status.unwrap().to_str().unwrap().to_owned(), parts.headers.contains_key("idempotent-replayed"))
+}
+
+#[tokio::test]
+async fn a_unary_call_of_grpc_is_replayed_with_its_trailers() {
+    let (store, runs) = (store(), Runs::default());
+    let service = layer(&store).required().layer(grpc("0", &runs));
+    assert_eq!(answered(&service, call("k", "one")).await, ("1".to_owned(), "0".to_owned(), false));
+    assert_eq!(answered(&service, call("k", "one")).await, ("1".to_owned(), "0".to_owned(), true));
+    assert_eq!(answered(&service, call("k", "another")).await.1, "9", "FAILED_PRECONDITION");
+    assert_eq!(answered(&service, call("\"", "one")).await.1, "3", "INVALID_ARGUMENT");
+    store.close().unwrap();
+    assert_eq!(answered(&service, call("k", "one")).await.1, "14", "UNAVAILABLE");
+    assert_eq!(runs.count(), 1);
+}
+
+#[tokio::test]
+async fn a_status_of_grpc_that_may_be_tried_again_interrupts() {
+    for (status, is_kept) in [("3", true), ("5", true), ("9", true), ("4", false), ("8", false), ("14", false)] {
+        let (store, runs) = (store(), Runs::default());
+        let service = layer(&store).layer(grpc(status, &runs));
+        for _ in 0..2 {
+            assert_eq!(answered(&service, call("k", "")).await.1, status);
+        }
+        assert_eq!(runs.count(), if is_kept { 1 } else { 2 }, "{status}");
+    }
+}
+
+/// The layer's marks are its own: neither is left in what goes out.
+#[tokio::test]
+async fn an_override_is_taken_out_of_the_answer() {
+    let store = store();
+    let service = layer(&store).layer(tower::service_fn(|_: Request<PassedBody<Full<Bytes>>>| async {
+        let mut response = Response::new(Full::<Bytes>::from("x"));
+        response.extensions_mut().insert(Keep::Nothing);
+        Ok::<_, Infallible>(response)
+    }));
+    let response = service.oneshot(post(Some("k"), "")).await.unwrap();
+    assert!(response.extensions().get::<Keep>().is_none());
+}
