@@ -16,7 +16,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 pin_project! {
-    /// The body of a request or a response behind the layer: what the layer read of it, and then the rest of what it was.
+    /// The body of a request or a response behind the layer: what the layer read of it, and then the rest.
     ///
     /// The data are [`Bytes`], whatever they were before; errors are those of the body inside.
     pub struct PassedBody<B: Body> {

@@ -61,8 +61,9 @@ impl Parting {
         match self {
             Self::Own(_) => "the parts that this service documents".to_owned(),
             Self::Of(headers) => {
-                let headers = headers.iter().map(|header| format!(", the header `{header}`")).collect::<String>();
-                format!("method, path, query{headers} and body")
+                let headers = headers.iter().map(|header| format!("the header `{header}`"));
+                let parts = ["method", "path", "query"].map(str::to_owned).into_iter().chain(headers);
+                format!("{} and body", parts.collect::<Vec<_>>().join(", "))
             }
         }
     }

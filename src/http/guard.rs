@@ -131,10 +131,10 @@ impl Settings {
     async fn claim(&self, key: &Key, parts: &Parts, body: &Whole) -> Result<Option<Claim>> {
         let fingerprint = self.parting.fingerprint(&self.name, parts, &body.data);
         let mut request = claim::Request::from(fingerprint);
-        if self.is_deferred {
+        if self.claims.is_deferred {
             request = request.deferred();
         }
-        if self.keeps_requests {
+        if self.claims.keeps_requests {
             request = request.keep(&Vec::from(body.bytes()));
         }
         match self.store.claim(key, request).await? {
@@ -188,7 +188,9 @@ impl Settings {
         let mut rendered = self.render.as_ref().and_then(|render| render(outcome));
         if let Some(response) = &mut rendered {
             let names: Vec<_> = response.headers().keys().filter(|name| !may_be_kept(name)).cloned().collect();
-            names.iter().for_each(|name| drop(response.headers_mut().remove(name)));
+            for name in &names {
+                response.headers_mut().remove(name);
+            }
         }
         Ok(rendered.map(|response| (response, HeaderMap::new())))
     }
@@ -325,8 +327,8 @@ impl Work {
         response
     }
 
-    /// The answer to a request whose handler has ended the run by itself, as every later copy gets it; or has handed the
-    /// run on.
+    /// The answer to a request whose handler has ended the run by itself, as every later copy gets it; or has handed
+    /// the run on.
     fn already_ended<R: Body>(&self, response: Response<R>) -> Response<PassedBody<R>> {
         let settings = &self.settings;
         let progress = settings.store.progress(&self.key);

@@ -95,11 +95,17 @@ pub(super) struct Settings {
     pub(super) render: Option<Arc<Render>>,
     pub(super) patience: Option<Duration>,
     pub(super) is_detached: bool,
-    pub(super) is_deferred: bool,
-    pub(super) keeps_requests: bool,
+    pub(super) claims: Claims,
     pub(super) problems: ProblemStyle,
     on_failure: Arc<OnFailure>,
     retention: Option<Duration>,
+}
+
+/// How keys are claimed.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Claims {
+    pub(super) is_deferred: bool,
+    pub(super) keeps_requests: bool,
 }
 
 impl IdempotencyLayer<Unscoped> {
@@ -123,8 +129,7 @@ impl IdempotencyLayer<Unscoped> {
             render: None,
             patience: None,
             is_detached: true,
-            is_deferred: false,
-            keeps_requests: false,
+            claims: Claims::default(),
             problems: ProblemStyle::default(),
             on_failure: Arc::new(|_, _| {}),
             retention: None,
@@ -256,16 +261,16 @@ impl<State> IdempotencyLayer<State> {
         self.with(|settings| settings.is_detached = false)
     }
 
-    /// Defers the claim ([`Request::deferred`](crate::Request::deferred)): one durable wait less for each request. Where
-    /// the process dies before the handler's first step, the key was never claimed. Default: no.
+    /// Defers the claim ([`Request::deferred`](crate::Request::deferred)): one durable wait less for each request.
+    /// Where the process dies before the handler's first step, the key was never claimed. Default: no.
     pub fn deferred(self) -> Self {
-        self.with(|settings| settings.is_deferred = true)
+        self.with(|settings| settings.claims.is_deferred = true)
     }
 
     /// Keeps the request's body with the operation until it ends, for a [`Resumer`](crate::Resumer), which finishes it
     /// without its client ([`Run::request`](crate::Run::request)). Default: no.
     pub fn keep_requests(self) -> Self {
-        self.with(|settings| settings.keeps_requests = true)
+        self.with(|settings| settings.claims.keeps_requests = true)
     }
 
     /// Where the service documents how it treats keys: the `type` of every problem. Default: `about:blank`.
@@ -273,7 +278,8 @@ impl<State> IdempotencyLayer<State> {
         self.with(|settings| settings.problems.documentation = Some(url.to_owned()))
     }
 
-    /// Adds `Link: <url>; rel="describedby"` to every problem, with the url of the [`documentation`](Self::documentation).
+    /// Adds `Link: <url>; rel="describedby"` to every problem, with the url of the
+    /// [`documentation`](Self::documentation).
     pub fn link_documentation(self) -> Self {
         self.with(|settings| settings.problems.is_linked = true)
     }
@@ -364,9 +370,9 @@ fn shown(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
         0 => format!("{} ms", span.as_millis()),
-        _ if seconds % 86_400 == 0 => format!("{} d", seconds / 86_400),
-        _ if seconds % 3_600 == 0 => format!("{} h", seconds / 3_600),
-        _ if seconds % 60 == 0 => format!("{} min", seconds / 60),
+        _ if seconds.is_multiple_of(86_400) => format!("{} d", seconds / 86_400),
+        _ if seconds.is_multiple_of(3_600) => format!("{} h", seconds / 3_600),
+        _ if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),
         _ => format!("{seconds} s"),
     }
 }

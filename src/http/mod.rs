@@ -6,9 +6,9 @@
 //! in `docs/http.md`.
 //!
 //! ```text
-//!  request ──▶ method, header, key, scope ──▶ body, fingerprint ──▶ claim ──▶ handler ──▶ what is kept ──▶ response
-//!              400, 403                       413                   │ 409, 410, 422, 503       │
-//!                                                                   └─▶ replay                 └─▶ interrupted
+//!  request ─▶ method, header, key, scope ─▶ body, fingerprint ─▶ claim ─▶ handler ─▶ what is kept ─▶ response
+//!             400, 403                      413                  │ 409, 410, 422, 503   │
+//!                                                                └─▶ replay             └─▶ interrupted
 //! ```
 //!
 //! Put it inside authentication and rate limits, and outside of the handler alone: `layer` holds the settings, `service`

@@ -163,7 +163,10 @@ impl KeptHeaders {
     /// itself binds to its connection is not.
     pub(super) fn of(&self, headers: &HeaderMap) -> HeaderMap {
         let is_bound = |name: &HeaderName| {
-            let options = headers.get_all(header::CONNECTION).iter().flat_map(|value| value.as_bytes().split(is_comma));
+            let options = headers
+                .get_all(header::CONNECTION)
+                .iter()
+                .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
             options.map(<[u8]>::trim_ascii).any(|option| option.eq_ignore_ascii_case(name.as_str().as_bytes()))
         };
         let kept = headers.iter().filter(|(name, _)| self.keeps(name) && !is_bound(name));
@@ -179,10 +182,6 @@ impl KeptHeaders {
         let names = ALLOWED.iter().chain(&self.added).filter(|name| may_be_kept(name));
         names.map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ")
     }
-}
-
-fn is_comma(byte: &u8) -> bool {
-    *byte == b','
 }
 
 #[cfg(test)]

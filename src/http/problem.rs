@@ -193,6 +193,7 @@ impl Problem {
     }
 
     /// The same problem, in other words for its client.
+    #[must_use]
     pub fn with_detail(self, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { detail: detail.into(), ..self }
     }
@@ -235,8 +236,11 @@ impl ProblemStyle {
         let Problem { code, detail } = problem;
         let (kind, status) = (self.documentation.as_deref().unwrap_or("about:blank"), code.status());
         let members = [("title", code.title()), ("detail", detail), ("code", code.as_str())];
-        let members: String = members.iter().map(|(name, text)| format!(",\"{name}\":{}", quoted(text))).collect();
-        let body = format!("{{\"type\":{},\"status\":{}{members}}}", quoted(kind), status.as_u16());
+        let mut body = format!("{{\"type\":{},\"status\":{}", quoted(kind), status.as_u16());
+        for (name, text) in members {
+            body.extend([",\"", name, "\":", &quoted(text)]);
+        }
+        body.push('}');
         let mut response = Response::new(Bytes::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -281,7 +285,7 @@ fn quoted(text: &str) -> String {
     for character in text.chars() {
         match character {
             '"' | '\\' => quoted.extend(['\\', character]),
-            c if c.is_control() => quoted.push_str(&format!("\\u{:04x}", u32::from(c))),
+            c if c.is_control() => quoted.extend(["\\u", &format!("{:04x}", u32::from(c))]),
             c => quoted.push(c),
         }
     }
@@ -296,7 +300,7 @@ fn percent_encoded(text: &str) -> String {
         if is_plain(byte) {
             encoded.push(char::from(byte));
         } else {
-            encoded.push_str(&format!("%{byte:02X}"));
+            encoded.extend(["%", &format!("{byte:02X}")]);
         }
         encoded
     })

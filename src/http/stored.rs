@@ -67,6 +67,7 @@ impl StoredResponse {
 
     /// Adds a header. One that is never kept (`Set-Cookie`, `Authorization`, `Date`, `Content-Length`, those of the
     /// connection) is left out.
+    #[must_use]
     pub fn header(mut self, name: HeaderName, value: HeaderValue) -> Self {
         if let Some(content) = self.content.as_mut().filter(|_| may_be_kept(&name)) {
             content.headers.append(name, value);
@@ -307,8 +308,8 @@ mod tests {
     fn what_could_split_a_response_or_is_never_kept_does_not_come_out() {
         let with = |name: &[u8], value: &[u8]| {
             let mut bytes = b"\0reHTTP\x01\x00\xc8\x00\x01\x00".to_vec();
-            bytes.extend((name.len() as u16).to_le_bytes());
-            bytes.extend((value.len() as u32).to_le_bytes());
+            bytes.extend(short(name.len()).unwrap().to_le_bytes());
+            bytes.extend(long(value.len()).unwrap().to_le_bytes());
             bytes.extend([name, value, &[0; 6]].concat());
             StoredResponse::decode(&bytes)
         };
@@ -331,8 +332,10 @@ mod tests {
     fn values_of_one_name_that_stand_apart_are_not_what_was_kept() {
         let fields = |names: &[u8]| {
             let mut bytes = b"\0reHTTP\x01\x00\xc8\x00".to_vec();
-            bytes.extend((names.len() as u16).to_le_bytes());
-            names.iter().for_each(|name| bytes.extend([1, 0, 1, 0, 0, 0, *name, b'v']));
+            bytes.extend(short(names.len()).unwrap().to_le_bytes());
+            for name in names {
+                bytes.extend([1, 0, 1, 0, 0, 0, *name, b'v']);
+            }
             bytes.extend([0; 6]);
             StoredResponse::decode(&bytes)
         };

@@ -101,6 +101,7 @@ fn a_service_without_the_layer_fails_the_table() {
 }
 
 /// Whether a program is here. Where it is not, the test says so and passes.
+#[allow(clippy::print_stderr, reason = "a test that is skipped says so")]
 fn is_here(program: &str) -> bool {
     let found = Command::new(program).arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status();
     let is_here = found.is_ok_and(|status| status.success());
@@ -221,7 +222,8 @@ fn python_answer(mut child: Child) -> io::Result<WireAnswer> {
 }
 
 fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digits: Vec<String> = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+    digits.concat()
 }
 
 fn from_hex(digits: &str) -> Vec<u8> {

@@ -30,8 +30,8 @@ fn counting() -> (Server, Runs) {
 /// The head of a request of ada's with a body of so many bytes.
 fn head(length: usize) -> String {
     format!(
-        "POST /orders HTTP/1.1\r\nhost: here\r\nauthorization: ada\r\ncontent-type: text/plain\r\nidempotency-key: \"k\"\
-         \r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
+        "POST /orders HTTP/1.1\r\nhost: here\r\nauthorization: ada\r\ncontent-type: text/plain\r\n\
+         idempotency-key: \"k\"\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n"
     )
 }
 

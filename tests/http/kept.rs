@@ -71,7 +71,8 @@ fn p5_a_replay_is_equal_in_status_kept_headers_and_body() {
         assert_eq!((retry.status, &retry.body), (first.status, &first.body));
         let mut kept = kept_headers(&retry);
         let mut expected = kept_headers(&first);
-        (kept.sort(), expected.sort());
+        kept.sort();
+        expected.sort();
         assert_eq!(kept, expected);
     }
     assert_eq!(runs.count(), 1);

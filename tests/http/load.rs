@@ -25,7 +25,7 @@ async fn order(
     body: String,
 ) -> Result<(StatusCode, String), reentry::http::Problem> {
     let effect = run.step("effect").run_keyed_async(async |_| Ok::<_, Failure>(effects.next().to_string())).await?;
-    let is_unlucky = run.attempt() == 1 && body.len() % 3 == 0;
+    let is_unlucky = run.attempt() == 1 && body.len().is_multiple_of(3);
     let status = if is_unlucky { StatusCode::BAD_GATEWAY } else { StatusCode::CREATED };
     Ok((status, format!("{body} {effect}")))
 }

@@ -140,7 +140,7 @@ fn p4_a_step_in_doubt_is_answered_409_and_resolved_by_name() {
     assert_eq!(tries.count(), 1);
 }
 
-/// The answer and the server's own row are one commit; whatever the handler returns after it, the outcome is the answer.
+/// The answer and the server's own row are one commit; whatever the handler returns then, the outcome is the answer.
 #[test]
 fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
     async fn order(State(runs): State<Runs>, Idempotent(mut run): Idempotent) -> Result<Response, Problem> {
@@ -148,7 +148,11 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
         let answer = StoredResponse::new(StatusCode::CREATED, body.clone())
             .header(http::header::LOCATION, HeaderValue::from_static("/orders/1"));
         let row = run.effect_id("order");
-        run.complete_with(&answer, move |tx| Ok(drop(tx.open_table(ORDERS)?.insert(row, &body)?))).await?;
+        run.complete_with(&answer, move |tx| {
+            tx.open_table(ORDERS)?.insert(row, &body)?;
+            Ok(())
+        })
+        .await?;
         Ok((StatusCode::INTERNAL_SERVER_ERROR, [("x-request-id", "7"), ("content-type", "text/odd")], "")
             .into_response())
     }

@@ -8,7 +8,8 @@
 //! ```no_run
 //! use reentry::testing::conformance::{Conformance, Sockets};
 //!
-//! let suite = Conformance::of("/orders").body("application/json", r#"{"pizza":"margherita"}"#, r#"{"pizza":"funghi"}"#);
+//! let (one, another) = (r#"{"pizza":"margherita"}"#, r#"{"pizza":"funghi"}"#);
+//! let suite = Conformance::of("/orders").body("application/json", one, another);
 //! let report = suite.run(&Sockets::to("127.0.0.1:3000"));
 //! assert!(report.is_passed(), "{report}");
 //! ```
