@@ -11,8 +11,8 @@
 //!                                                                └─▶ replay             └─▶ interrupted
 //! ```
 //!
-//! Put it inside authentication and rate limits, and outside of the handler alone: `layer` holds the settings, `service`
-//! looks at heads, `guard` takes one request all the way.
+//! It goes inside authentication and limits on rates, around the handler. The rooms: `layer` holds the settings,
+//! `service` looks at heads, `guard` takes one request all the way.
 
 mod body;
 #[cfg(feature = "axum")]
