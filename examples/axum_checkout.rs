@@ -11,7 +11,7 @@
 
 #![allow(clippy::print_stdout, reason = "a program for a terminal")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::error::Error;
 use std::future::Future;
 use std::sync::{Arc, Mutex};
@@ -59,11 +59,11 @@ struct Principal(String);
 #[derive(Clone)]
 struct Shop {
     store: Store,
-    bank: Bank,
+    world: World,
 }
 
 /// The routes, with everything around them.
-fn routes(store: &Store, bank: Bank) -> (Router, Arc<LayerHandle>) {
+fn routes(store: &Store, world: World) -> (Router, Arc<LayerHandle>) {
     let idempotency = IdempotencyLayer::new(store)
         .scope(|request: &Parts| request.extensions.get::<Principal>().map(|principal| principal.0.clone()))
         .required()
@@ -75,7 +75,7 @@ fn routes(store: &Store, bank: Bank) -> (Router, Arc<LayerHandle>) {
         .route("/orders/{id}", get(order))
         .layer(from_fn(authenticate))
         .route("/idempotency", get(|| async { described }))
-        .with_state(Shop { store: store.clone(), bank });
+        .with_state(Shop { store: store.clone(), world });
     (routes, handle)
 }
 
@@ -95,11 +95,11 @@ async fn checkout(
     Idempotent(mut run): Idempotent,
     Json(order): Json<Order>,
 ) -> Result<StoredResponse, Problem> {
-    let find = |id| shop.bank.find(id);
-    let charge = |id| shop.bank.charge(id, order.cents);
+    let find = async |id| shop.world.find(id);
+    let charge = async |id| shop.world.charge(id, order.cents);
     let receipt = run.step("charge").recheck_async(find).run_async(charge).await?;
     run.advance("charged", &receipt).await?;
-    run.step("mail").run_keyed_async(async |id| mail(id, &order)).await?;
+    run.step("mail").run_keyed_async(async |id| shop.world.mail(id)).await?;
 
     let id = run.effect_id("order");
     let body = json!({ "order": id, "receipt": receipt, "pizza": order.pizza }).to_string();
@@ -126,23 +126,36 @@ async fn order(
     if row.principal == name { Ok(Json(row.order)) } else { Err(StatusCode::NOT_FOUND) }
 }
 
-/// The bank, which can be asked by the id that it was given. Its first answer gets lost.
+/// Stands for the bank, which can be asked by the id that it was given, and whose first answer gets lost; and for the
+/// mailer, which sends one mail for each id.
 #[derive(Debug, Clone, Default)]
-struct Bank(Arc<Mutex<HashMap<EffectId, u64>>>);
+struct World(Arc<Mutex<Done>>);
 
-impl Bank {
-    async fn charge(&self, id: EffectId, cents: u64) -> Result<String, Failure> {
-        let mut charges = self.0.lock().map_err(|_| "the bank is closed")?;
+#[derive(Debug, Default)]
+struct Done {
+    charges: HashMap<EffectId, u64>,
+    mails: HashSet<EffectId>,
+}
+
+impl World {
+    fn charge(&self, id: EffectId, cents: u64) -> Result<String, Failure> {
+        let charges = &mut self.0.lock().map_err(|_| "the bank is closed")?.charges;
         charges.insert(id, cents);
         if charges.len() == 1 { Err("the bank was charged, and its answer got lost".into()) } else { Ok(receipt(id)) }
     }
 
-    async fn find(&self, id: EffectId) -> Result<Option<String>, Failure> {
-        Ok(self.0.lock().map_err(|_| "the bank is closed")?.contains_key(&id).then(|| receipt(id)))
+    fn find(&self, id: EffectId) -> Result<Option<String>, Failure> {
+        Ok(self.0.lock().map_err(|_| "the bank is closed")?.charges.contains_key(&id).then(|| receipt(id)))
     }
 
-    fn total(&self) -> u64 {
-        self.0.lock().map_or(0, |charges| charges.values().sum())
+    fn mail(&self, id: EffectId) -> Result<(), Failure> {
+        self.0.lock().map_err(|_| "the mailer is closed")?.mails.insert(id);
+        Ok(())
+    }
+
+    /// What was charged in all, and how many mails were sent.
+    fn totals(&self) -> (u64, usize) {
+        self.0.lock().map_or((0, 0), |done| (done.charges.values().sum(), done.mails.len()))
     }
 }
 
@@ -150,19 +163,14 @@ fn receipt(id: EffectId) -> String {
     format!("receipt {id}")
 }
 
-/// The mailer, which sends one mail for each id.
-fn mail(_id: EffectId, _order: &Order) -> Result<(), Failure> {
-    Ok(())
-}
-
 /// Serves until it is told to stop; then lets what is under way end, and closes the store.
 async fn serve(
     listener: TcpListener,
     store: &Store,
-    bank: Bank,
+    world: World,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<(), Failure> {
-    let (routes, handle) = routes(store, bank);
+    let (routes, handle) = routes(store, world);
     axum::serve(listener, routes).with_graceful_shutdown(stop).await?;
     // Handlers whose clients are gone may still be at work. What is not done in time is done by the next retry.
     drop(tokio::time::timeout(GRACE, handle.idle()).await);
@@ -181,21 +189,21 @@ async fn main() -> Result<(), Failure> {
         );
         println!("  --json '{{\"pizza\":\"margherita\",\"cents\":950}}'");
         let interrupted = async { drop(tokio::signal::ctrl_c().await) };
-        return serve(listener, &store, Bank::default(), interrupted).await;
+        return serve(listener, &store, World::default(), interrupted).await;
     }
-    let (listener, bank) = (TcpListener::bind("127.0.0.1:0").await?, Bank::default());
+    let (listener, world) = (TcpListener::bind("127.0.0.1:0").await?, World::default());
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
-    let served = (store.clone(), bank.clone());
+    let served = (store.clone(), world.clone());
     let serving =
         tokio::spawn(async move { serve(listener, &served.0, served.1, async { drop(stopped.await) }).await });
-    play(&url, &bank).await?;
+    play(&url, &world).await?;
     drop(stop);
     serving.await?
 }
 
 /// What a client sees: an answer that is not known yet, the order, its repetition, and a refusal.
-async fn play(url: &str, bank: &Bank) -> Result<(), Failure> {
+async fn play(url: &str, world: &World) -> Result<(), Failure> {
     let client = reqwest::Client::new();
     let send = async |principal: &str, pizza: &str| -> Result<(u16, bool, Value), Failure> {
         let request = client.post(format!("{url}/checkout")).bearer_auth(principal).header("idempotency-key", "\"k1\"");
@@ -208,14 +216,14 @@ async fn play(url: &str, bank: &Bank) -> Result<(), Failure> {
     let (status, _, body) = send("ada", "margherita").await?;
     check(status == 409 && body["code"] == "in_doubt", "the bank's answer got lost, so nobody knows")?;
     let (status, _, made) = send("ada", "margherita").await?;
-    check(status == 201 && bank.total() == 950, "the retry asks the bank, and charges nothing")?;
+    check(status == 201 && world.totals() == (950, 1), "the retry asks the bank, and charges nothing")?;
     let (status, is_replayed, again) = send("ada", "margherita").await?;
     check(status == 201 && is_replayed && again == made, "every later copy gets the same answer")?;
     let (status, _, body) = send("ada", "funghi").await?;
     check(status == 422 && body["code"] == "key_reused", "another order under the key is refused")?;
     let (status, is_replayed, other) = send("bob", "margherita").await?;
     check(status == 201 && !is_replayed && other != made, "bob's key is another one")?;
-    check(bank.total() == 1_900, "two orders were charged, each once")?;
+    check(world.totals() == (1_900, 2), "two orders were charged and mailed, each once")?;
     let url = format!("{url}/orders/{}", made["order"].as_str().unwrap_or_default());
     let row: Order = client.get(&url).bearer_auth("ada").send().await?.error_for_status()?.json().await?;
     check(row.pizza == "margherita", "the order's row was written in the same commit as the answer")?;
