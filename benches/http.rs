@@ -1,8 +1,8 @@
 //! What the layer of HTTP adds to a handler: `cargo bench --bench http`.
 //!
-//! One caller sends requests of 100 bytes to a handler that answers with 100, without a socket, so that what is measured
-//! is the layer. Files are made in `REENTRY_BENCH_DIR`, or in the target folder: a folder in memory would measure no
-//! disk. Beside the first call stands what the store needs for a claim and a completion by itself.
+//! One caller sends requests of 100 bytes to a handler that answers with 100, without a socket, so that what is
+//! measured is the layer. Files are made in `REENTRY_BENCH_DIR`, or in the target folder: a folder in memory would
+//! measure no disk. Beside the first call stands what the store needs for a claim and a completion by itself.
 #![allow(clippy::unwrap_used, reason = "a program for a terminal that should stop at a fault")]
 
 use std::convert::Infallible;
@@ -55,22 +55,11 @@ where
     });
 }
 
-fn layers(criterion: &mut Criterion) {
-    let place =
-        std::env::var_os("REENTRY_BENCH_DIR").map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), Into::into);
-    let folder = tempfile::tempdir_in(place).unwrap();
-    let store = Store::open(folder.path().join("bench.reentry")).unwrap();
-    let runtime = Runtime::new().unwrap();
-    let layer = || IdempotencyLayer::new(&store).single_tenant();
+/// What the store needs by itself, and with the layer and a handler around it.
+fn first_calls(criterion: &mut Criterion, runtime: &Runtime, store: &Store, place: &str) {
+    let layer = || IdempotencyLayer::new(store).single_tenant();
     let inner = || tower::service_fn(handler::<PassedBody<Full<Bytes>>>);
-    let (detached, attached, deferred) =
-        (layer().layer(inner()), layer().attached().layer(inner()), layer().attached().deferred().layer(inner()));
-
-    send(criterion, "bare handler", &runtime, &tower::service_fn(handler::<Full<Bytes>>), || None);
-    send(criterion, "no key", &runtime, &detached, || None);
-    let known = fresh();
-    send(criterion, "replay", &runtime, &detached, || Some(known));
-    criterion.bench_function("http: the store alone, claim and complete", |bencher| {
+    criterion.bench_function(&format!("http: the store alone, claim and complete, {place}"), |bencher| {
         bencher.iter(|| {
             let key = Key::new("alone", fresh().to_string()).unwrap();
             runtime.block_on(async {
@@ -81,9 +70,28 @@ fn layers(criterion: &mut Criterion) {
             })
         });
     });
-    send(criterion, "first call, attached", &runtime, &attached, || Some(fresh()));
-    send(criterion, "first call", &runtime, &detached, || Some(fresh()));
-    send(criterion, "first call, attached, claim deferred", &runtime, &deferred, || Some(fresh()));
+    let (attached, detached) = (layer().attached().layer(inner()), layer().layer(inner()));
+    send(criterion, &format!("first call, attached, {place}"), runtime, &attached, || Some(fresh()));
+    send(criterion, &format!("first call, {place}"), runtime, &detached, || Some(fresh()));
+    let deferred = layer().deferred().layer(inner());
+    send(criterion, &format!("first call, claim deferred, {place}"), runtime, &deferred, || Some(fresh()));
+}
+
+fn layers(criterion: &mut Criterion) {
+    let place = std::env::var_os("REENTRY_BENCH_DIR");
+    let place = place.map_or_else(|| PathBuf::from(env!("CARGO_TARGET_TMPDIR")), Into::into);
+    let folder = tempfile::tempdir_in(place).unwrap();
+    let store = Store::open(folder.path().join("bench.reentry")).unwrap();
+    let runtime = Runtime::new().unwrap();
+    let inner = tower::service_fn(handler::<PassedBody<Full<Bytes>>>);
+    let layered = IdempotencyLayer::new(&store).single_tenant().layer(inner);
+
+    send(criterion, "bare handler", &runtime, &tower::service_fn(handler::<Full<Bytes>>), || None);
+    send(criterion, "no key", &runtime, &layered, || None);
+    let known = fresh();
+    send(criterion, "replay", &runtime, &layered, || Some(known));
+    first_calls(criterion, &runtime, &Store::builder().in_memory().unwrap(), "in memory");
+    first_calls(criterion, &runtime, &store, "on disk");
 }
 
 criterion_group!(benches, layers);

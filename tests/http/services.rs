@@ -10,13 +10,31 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full};
 use reentry::Store;
-use reentry::http::{Idempotency, IdempotencyLayer, Keep, PassedBody};
+use reentry::http::{
+    Idempotency, IdempotencyLayer, Idempotent, Keep, LayerHandle, LayerStats, PassedBody, Problem, ResponseFuture,
+    StoredResponse,
+};
 use tower::{Layer, Service, ServiceExt};
 
 use crate::server::{Runs, store};
 
 fn layer(store: &Store) -> IdempotencyLayer {
     IdempotencyLayer::new(store).single_tenant()
+}
+
+#[test]
+fn what_the_layer_gives_goes_where_a_server_needs_it() {
+    fn send_and_sync<T: Send + Sync>() {}
+    fn send<T: Send>() {}
+    send_and_sync::<IdempotencyLayer>();
+    send_and_sync::<Idempotency<()>>();
+    send_and_sync::<LayerHandle>();
+    send_and_sync::<LayerStats>();
+    send_and_sync::<Problem>();
+    send_and_sync::<StoredResponse>();
+    send_and_sync::<Idempotent>();
+    send::<PassedBody<Full<Bytes>>>();
+    send::<ResponseFuture<Ready<()>, Full<Bytes>, Infallible>>();
 }
 
 /// A service whose clones are not ready until they are asked, and that fails where one is called all the same.
