@@ -9,6 +9,7 @@
 use std::collections::HashMap;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::effect::EffectId;
@@ -21,6 +22,9 @@ use crate::record::step::NOTE_BYTES_MAX;
 use crate::record::transitions::{Command, Reporter};
 use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
 use crate::sync::Mutex;
+
+/// The shortest that an outcome is kept: none would let its key start anew before anybody was told.
+const KEPT_MIN: Duration = Duration::from_millis(1);
 
 /// One run of an operation, by its owner. At most one lives of each operation, in any thread or task.
 ///
@@ -54,6 +58,8 @@ pub struct Run {
     attempt: u32,
     since: Timestamp,
     request: Option<Body>,
+    /// How long its outcome is kept; none where that is the store's retention.
+    kept: Option<Duration>,
     /// What this run last saw; shared with the answers that are still on their way.
     seen: Arc<Mutex<Seen>>,
     /// The steps that this run asked for, and whether it was given their result.
@@ -89,7 +95,7 @@ impl Run {
         let Record { born, attempt, since, request, checkpoint, steps, .. } = *record;
         let seen = Arc::new(Mutex::new(Seen { checkpoint, steps, known, is_over: false }));
         let (ownership, asked) = (Arc::new(ownership), HashMap::new());
-        Self { engine, ownership, limits, born, attempt, since, request, seen, asked }
+        Self { engine, ownership, limits, born, attempt, since, request, kept: None, seen, asked }
     }
 
     /// The key it runs for.
@@ -263,6 +269,25 @@ impl Run {
         })
     }
 
+    /// Keeps the outcome that this run ends with for so long, counted from completion, whatever the store's
+    /// [`retention`](crate::Builder::retention) is (P5). A millisecond at least. Where it is shorter than the store's,
+    /// space is freed when that of its neighbours is.
+    ///
+    /// ```
+    /// use reentry::{Claim, Fingerprint, Key, Store};
+    /// use std::time::Duration;
+    ///
+    /// let store = Store::builder().in_memory()?;
+    /// if let Claim::Run(mut run) = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas")).wait()? {
+    ///     run.keep_for(Duration::from_secs(30 * 24 * 60 * 60));
+    ///     run.complete(&"done".to_owned()).wait()?;
+    /// }
+    /// # Ok::<(), reentry::Error>(())
+    /// ```
+    pub fn keep_for(&mut self, span: Duration) {
+        self.kept = Some(span.max(KEPT_MIN));
+    }
+
     /// Ends the operation with success. Every later claim with the same fingerprint gets these bytes, until retention
     /// ends (P5); so does this caller, as the answer: the first client and every later one can be answered from the
     /// same [`Outcome`].
@@ -370,7 +395,7 @@ impl Run {
             Ok(asked) => asked,
             Err(error) => return Pending::ready(Err(error)),
         };
-        let command = Command::End { token: self.token(), success, bytes };
+        let command = Command::End { token: self.token(), success, bytes, kept: self.kept };
         let seen = Arc::clone(&self.seen);
         self.engine.end(Arc::clone(&self.ownership), carried, command, rows, move |outcome| {
             seen.lock().is_over = true;

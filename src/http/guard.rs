@@ -72,7 +72,7 @@ where
         Read::Over(_) => return refused(ProblemCode::RequestTooLarge),
         Read::Failed(_) => return refused(ProblemCode::BodyBroken),
     };
-    let run = match settings.claim(&key, &parts, &body).await {
+    let mut run = match settings.claim(&key, &parts, &body).await {
         Ok(Some(Claim::Run(run))) => run,
         Ok(Some(Claim::Replay(outcome))) => return Ok(settings.replay(&key, &outcome, is_grpc)),
         Ok(None | Some(Claim::Wait(_))) => {
@@ -96,6 +96,9 @@ where
         }
     };
     settings.handle.count(Count::Runs);
+    if let Some(span) = settings.retention {
+        run.keep_for(span);
+    }
     let lender = Lender::new(run);
     let mut request = Request::from_parts(parts, PassedBody::whole(body));
     request.extensions_mut().insert(lender.slot());

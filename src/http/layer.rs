@@ -98,7 +98,7 @@ pub(super) struct Settings {
     pub(super) claims: Claims,
     pub(super) problems: ProblemStyle,
     on_failure: Arc<OnFailure>,
-    retention: Option<Duration>,
+    pub(super) retention: Option<Duration>,
 }
 
 /// How keys are claimed.
@@ -295,9 +295,9 @@ impl<State> IdempotencyLayer<State> {
         self.with(|settings| settings.on_failure = Arc::new(tell))
     }
 
-    /// Only for [`describe`](Self::describe): how long the store keeps an outcome, as its
-    /// [builder](crate::Builder::retention) was told.
-    pub fn describe_retention(self, span: Duration) -> Self {
+    /// How long the answers behind this layer are kept ([`Run::keep_for`](crate::Run::keep_for)). Default: the store's
+    /// [retention](crate::Builder::retention), which [`describe`](Self::describe) then does not tell.
+    pub fn retention(self, span: Duration) -> Self {
         self.with(|settings| settings.retention = Some(span))
     }
 

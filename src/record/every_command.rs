@@ -75,7 +75,7 @@ mod tests {
             ("resolve by anybody", resolve(None, "charge")),
             ("resolve no step", resolve(None, "ship")),
             ("renew", Command::Renew { token: OURS }),
-            ("end", Command::End { token: OURS, success: true, bytes: bytes("") }),
+            ("end", Command::End { token: OURS, success: true, bytes: bytes(""), kept: None }),
             ("free", Command::Free),
             ("forget", Command::Forget),
             ("revoke", Command::Revoke),

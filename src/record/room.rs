@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn end() -> Command {
-        Command::End { token: TOKEN, success: true, bytes: payload() }
+        Command::End { token: TOKEN, success: true, bytes: payload(), kept: None }
     }
 
     #[test]

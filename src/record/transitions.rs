@@ -97,7 +97,7 @@ pub(crate) enum Command {
     /// Begin the lease anew.
     Renew { token: u64 },
     /// End it with an outcome.
-    End { token: u64, success: bool, bytes: Arc<[u8]> },
+    End { token: u64, success: bool, bytes: Arc<[u8]>, kept: Option<Duration> },
     /// Let what is stuck be tried again.
     Free,
     /// Remove all that is known of it.
@@ -231,8 +231,8 @@ pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, poli
         Command::Renew { token: by } => {
             unfinished(record, token, Some(*by)).map(|_| Decision::Stand(Standing::Renewed))
         }
-        Command::End { token: by, success, bytes } => unfinished(record, token, Some(*by)).map(|_| {
-            let until = now.ahead + policy.retention;
+        Command::End { token: by, success, bytes, kept } => unfinished(record, token, Some(*by)).map(|_| {
+            let until = now.ahead + kept.unwrap_or(policy.retention);
             let gone = until + policy.tombstones;
             Decision::Change(Change::End { success: *success, bytes: Arc::clone(bytes), until, gone })
         }),
@@ -462,14 +462,14 @@ pub(super) mod tests {
     }
 
     fn completed(now: Now) -> Record {
-        let command = Command::End { token: 7, success: true, bytes: Arc::from(&b"out"[..]) };
+        let command = Command::End { token: 7, success: true, bytes: Arc::from(&b"out"[..]), kept: None };
         let Decision::Change(change) = done_at(&begun(), Some(7), &command, now) else { panic!("its run ends it") };
         apply(Some(begun()), &key(), change, 8, now).unwrap()
     }
 
     #[test]
     fn p7_only_the_owner_ends_or_moves_and_a_stale_token_is_fenced() {
-        let end = Command::End { token: 6, success: true, bytes: Arc::from(&b""[..]) };
+        let end = Command::End { token: 6, success: true, bytes: Arc::from(&b""[..]), kept: None };
         assert_eq!(done_at(&begun(), Some(7), &end, at(1)), Decision::Refuse(Refusal::Fenced));
         assert_eq!(done_at(&begun(), None, &end, at(1)), Decision::Refuse(Refusal::Fenced));
     }

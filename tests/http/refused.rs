@@ -10,7 +10,7 @@ use axum::routing::post;
 use reentry::http::{IdempotencyLayer, Idempotent};
 use reentry::{DiskCall, DiskFault, ErrorKind, ManualClock, SimulatedDisk, Store, Timestamp};
 
-use crate::server::{Runs, Server, code, is_replayed, principal, request, serve, store, text};
+use crate::server::{Runs, Server, code, is_replayed, principal, request, serve, serve_guarded, store, text};
 
 fn layer(store: &Store) -> IdempotencyLayer {
     IdempotencyLayer::new(store).scope(principal)
@@ -99,6 +99,31 @@ fn p5_an_answer_that_is_no_longer_kept_is_gone_and_never_done_again() {
     assert_eq!(text(&server.post("/orders", "k", "")), "run 2", "then the key starts anew");
 }
 
+/// Two routes over one store, each with a retention of its own.
+#[test]
+fn p5_each_route_keeps_its_answers_for_as_long_as_its_layer_says() {
+    let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
+    let hour = Duration::from_secs(3_600);
+    let store = Store::builder().retention(hour * 2).clock(clock.clone()).in_memory().unwrap();
+    let (short, long) = (layer(&store).retention(hour), layer(&store).retention(hour * 3));
+    let route = |path: &str, layer: IdempotencyLayer| Router::new().route(path, post(counted)).layer(layer);
+    let handle = short.handle();
+    let routes = route("/short", short).merge(route("/long", long)).merge(route("/default", layer(&store)));
+    let server = serve_guarded(store, handle, routes.with_state(Runs::default()));
+    let still_kept = || ["/short", "/default", "/long"].map(|path| is_replayed(&server.post(path, path, "")));
+    assert_eq!(still_kept(), [false; 3], "each is new");
+    assert_eq!(still_kept(), [true; 3]);
+    clock.advance(hour - Duration::from_millis(1));
+    assert_eq!(still_kept(), [true; 3]);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(still_kept(), [false, true, true]);
+    clock.advance(hour);
+    assert_eq!(still_kept(), [false, false, true]);
+    clock.advance(hour);
+    assert_eq!(still_kept(), [false, true, false]);
+    server.store.verify().unwrap();
+}
+
 #[test]
 fn p9_a_request_of_nobody_is_refused_and_neither_runs_nor_claims() {
     let store = store();
@@ -173,7 +198,7 @@ fn a_copy_that_waits_too_long_is_told_to_come_later() {
 #[test]
 fn the_policy_is_described_for_clients() {
     let store = store();
-    let layer = layer(&store).required().strict().describe_retention(Duration::from_secs(86_400));
+    let layer = layer(&store).required().strict().retention(Duration::from_secs(86_400));
     let text = layer.documentation("https://example.org/keys").describe();
     for part in ["POST and PATCH", "must carry", "`idempotency-key`", "for 1 d", "422", "for each principal", "/keys"] {
         assert!(text.contains(part), "{part}:\n{text}");

@@ -1,0 +1,64 @@
+//! An outcome that is kept for another time than the store's retention.
+
+mod support;
+
+use std::time::Duration;
+
+use reentry::{Claim, ManualClock, SimulatedDisk, Store};
+use support::{START, key, request, run};
+
+const HOUR: Duration = Duration::from_secs(3_600);
+const MOMENT: Duration = Duration::from_millis(1);
+
+fn is_kept(store: &Store, name: &str) -> bool {
+    matches!(store.claim(&key(name), request()).wait().unwrap(), Claim::Replay(_))
+}
+
+fn open(disk: &SimulatedDisk, clock: &ManualClock) -> Store {
+    Store::builder().retention(HOUR * 2).tombstones(HOUR).clock(clock.clone()).open_on(disk).unwrap()
+}
+
+/// Counted from completion to the millisecond, over a restart, and with its tombstone behind it.
+#[test]
+fn p5_p11_an_outcome_is_kept_for_as_long_as_its_run_said() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let store = open(&disk, &clock);
+    let mut owned: Vec<_> = ["short", "long", "default"].map(|name| run(&store, &key(name))).into_iter().collect();
+    owned[0].keep_for(HOUR);
+    owned[1].keep_for(HOUR * 5);
+    clock.advance(HOUR * 10);
+    for run in owned {
+        run.complete(&"done".to_owned()).wait().unwrap();
+    }
+    clock.advance(HOUR - MOMENT);
+    assert!(["short", "default", "long"].iter().all(|name| is_kept(&store, name)));
+    store.close().unwrap();
+    let store = open(&disk, &clock);
+    clock.advance(MOMENT);
+    assert!(matches!(store.claim(&key("short"), request()).wait().unwrap(), Claim::Gone(_)));
+    assert!(is_kept(&store, "default") && is_kept(&store, "long"));
+    // What retention moves out of the way of its neighbours keeps its own time.
+    for name in ["1", "2", "3"] {
+        clock.advance(HOUR);
+        drop(run(&store, &key(name)));
+    }
+    assert!(!is_kept(&store, "default") && is_kept(&store, "long"));
+    clock.advance(HOUR - MOMENT);
+    assert!(is_kept(&store, "long"));
+    clock.advance(MOMENT);
+    assert!(!is_kept(&store, "long"));
+    store.verify().unwrap();
+}
+
+/// No time at all would let the key start anew before anybody was told.
+#[test]
+fn p5_an_outcome_is_kept_for_a_millisecond_at_least() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
+    let mut owned = run(&store, &key("k"));
+    owned.keep_for(Duration::ZERO);
+    owned.complete(&"done".to_owned()).wait().unwrap();
+    assert!(is_kept(&store, "k"));
+    clock.advance(MOMENT);
+    assert!(!is_kept(&store, "k"));
+}
