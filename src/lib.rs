@@ -52,6 +52,13 @@ pub fn fuzz_row(body: &[u8]) -> Option<Vec<u8>> {
     record::format::decode_and_encode(body)
 }
 
+/// For the fuzzer alone: the key that a header's line is, strict or not.
+#[cfg(all(feature = "testing", feature = "http"))]
+#[doc(hidden)]
+pub fn fuzz_key_line(line: &[u8], is_strict: bool) -> Option<String> {
+    http::key_line(line, is_strict)
+}
+
 /// The guide's code, as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/effects.md")]

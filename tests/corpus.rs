@@ -18,7 +18,7 @@ use std::fs;
 use std::panic;
 use std::path::Path;
 
-use targets::{history, key, payload, row, store_file};
+use targets::{answer, history, key, key_line, payload, row, store_file};
 
 /// Runs a target over its corpus.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -36,6 +36,16 @@ fn replay(target: &str, run: fn(&[u8])) {
 #[test]
 fn p9_the_keys_that_were_found_hold() {
     replay("key", key::run);
+}
+
+#[test]
+fn p9_the_header_lines_that_were_found_hold() {
+    replay("key_line", key_line::run);
+}
+
+#[test]
+fn the_answers_that_were_found_hold() {
+    replay("answer", answer::run);
 }
 
 #[test]

@@ -70,6 +70,16 @@ pub(super) fn key<'h>(
     }
 }
 
+/// The key that one line is.
+#[cfg(feature = "testing")]
+pub(crate) fn key_line(line: &[u8], is_strict: bool) -> Option<String> {
+    let name = HeaderName::from_static("idempotency-key");
+    let value = http::HeaderValue::from_bytes(line).ok()?;
+    let headers = HeaderMap::from_iter([(name.clone(), value)]);
+    let syntax = if is_strict { Syntax::Strict } else { Syntax::Lenient };
+    key(&headers, &name, syntax).ok()?.map(Cow::into_owned)
+}
+
 /// What stands in a String of structured fields (RFC 9651, section 3.3.3). Its parameters say nothing, and must be
 /// well-formed.
 fn string(line: &[u8]) -> Option<Cow<'_, str>> {

@@ -28,6 +28,9 @@ mod problem;
 mod service;
 mod stored;
 
+#[cfg(feature = "testing")]
+pub(crate) use header::key_line;
+
 pub use body::PassedBody;
 #[cfg(feature = "axum")]
 pub use extractor::NotLent;

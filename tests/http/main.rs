@@ -10,3 +10,4 @@ mod refused;
 mod runs;
 mod server;
 mod services;
+mod settings;

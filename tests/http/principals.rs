@@ -40,6 +40,22 @@ fn p9_a_key_of_another_principal_is_answered_as_one_that_nobody_had() {
     assert_eq!(text(&server.send(&request("ada", "/secret", "k", "the body"))), "run 1: the secret of ada under k");
 }
 
+/// Time does not tell either: as much is written and waited for, by the same way, as for a key that nobody ever had.
+#[test]
+fn p9_a_key_of_another_principal_costs_what_a_key_that_nobody_had_costs() {
+    let server = secrets();
+    server.send(&request("ada", "/secret", "k", "the body"));
+    let cost = |key: &str, body: &str| {
+        let before = server.store.stats().unwrap();
+        server.send(&request("bob", "/secret", key, body));
+        let after = server.store.stats().unwrap();
+        (after.changes - before.changes, after.commits - before.commits, after.operations - before.operations)
+    };
+    let fresh = cost("nobodys", "the body");
+    assert_eq!(fresh, (2, 2, 1));
+    assert_eq!(cost("k", "the body"), fresh);
+}
+
 /// Principals and keys between which every border can be moved: each pair has a secret of its own.
 #[test]
 fn p9_no_pair_of_principal_and_key_gets_the_secret_of_another() {
