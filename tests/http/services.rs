@@ -9,14 +9,21 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use reentry::Store;
 use reentry::http::{
     Idempotency, IdempotencyLayer, Idempotent, Keep, LayerHandle, LayerStats, PassedBody, Problem, ResponseFuture,
     StoredResponse,
 };
+use reentry::testing::conformance::{Client, Sockets};
+use tokio::net::TcpListener;
+use tokio::task::spawn_blocking;
 use tower::{Layer, Service, ServiceExt};
 
-use crate::server::{Runs, store};
+use crate::server::{Runs, is_replayed, request, store};
 
 fn layer(store: &Store) -> IdempotencyLayer {
     IdempotencyLayer::new(store).single_tenant()
@@ -87,6 +94,35 @@ async fn the_instance_that_was_polled_ready_is_the_one_that_is_called() {
         let called = ServiceExt::<Request<Full<Bytes>>>::ready(&mut service).await.unwrap().call(post(key, ""));
         assert_eq!(text(called.await.unwrap().into_body()).await, expected);
     }
+}
+
+/// hyper alone, with its own body and no framework around.
+#[tokio::test]
+async fn a_bare_service_of_hyper_needs_nothing_more() {
+    let (store, runs) = (store(), Runs::default());
+    let counted = tower::service_fn(move |request: Request<PassedBody<Incoming>>| {
+        let nth = runs.next();
+        async move {
+            Ok::<_, hyper::Error>(Response::new(Full::<Bytes>::from(format!(
+                "{nth} {}",
+                text(request.into_body()).await
+            ))))
+        }
+    });
+    let service = layer(&store).layer(counted);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap().to_string();
+    tokio::spawn(async move {
+        while let Ok((connection, _)) = listener.accept().await {
+            let service = TowerToHyperService::new(service.clone());
+            tokio::spawn(http1::Builder::new().serve_connection(TokioIo::new(connection), service));
+        }
+    });
+    let copies = [request("ada", "/orders", "k", "two pizzas"), request("ada", "/orders", "\"k\"", "two pizzas")];
+    let answers = spawn_blocking(move || copies.map(|copy| Sockets::to(&*address).send(&[copy]).unwrap().remove(0)));
+    let answers = answers.await.unwrap();
+    assert_eq!(answers.each_ref().map(|answer| String::from_utf8_lossy(&answer.body)), ["1 two pizzas"; 2]);
+    assert_eq!(answers.each_ref().map(is_replayed), [false, true]);
 }
 
 /// Without a runtime of tokio the work is done where it is polled.
