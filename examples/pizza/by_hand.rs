@@ -63,8 +63,8 @@ fn print_what_to_try(server: &Process, bank: &Process, mailer: &Process, data: &
     let (bank, mailer) = (bank.address()?, mailer.address()?);
     let order = |key: &str, pizza: &str| {
         format!(
-            "curl -i http://{at}/orders -H 'Idempotency-Key: {key}' \
-             -d '{{\"customer\":\"ann\",\"pizza\":\"{pizza}\",\"cents\":990}}'"
+            "curl -i http://{at}/orders -H 'Authorization: Bearer ann' -H 'Idempotency-Key: {key}' \
+             --json '{{\"customer\":\"ann\",\"pizza\":\"{pizza}\",\"cents\":990}}'"
         )
     };
     let first = order("key-1", "margherita");

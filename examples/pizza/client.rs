@@ -34,7 +34,8 @@ impl Client {
     /// Orders a pizza under `key`, and waits for the answer or for the connection to break.
     pub(crate) async fn order(&self, key: &str, order: &Order) -> Option<Answer> {
         let url = format!("http://{}/orders", self.server);
-        let sent = self.http.post(url).header(IDEMPOTENCY_KEY, key).json(order).send().await.ok()?;
+        let request = self.http.post(url).header(IDEMPOTENCY_KEY, key).bearer_auth(&order.customer);
+        let sent = request.json(order).send().await.ok()?;
         let mut answer = Answer {
             key: key.to_owned(),
             status: sent.status().as_u16(),
@@ -43,7 +44,7 @@ impl Client {
             in_doubt: false,
             body: sent.bytes().await.ok()?.to_vec(),
         };
-        answer.in_doubt = answer.json()["in_doubt"] == true;
+        answer.in_doubt = answer.json()["code"] == "in_doubt";
         Some(answer)
     }
 
@@ -60,8 +61,10 @@ impl Client {
         let body = serde_json::to_string(order)?;
         let mut connection = TcpStream::connect(self.server)?;
         let request = format!(
-            "POST /orders HTTP/1.1\r\nhost: {}\r\n{IDEMPOTENCY_KEY}: {key}\r\ncontent-length: {}\r\n\r\n{body}",
+            "POST /orders HTTP/1.1\r\nhost: {}\r\nauthorization: Bearer {}\r\n{IDEMPOTENCY_KEY}: {key}\r\n\
+             content-type: application/json\r\ncontent-length: {}\r\n\r\n{body}",
             self.server,
+            order.customer,
             body.len()
         );
         connection.write_all(request.as_bytes())?;

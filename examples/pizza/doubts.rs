@@ -58,7 +58,7 @@ async fn rechecked_too_early(town: &mut Town) -> Result<Row> {
     town.careless_bank.until(MADE).await?;
     let answers = [first.await?, too_early, client.order(KEY, &order).await];
     let row = town.row("recheck: killed while the charge is on its way", &order, &answers).await?;
-    Ok(row.expect("no answer; 503 retry later; 201", Counts::once_for_each_of(1)))
+    Ok(row.expect("no answer; 409 in doubt retry later; 201", Counts::once_for_each_of(1)))
 }
 
 /// The bank knows the id, so it is asked to charge again, and does not.

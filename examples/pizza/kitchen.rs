@@ -48,29 +48,17 @@ pub(crate) enum Charging {
     AtMostOnce,
 }
 
-/// How an order ended: what its client gets now, and every later copy of the request too.
-pub(crate) struct Ending {
-    pub(crate) made: bool,
-    pub(crate) body: Vec<u8>,
-}
-
-impl From<Outcome> for Ending {
-    fn from(outcome: Outcome) -> Self {
-        Self { made: outcome.is_success(), body: outcome.bytes().to_vec() }
-    }
-}
-
 /// Makes what is still missing of an order, and ends its run with the outcome.
 ///
 /// An error leaves the order unfinished and without an owner: the next retry, or the resumer, goes on from there. It
 /// needs no client for that, since the claim carried the request.
-pub(crate) async fn make(shop: &Shop, mut run: Run) -> Result<Ending> {
+pub(crate) async fn make(shop: &Shop, run: &mut Run) -> Result<Outcome> {
     let order: Order = serde_json::from_slice(run.request().ok_or("the claim carried no request")?)?;
     shop.stops.reach(Position::AfterClaim).await;
-    let charge_id = match charge(shop, &mut run, &order).await? {
+    let charge_id = match charge(shop, run, &order).await? {
         Charged::Paid { charge_id } => charge_id,
         // An outcome too: every copy of the request gets it, and nobody asks again.
-        Charged::Declined { why } => return Ok(run.fail(&Json(Refusal { error: why })).await?.into()),
+        Charged::Declined { why } => return Ok(run.fail_with(&Json(Refusal { error: why }), |_| Ok(())).await?),
     };
     if run.checkpoint().is_none() {
         // For whoever asks how far the order got.
@@ -97,7 +85,7 @@ pub(crate) async fn make(shop: &Shop, mut run: Run) -> Result<Ending> {
     // The first client is answered from the outcome, as every later one is: the same bytes.
     let outcome = run.complete_with(&Json(receipt), write).await?;
     shop.stops.reach(Position::AfterComplete).await;
-    Ok(outcome.into())
+    Ok(outcome)
 }
 
 async fn charge(shop: &Shop, run: &mut Run, order: &Order) -> Result<Charged> {

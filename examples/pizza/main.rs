@@ -17,7 +17,7 @@
 //!
 //! The rooms, in the order in which to read them:
 //!
-//! - `server` answers `POST /orders`: the claim, and one answer for each thing it can say. **Copy this one.**
+//! - `server` answers `POST /orders`: the layer that claims each key, and what goes around it. **Copy this one.**
 //! - `kitchen` makes an order: one step rechecked, one keyed, the outcome in one commit with the order's row. **And
 //!   this one.**
 //! - `resumer` finishes what nobody retries. **And this one.**

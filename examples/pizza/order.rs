@@ -40,5 +40,10 @@ pub(crate) struct Refusal {
 /// The scope keeps customers apart: two that choose the same key never meet. A real server takes the customer
 /// from the session it has authenticated, never from the body.
 pub(crate) fn key(customer: &str, client_key: &str) -> reentry::Result<Key> {
-    Key::new(format!("orders/{customer}"), client_key)
+    Key::new(scope(customer), client_key)
+}
+
+/// In whose name a customer's keys are kept.
+pub(crate) fn scope(customer: &str) -> String {
+    format!("orders/{customer}")
 }

@@ -27,5 +27,5 @@ pub(crate) fn start(shop: Shop) -> Result<Resumer> {
     let (store, runtime) = (shop.store.clone(), Handle::current());
     let resumer = Resumer::builder(&store).every(EVERY).backoff(BACKOFF.0, BACKOFF.1);
     let resumer = resumer.on_failure(|_, error| println!("{LEFT}{error}"));
-    Ok(resumer.start(move |run| runtime.block_on(kitchen::make(&shop, run)).map(drop))?)
+    Ok(resumer.start(move |mut run| runtime.block_on(kitchen::make(&shop, &mut run)).map(drop))?)
 }

@@ -1,25 +1,27 @@
 //! The pizza server: `POST /orders` with an `Idempotency-Key`, and what its operator wants to know.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
 use axum::body::Bytes;
-use axum::extract::rejection::BytesRejection;
-use axum::extract::{DefaultBodyLimit, Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::request::Parts;
+use axum::http::{StatusCode, header};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use axum::routing::{get, post};
-use reentry::{Claim, EffectId, ErrorKind, Json, Key, Note, Progress, Request, Resolution, Resumer, Store};
+use reentry::http::{IdempotencyLayer, Idempotent, Problem, ProblemCode};
+use reentry::{EffectId, Json, Note, Outcome, Progress, Resolution, Resumer, Store};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::watch;
-use tokio::time::{Instant, timeout_at};
 
 use crate::Result;
 use crate::args::ServerOptions;
 use crate::bank::Bank;
-use crate::kitchen::{self, Ending, ORDERS, Shop};
+use crate::kitchen::{self, ORDERS, Shop};
 use crate::ledger::Count;
 use crate::mailer::Mailer;
 use crate::order::{self, Charged, Order};
@@ -47,11 +49,17 @@ const TOMBSTONES: Duration = Duration::from_secs(7 * 24 * 3600);
 /// The largest order.
 const BODY_BYTES_MAX: usize = 16 * 1024;
 
+/// How soon the demonstration looks again for copies that wait.
+const LOOKS_AGAIN: Duration = Duration::from_millis(1);
+
+/// Who sends a request.
+#[derive(Clone)]
+struct Customer(String);
+
 /// What every handler gets.
 #[derive(Clone)]
 struct Server {
     shop: Shop,
-    patience: Duration,
     resumer: Option<Arc<Resumer>>,
 }
 
@@ -76,8 +84,18 @@ pub(crate) async fn serve(options: ServerOptions) -> Result<()> {
     let store = shop.store.clone();
     let listener = web::listen(options.port).await?;
     let resumer = options.resume.then(|| resumer::start(shop.clone())).transpose()?.map(Arc::new);
-    let server = Server { shop, patience: options.patience.unwrap_or(PATIENCE), resumer };
-    let serving = axum::serve(listener, router(server)).with_graceful_shutdown(interrupted());
+    let idempotency = idempotency(&shop, options.patience.unwrap_or(PATIENCE));
+    let at_work = idempotency.handle();
+    if options.stop_at.is_some() {
+        tokio::spawn(tell_of_copies(store.clone()));
+    }
+    let serving = axum::serve(listener, router(Server { shop, resumer }, idempotency));
+    let serving = async {
+        serving.with_graceful_shutdown(interrupted()).await?;
+        // Orders whose clients have hung up may still be made.
+        at_work.idle().await;
+        Ok::<_, io::Error>(())
+    };
     tokio::select! {
         ended = serving => ended?,
         () = grace_is_over() => {}
@@ -86,9 +104,11 @@ pub(crate) async fn serve(options: ServerOptions) -> Result<()> {
     Ok(store.close()?)
 }
 
-fn router(server: Server) -> Router {
+fn router(server: Server, idempotency: IdempotencyLayer) -> Router {
     Router::new()
         .route("/orders", post(place_order))
+        .layer(idempotency)
+        .layer(from_fn_with_state(server.clone(), authenticate))
         .route("/orders/{id}", get(order_row))
         .route("/progress/{customer}/{key}", get(progress))
         .route("/unfinished", get(unfinished))
@@ -112,94 +132,63 @@ async fn grace_is_over() {
     tokio::time::sleep(GRACE).await;
 }
 
-/// `POST /orders`: the order of `body`, once for each idempotency key.
+/// The layer that gives every order one answer.
+fn idempotency(shop: &Shop, patience: Duration) -> IdempotencyLayer {
+    IdempotencyLayer::new(&shop.store)
+        .scope(|request: &Parts| request.extensions.get::<Customer>().map(|Customer(name)| order::scope(name)))
+        .required()
+        .request_bytes_max(BODY_BYTES_MAX)
+        .wait_for_busy(patience)
+        // The claim carries the body, so that the resumer can make the order without its client.
+        .keep_requests()
+        .render(answer)
+        .on_failure(|_, error| println!("the store failed: {error}"))
+}
+
+/// Who sends a request. Stands for real authentication: it believes what the request says.
+async fn authenticate(State(server): State<Server>, mut request: Request, next: Next) -> Response {
+    let told = request.headers().get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
+    let Some(name) = told.and_then(|told| told.strip_prefix("Bearer ")).map(str::to_owned) else {
+        return web::refused(StatusCode::UNAUTHORIZED, "say who you are: Authorization: Bearer NAME");
+    };
+    request.extensions_mut().insert(Customer(name));
+    server.shop.stops.reach(Position::BeforeClaim).await;
+    next.run(request).await
+}
+
+/// `POST /orders`, once for each idempotency key: the layer has claimed it, and gives every copy of the request what
+/// this run ends with.
 async fn place_order(
     State(server): State<Server>,
-    headers: HeaderMap,
-    body: Result<Bytes, BytesRejection>,
-) -> Response {
-    let body = match body {
-        Ok(body) => body,
-        Err(error) => return web::refused(error.status(), &error.body_text()),
-    };
-    // A request that makes no sense is turned away before it claims anything.
-    let key = match understand(&headers, &body) {
-        Ok(key) => key,
-        Err(error) => return web::refused(StatusCode::BAD_REQUEST, &error),
-    };
-    server.shop.stops.reach(Position::BeforeClaim).await;
-    // The claim carries the body, so that the resumer can make the order without its client.
-    match answer(&server, &key, Request::of(&body)).await {
-        Ok(response) => response,
-        Err(error) if is_in_doubt(&error) => {
-            let why = format!("whether this order was charged is not known yet; ask again later: {error}");
-            let body = json!({ "error": why, "in_doubt": true });
-            with(web::reply(StatusCode::CONFLICT, &body), header::RETRY_AFTER, "1")
-        }
-        Err(error) => web::unavailable(&error),
+    Idempotent(mut run): Idempotent,
+    axum::Json(order): axum::Json<Order>,
+) -> Result<StatusCode, Problem> {
+    if order::scope(&order.customer) != run.key().scope() {
+        return Ok(StatusCode::FORBIDDEN);
+    }
+    match kitchen::make(&server.shop, &mut run).await {
+        // The layer answers with the outcome, the first client as every later one.
+        Ok(_) => Ok(StatusCode::OK),
+        // Where a step is in doubt the client is told so. Everything else mends itself.
+        Err(error) => Err(error.downcast::<reentry::Error>().map_or(ProblemCode::Unavailable.into(), |e| (*e).into())),
     }
 }
 
-fn understand(headers: &HeaderMap, body: &Bytes) -> Result<Key> {
-    let order: Order = serde_json::from_slice(body).map_err(|error| format!("not an order: {error}"))?;
-    Ok(order::key(&order.customer, web::idempotency_key(headers)?)?)
+/// The answer that an outcome is: a receipt, or a refusal.
+fn answer(outcome: &Outcome) -> Option<http::Response<Bytes>> {
+    let status = if outcome.is_success() { StatusCode::CREATED } else { StatusCode::PAYMENT_REQUIRED };
+    let response = http::Response::builder().status(status).header(header::CONTENT_TYPE, "application/json");
+    response.body(Bytes::copy_from_slice(outcome.bytes())).ok()
 }
 
-/// Whether the order waits for somebody to find out what happened. Everything else mends itself.
-fn is_in_doubt(error: &crate::Failure) -> bool {
-    error.downcast_ref::<reentry::Error>().is_some_and(|error| error.kind() == ErrorKind::InDoubt)
-}
-
-/// Claims the key, and gives one answer for each thing that the claim can say.
-async fn answer(server: &Server, key: &Key, request: Request) -> Result<Response> {
-    let give_up = Instant::now() + server.patience;
-    let mut claim = server.shop.store.claim(key, request).await?;
-    loop {
-        match claim {
-            Claim::Run(run) => {
-                // In a task of its own: when the client hangs up, its handler is dropped, but the order is made.
-                let shop = server.shop.clone();
-                let work = tokio::spawn(async move { kitchen::make(&shop, run).await });
-                return Ok(first(work.await??));
-            }
-            Claim::Replay(outcome) => return Ok(replay(outcome.into())),
-            Claim::Wait(busy) => {
-                println!("{WAITS}");
-                let since = busy.since();
-                let Ok(next) = timeout_at(give_up, busy.outcome()).await else {
-                    let body = json!({ "error": "this order is being made", "since_ms": since.as_millis() });
-                    return Ok(with(web::reply(StatusCode::CONFLICT, &body), header::RETRY_AFTER, "1"));
-                };
-                // That run has ended: with an outcome to replay, or it gave way and the order is ours to finish.
-                claim = next?;
-            }
-            Claim::Reject(_) => {
-                let why = "this idempotency key was used for another order";
-                return Ok(web::refused(StatusCode::UNPROCESSABLE_ENTITY, why));
-            }
-            Claim::Gone(gone) => {
-                let why = "this order has ended, and its receipt is no longer kept";
-                let body = json!({ "error": why, "ended_at_ms": gone.completed_at().as_millis() });
-                return Ok(web::reply(StatusCode::GONE, &body));
-            }
-        }
+/// Only for the demonstration: says so when a copy of a request begins to wait for the run at work.
+async fn tell_of_copies(store: Store) {
+    let mut waiting = 0;
+    while let Ok(stats) = store.stats() {
+        (waiting..stats.waiting).for_each(|_| println!("{WAITS}"));
+        waiting = stats.waiting;
+        tokio::time::sleep(LOOKS_AGAIN).await;
     }
-}
-
-/// The answer to the request that got the order made.
-fn first(ending: Ending) -> Response {
-    let status = if ending.made { StatusCode::CREATED } else { StatusCode::PAYMENT_REQUIRED };
-    web::raw(status, ending.body)
-}
-
-/// The answer to every later one: the same bytes, marked.
-fn replay(ending: Ending) -> Response {
-    with(first(ending), HeaderName::from_static(REPLAYED), "true")
-}
-
-fn with(mut response: Response, name: HeaderName, value: &'static str) -> Response {
-    response.headers_mut().insert(name, HeaderValue::from_static(value));
-    response
 }
 
 /// `GET /orders/{id}`: the order of this id, from the server's own table. It is there once it has its outcome.
