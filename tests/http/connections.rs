@@ -2,15 +2,19 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body, Bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use axum::routing::post;
+use http_body::Frame;
 use reentry::State as Standing;
 use reentry::http::{IdempotencyLayer, Idempotent};
 use tokio::sync::Semaphore;
@@ -77,6 +81,39 @@ fn a_body_that_is_announced_as_too_large_is_refused_before_it_comes() {
     let mut answer = [0; 12];
     large.read_exact(&mut answer).unwrap();
     assert_eq!(&answer, b"HTTP/1.1 413");
+}
+
+/// A body that is announced with its length, and breaks half-way.
+struct Breaks(usize);
+
+impl http_body::Body for Breaks {
+    type Data = Bytes;
+    type Error = &'static str;
+
+    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, &'static str>>> {
+        self.0 += 1;
+        Poll::Ready(Some(if self.0 <= 2 { Ok(Frame::data(Bytes::from_static(b"half"))) } else { Err("it broke") }))
+    }
+}
+
+/// What the handler's own body does wrong goes to the client as it would without the layer, and is no outcome.
+#[test]
+fn p3_an_answer_that_breaks_half_way_is_passed_on_and_interrupts() {
+    async fn breaks_at_first(Idempotent(run): Idempotent) -> Response {
+        let body = if run.attempt() == 1 { Body::new(Breaks(0)) } else { Body::from("half and half") };
+        ([("content-length", "13")], body).into_response()
+    }
+    let store = store();
+    let layer = IdempotencyLayer::new(&store).scope(principal);
+    let server = serve(store, layer, Router::new().route("/orders", post(breaks_at_first)));
+    let mut broken = TcpStream::connect(server.address).unwrap();
+    broken.write_all(format!("{}two pizzas", head(10)).as_bytes()).unwrap();
+    let mut answer = Vec::new();
+    drop(broken.read_to_end(&mut answer));
+    assert!(!answer.ends_with(b"half and half"), "{}", String::from_utf8_lossy(&answer));
+    assert_eq!(server.handle.stats().interrupted, 1);
+    assert_eq!(text(&server.post("/orders", "k", "two pizzas")), "half and half");
+    assert!(is_replayed(&server.post("/orders", "k", "two pizzas")));
 }
 
 /// What a handler waits for, and what is known of its connection.

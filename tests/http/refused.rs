@@ -8,6 +8,7 @@ use axum::extract::State;
 use axum::http::StatusCode;
 use axum::routing::post;
 use reentry::http::{IdempotencyLayer, Idempotent};
+use reentry::testing::conformance::Client;
 use reentry::{DiskCall, DiskFault, ErrorKind, ManualClock, SimulatedDisk, Store, Timestamp};
 
 use crate::server::{Runs, Server, code, is_replayed, principal, request, serve, serve_guarded, store, text};
@@ -113,7 +114,7 @@ fn p5_each_route_keeps_its_answers_for_as_long_as_its_layer_says() {
     let still_kept = || ["/short", "/default", "/long"].map(|path| is_replayed(&server.post(path, path, "")));
     assert_eq!(still_kept(), [false; 3], "each is new");
     assert_eq!(still_kept(), [true; 3]);
-    clock.advance(hour - Duration::from_millis(1));
+    clock.advance(Duration::from_millis(3_600_000 - 1));
     assert_eq!(still_kept(), [true; 3]);
     clock.advance(Duration::from_millis(1));
     assert_eq!(still_kept(), [false, true, true]);
@@ -161,17 +162,18 @@ fn a_request_that_is_too_large_to_be_kept_is_refused_as_such() {
 fn a_copy_waits_for_the_run_at_work_where_that_is_asked_for() {
     let store = store();
     let layer = layer(&store).wait_for_busy(crate::server::PATIENCE);
-    let slow = |State(runs): State<Runs>, Idempotent(run): Idempotent| async move {
-        let store_sees = runs.next();
-        drop(run);
-        // The copy stands in line before this goes on.
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        format!("run {store_sees}")
+    // It goes on when all copies stand in line.
+    let slow = |State((runs, store)): State<(Runs, Store)>| async move {
+        while store.stats().is_ok_and(|stats| stats.waiting < 4) {
+            tokio::task::yield_now().await;
+        }
+        format!("run {}", runs.next())
     };
-    let runs = Runs::default();
-    let server = serve(store, layer, Router::new().route("/orders", post(slow)).with_state(runs.clone()));
+    let (runs, looks) = (Runs::default(), store.clone());
+    let routes = Router::new().route("/orders", post(slow)).with_state((runs.clone(), looks));
+    let server = serve(store, layer, routes);
     let copies = vec![request("ada", "/orders", "k", ""); 5];
-    let answers = reentry::testing::conformance::Client::send(&server.client(), &copies).unwrap();
+    let answers = server.client().send(&copies).unwrap();
     assert!(answers.iter().all(|answer| answer.status == 200 && text(answer) == "run 1"), "{answers:?}");
     assert_eq!((answers.iter().filter(|answer| is_replayed(answer)).count(), runs.count()), (4, 1));
 }
@@ -187,7 +189,7 @@ fn a_copy_that_waits_too_long_is_told_to_come_later() {
     let gate = Arc::new(tokio::sync::Semaphore::new(0));
     let server = serve(store, layer, Router::new().route("/orders", post(busy)).with_state(Arc::clone(&gate)));
     let (client, first) = (server.client(), request("ada", "/orders", "k", ""));
-    let at_work = std::thread::spawn(move || reentry::testing::conformance::Client::send(&client, &[first]));
+    let at_work = std::thread::spawn(move || client.send(&[first]));
     server.until("the first is at work", || server.handle.stats().runs == 1);
     assert_eq!(code(&server.post("/orders", "k", "")), "in_progress");
     assert_eq!(server.post("/orders", "k", "another").status, 422, "at once, in flight too");

@@ -10,7 +10,8 @@ use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use reentry::http::{IdempotencyLayer, Idempotent, LentRun, Problem, StoredResponse};
-use reentry::{Failure, Key, Resolution, Resumer, Run, State as Standing, Store, Table};
+use reentry::testing::conformance::Client;
+use reentry::{Failure, Key, ManualClock, Resolution, Resumer, Run, State as Standing, Store, Table, Timestamp};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -100,7 +101,7 @@ fn p3_an_answer_of_5xx_interrupts_and_a_retry_goes_on_where_it_stopped() {
 fn p7_a_panic_interrupts_and_a_retry_goes_on_where_it_stopped() {
     let (server, charges) = charging_server();
     let client = server.client();
-    let first = reentry::testing::conformance::Client::send(&client, &[request("ada", "/panics", "k", "")]);
+    let first = client.send(&[request("ada", "/panics", "k", "")]);
     assert!(first.is_err(), "the connection breaks, as it does without the layer: {first:?}");
     assert_eq!(server.handle.stats().interrupted, 1);
     a_retry_goes_on(&server, &charges, "/panics");
@@ -258,6 +259,36 @@ fn p3_p6_a_resumer_finishes_what_the_layer_began() {
     let answer = server.post("/orders", "k", "two pizzas");
     assert!(is_replayed(&answer) && text(&answer) == "two pizzas, by the resumer");
     resumer.stop();
+}
+
+/// A handler that hangs is taken over after its lease. When it comes back nothing of it is kept, and its client is told
+/// to ask again: what the other run ended with is the answer.
+#[test]
+fn p7_a_run_that_was_taken_over_answers_for_nobody() {
+    async fn order(State(gate): State<Arc<Semaphore>>, Idempotent(run): Idempotent) -> String {
+        let attempt = run.attempt();
+        drop(run);
+        if attempt == 1 {
+            drop(gate.acquire().await);
+        }
+        format!("attempt {attempt}")
+    }
+    let (clock, lease) = (ManualClock::at(Timestamp::from_millis(1_700_000_000_000)), Duration::from_secs(60));
+    let store = Store::builder().lease(lease).clock(clock.clone()).in_memory().unwrap();
+    let (layer, gate) = (layer(&store), Arc::new(Semaphore::new(0)));
+    let server = serve(store, layer, Router::new().route("/orders", post(order)).with_state(Arc::clone(&gate)));
+    let (client, copy) = (server.client(), request("ada", "/orders", "k", ""));
+    let hanging = std::thread::spawn(move || client.send(&[copy]));
+    server.until("the first is at work", || server.handle.stats().runs == 1);
+    assert_eq!(code(&server.post("/orders", "k", "")), "in_progress");
+    clock.advance(lease);
+    assert_eq!(text(&server.post("/orders", "k", "")), "attempt 2");
+    gate.add_permits(1);
+    let late = hanging.join().unwrap().unwrap().remove(0);
+    assert_eq!((late.status, code(&late).as_str()), (409, "in_progress"));
+    assert!(late.header("retry-after").is_some());
+    let retry = server.post("/orders", "k", "");
+    assert!(is_replayed(&retry) && text(&retry) == "attempt 2");
 }
 
 /// Two layers around one handler claim once, under the settings of the outer one.
