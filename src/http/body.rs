@@ -177,3 +177,86 @@ impl<B: Body> Body for PassedBody<B> {
         hint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+    use http_body_util::{BodyExt, Full};
+
+    use super::*;
+
+    /// Frames, the last one first, and whether it fails behind them.
+    struct Frames(Vec<Frame<&'static [u8]>>, bool);
+
+    impl Body for Frames {
+        type Data = &'static [u8];
+        type Error = &'static str;
+
+        fn poll_frame(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+        ) -> Poll<Option<Result<Frame<&'static [u8]>, &'static str>>> {
+            let frame = self.0.pop().map(Ok);
+            if frame.as_ref().is_some_and(|frame| frame.as_ref().is_ok_and(|f| f.data_ref() == Some(&&b"later"[..]))) {
+                self.0.push(Frame::data(b"then"));
+                context.waker().wake_by_ref();
+                return Poll::Pending;
+            }
+            Poll::Ready(frame.or_else(|| std::mem::take(&mut self.1).then_some(Err("it broke"))))
+        }
+    }
+
+    fn frames(data: &[&'static str], fails: bool) -> Frames {
+        Frames(data.iter().rev().map(|data| Frame::data(data.as_bytes())).collect(), fails)
+    }
+
+    /// All data of a body, and the error behind them.
+    async fn all<B: Body<Error = &'static str>>(body: PassedBody<B>) -> (String, Option<&'static str>) {
+        let (mut body, mut data) = (Box::pin(body), Vec::new());
+        loop {
+            match body.frame().await {
+                None => return (String::from_utf8(data).unwrap(), None),
+                Some(Ok(frame)) => data.extend(frame.into_data().unwrap_or_default()),
+                Some(Err(error)) => return (String::from_utf8(data).unwrap(), Some(error)),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn what_was_read_comes_before_the_rest_and_before_the_error() {
+        let Read::Over(over) = read(frames(&["one", "two", "six"], true), 5, Waits::ForTheEnd).await else { panic!() };
+        assert_eq!(over.size_hint().lower(), 6);
+        assert_eq!(all(over).await, ("onetwosix".to_owned(), Some("it broke")));
+        let Read::Failed(failed) = read(frames(&["one", "two"], true), 9, Waits::ForTheEnd).await else { panic!() };
+        assert!(!failed.is_end_stream());
+        assert_eq!(all(failed).await, ("onetwo".to_owned(), Some("it broke")));
+    }
+
+    #[tokio::test]
+    async fn what_is_not_there_at_once_is_waited_for_or_is_a_stream() {
+        let late = || frames(&["one", "later"], false);
+        let Read::Whole(whole) = read(late(), 9, Waits::ForTheEnd).await else { panic!() };
+        assert_eq!(whole.bytes(), "onethen");
+        let Read::Over(stream) = read(late(), 9, Waits::ForNothing).await else { panic!() };
+        assert_eq!(all(stream).await, ("onethen".to_owned(), None));
+    }
+
+    #[tokio::test]
+    async fn the_limit_is_exact_and_what_announces_more_is_not_read() {
+        assert!(matches!(read(frames(&["one", "two"], false), 6, Waits::ForTheEnd).await, Read::Whole(_)));
+        assert!(matches!(read(frames(&["one", "two"], false), 5, Waits::ForTheEnd).await, Read::Over(_)));
+        let Read::Over(over) = read(Full::new(&b"onetwo"[..]), 5, Waits::ForTheEnd).await else { panic!() };
+        assert!(matches!(over.rest, Rest::Plain { .. }) && over.read.is_empty());
+    }
+
+    #[tokio::test]
+    async fn trailers_stay_behind_the_data() {
+        let mut trailers = HeaderMap::new();
+        trailers.insert("x", HeaderValue::from_static("y"));
+        let body = Frames(vec![Frame::trailers(trailers.clone()), Frame::data(b"one")], false);
+        let Read::Whole(whole) = read(body, 9, Waits::ForTheEnd).await else { panic!() };
+        let collected = PassedBody::<Frames>::whole(whole).collect().await.unwrap();
+        assert_eq!(collected.trailers(), Some(&trailers));
+        assert_eq!(collected.to_bytes(), "one");
+    }
+}
