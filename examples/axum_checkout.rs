@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! cargo run --example axum_checkout            plays it through, and fails where anything is not as it says here
-//! cargo run --example axum_checkout -- serve   the same server on 127.0.0.1:3000, to try by hand with curl
+//! cargo run --example axum_checkout -- serve   the same server on 127.0.0.1:3000, to try by hand with curl; a path
+//!                                              behind it is where it keeps its orders
 //! ```
 //!
 //! From the outside to the inside: authentication, which says who the client is; the layer of idempotency, which keeps
@@ -126,8 +127,8 @@ async fn order(
     if row.principal == name { Ok(Json(row.order)) } else { Err(StatusCode::NOT_FOUND) }
 }
 
-/// Stands for the bank, which can be asked by the id that it was given, and whose first answer gets lost; and for the
-/// mailer, which sends one mail for each id.
+/// Stands for the bank, which can be asked by the id that it was given, and for the mailer, which sends one mail for
+/// each id.
 #[derive(Debug, Clone, Default)]
 struct World(Arc<Mutex<Done>>);
 
@@ -135,13 +136,16 @@ struct World(Arc<Mutex<Done>>);
 struct Done {
     charges: HashMap<EffectId, u64>,
     mails: HashSet<EffectId>,
+    /// The bank's answer to the next charge gets lost.
+    loses_an_answer: bool,
 }
 
 impl World {
     fn charge(&self, id: EffectId, cents: u64) -> Result<String, Failure> {
-        let charges = &mut self.0.lock().map_err(|_| "the bank is closed")?.charges;
-        charges.insert(id, cents);
-        if charges.len() == 1 { Err("the bank was charged, and its answer got lost".into()) } else { Ok(receipt(id)) }
+        let mut done = self.0.lock().map_err(|_| "the bank is closed")?;
+        done.charges.insert(id, cents);
+        let is_lost = std::mem::take(&mut done.loses_an_answer);
+        if is_lost { Err("the bank was charged, and its answer got lost".into()) } else { Ok(receipt(id)) }
     }
 
     fn find(&self, id: EffectId) -> Result<Option<String>, Failure> {
@@ -179,9 +183,10 @@ async fn serve(
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let folder = tempfile::tempdir()?;
-    let store = Store::open(folder.path().join("orders.reentry"))?;
-    if std::env::args().nth(1).as_deref() == Some("serve") {
+    let (folder, mut arguments) = (tempfile::tempdir()?, std::env::args().skip(1));
+    let is_served = arguments.next().as_deref() == Some("serve");
+    let store = Store::open(arguments.next().map_or_else(|| folder.path().join("orders.reentry"), Into::into))?;
+    if is_served {
         let listener = TcpListener::bind("127.0.0.1:3000").await?;
         println!("try this twice, then with another pizza; Ctrl-C ends it:\n");
         println!(
@@ -192,6 +197,7 @@ async fn main() -> Result<(), Failure> {
         return serve(listener, &store, World::default(), interrupted).await;
     }
     let (listener, world) = (TcpListener::bind("127.0.0.1:0").await?, World::default());
+    world.0.lock().map_err(|_| "the bank is closed")?.loses_an_answer = true;
     let url = format!("http://{}", listener.local_addr()?);
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let served = (store.clone(), world.clone());

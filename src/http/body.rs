@@ -3,6 +3,7 @@
 //! Invariants:
 //! 1. A body that nobody had to read is neither boxed nor copied.
 //! 2. Reading stops before more is held than was allowed, and gives back all that it read.
+//! 3. What is held of a body takes little more than its bytes, in however many pieces it comes.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -10,10 +11,14 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf, Bytes, BytesMut};
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
+
+/// Pieces under this are put together: each that is kept by itself takes memory of its own, and keeps what it was cut
+/// from.
+const PIECE_BYTES_MIN: usize = 4 * 1024;
 
 pin_project! {
     /// The body of a request or a response behind the layer: what the layer read of it, and then the rest.
@@ -64,6 +69,38 @@ pub(super) enum Waits {
     ForNothing,
 }
 
+/// The pieces of a body, as they come.
+#[derive(Default)]
+struct Pieces {
+    data: Vec<Bytes>,
+    small: BytesMut,
+    bytes: usize,
+}
+
+impl Pieces {
+    fn add(&mut self, piece: Bytes) {
+        self.bytes = self.bytes.saturating_add(piece.len());
+        if piece.len() < PIECE_BYTES_MIN {
+            self.small.extend_from_slice(&piece);
+        } else {
+            self.put_together();
+            self.data.push(piece);
+        }
+    }
+
+    fn put_together(&mut self) {
+        let small = self.small.split().freeze();
+        if !small.is_empty() {
+            self.data.push(small);
+        }
+    }
+
+    fn whole(mut self, trailers: Option<HeaderMap>) -> Whole {
+        self.put_together();
+        Whole { data: self.data, trailers }
+    }
+}
+
 impl Whole {
     /// Its data, one after the other.
     pub(super) fn bytes(&self) -> Bytes {
@@ -95,27 +132,30 @@ pub(super) async fn read<B: Body>(body: B, bytes_max: usize, waits: Waits) -> Re
         return Read::Over(PassedBody::untouched(body));
     }
     let mut body = Box::pin(body);
-    let (mut whole, mut bytes) = (Whole::default(), 0_usize);
-    let passed = |whole, failed, body| PassedBody { failed, rest: Rest::Pinned { body }, ..PassedBody::whole(whole) };
+    let (mut pieces, mut trailers) = (Pieces::default(), None);
+    let passed = |pieces: Pieces, trailers, failed, body| PassedBody {
+        failed,
+        rest: Rest::Pinned { body },
+        ..PassedBody::whole(pieces.whole(trailers))
+    };
     loop {
         let polled = poll_fn(|context| match body.as_mut().poll_frame(context) {
             Poll::Pending if waits == Waits::ForNothing => Poll::Ready(None),
             polled => polled.map(Some),
         });
         match polled.await {
-            None => return Read::Over(passed(whole, None, body)),
-            Some(None) => return Read::Whole(whole),
-            Some(Some(Err(error))) => return Read::Failed(passed(whole, Some(error), body)),
+            None => return Read::Over(passed(pieces, trailers, None, body)),
+            Some(None) => return Read::Whole(pieces.whole(trailers)),
+            Some(Some(Err(error))) => return Read::Failed(passed(pieces, trailers, Some(error), body)),
             Some(Some(Ok(frame))) => match into_bytes(frame).into_data() {
                 Ok(data) => {
-                    bytes = bytes.saturating_add(data.len());
-                    whole.data.push(data);
-                    if bytes > bytes_max {
-                        return Read::Over(passed(whole, None, body));
+                    pieces.add(data);
+                    if pieces.bytes > bytes_max {
+                        return Read::Over(passed(pieces, trailers, None, body));
                     }
                 }
                 // Trailers end a body.
-                Err(frame) => whole.trailers = frame.into_trailers().ok(),
+                Err(frame) => trailers = frame.into_trailers().ok(),
             },
         }
     }
@@ -247,6 +287,17 @@ mod tests {
         assert!(matches!(read(frames(&["one", "two"], false), 5, Waits::ForTheEnd).await, Read::Over(_)));
         let Read::Over(over) = read(Full::new(&b"onetwo"[..]), 5, Waits::ForTheEnd).await else { panic!() };
         assert!(matches!(over.rest, Rest::Plain { .. }) && over.read.is_empty());
+    }
+
+    /// A client that sends a byte at a time makes nobody keep more than its bytes.
+    #[tokio::test]
+    async fn small_pieces_are_put_together_and_large_ones_are_not_copied() {
+        let (small, large) = (Frame::data(&b"x"[..]), vec![b'y'; PIECE_BYTES_MIN].leak());
+        let mut pieces: Vec<_> = (0..10_000).map(|_| Frame::data(&b"x"[..])).collect();
+        pieces.extend([Frame::data(&*large), small]);
+        let Read::Whole(whole) = read(Frames(pieces, false), 20_000, Waits::ForTheEnd).await else { panic!() };
+        assert_eq!(whole.data.iter().map(Bytes::len).collect::<Vec<_>>(), [1, PIECE_BYTES_MIN, 10_000]);
+        assert_eq!(whole.bytes().len(), 10_001 + PIECE_BYTES_MIN);
     }
 
     #[tokio::test]
