@@ -36,6 +36,9 @@ type Failure = Box<dyn Error + Send + Sync>;
 /// The server's own table, in the same file: the order's id, and what was ordered.
 const ORDERS: Table = Table::new("orders");
 
+/// How long an answer is kept, counted from its order: longer than any client retries.
+const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// How long requests may still take when the server is to stop.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -68,6 +71,7 @@ fn routes(store: &Store, world: World) -> (Router, Arc<LayerHandle>) {
     let idempotency = IdempotencyLayer::new(store)
         .scope(|request: &Parts| request.extensions.get::<Principal>().map(|principal| principal.0.clone()))
         .required()
+        .retention(RETENTION)
         .documentation("http://127.0.0.1:3000/idempotency");
     let (described, handle) = (idempotency.describe(), idempotency.handle());
     let routes = Router::new()
