@@ -287,7 +287,7 @@ impl Work {
         let kept = &self.settings.kept_headers;
         let trailers = read.trailers.as_ref().map(|trailers| kept.of(trailers)).unwrap_or_default();
         let stored = StoredResponse::captured(parts.status, kept.of(&parts.headers), trailers, read.bytes());
-        if stored.bytes() > run.limits.payload_bytes_max {
+        if !stored.fits(run.limits.payload_bytes_max) {
             return self.end_alone(run, parts, PassedBody::whole(read)).await;
         }
         self.end(run, &stored, Response::from_parts(parts, PassedBody::whole(read))).await

@@ -355,8 +355,9 @@ impl Settings {
              - **Not kept**: every other answer. Send the same request again: it goes on where it stopped.\n\
              - **The same request**: {parting}. Another request under a known key gets 422; do not retry it.\n\
              - **At work**: a copy that comes while the first is at work {busy} with `Retry-After`.\n\
-             - **Limits**: a request has a body of at most {request} bytes (else 413). An answer over {response} bytes, or one that is streamed, \
-             is not kept: a copy gets 409 with the code `replay_unavailable`, and is not done again.\n\
+             - **Limits**: a request has a body of at most {request} bytes (else 413). An answer over {response} \
+             bytes, or one that is streamed, is not kept: a copy gets 409 with the code `replay_unavailable`, and is \
+             not done again.\n\
              - **Errors**: `application/problem+json` with a member `code`: 400 `key_missing`, `key_malformed`, \
              `body_broken`; 403 `principal_missing`; 409 `in_progress`, `in_doubt`, `replay_unavailable`; 410 \
              `answer_gone`; 413 `request_too_large`; 422 `key_reused`; 503 `unavailable`. Retry those that carry \

@@ -18,6 +18,9 @@ const VERSION: u8 = 1;
 const CAPTURED: u8 = 0;
 const NOT_CAPTURED: u8 = 1;
 
+/// Headers, and trailers, of one answer at most.
+const FIELDS_MAX: usize = 1024;
+
 /// What a field's name and value take beside themselves.
 const FIELD_BYTES_BESIDE: usize = 2 + 4;
 /// What an answer takes beside its fields and its body.
@@ -113,8 +116,14 @@ impl StoredResponse {
         (response, trailers)
     }
 
+    /// Whether it can be kept as a payload of so many bytes.
+    pub(super) fn fits(&self, bytes_max: usize) -> bool {
+        let has_few = |content: &Content| content.headers.len().max(content.trailers.len()) <= FIELDS_MAX;
+        self.bytes() <= bytes_max && self.content.as_ref().is_none_or(has_few)
+    }
+
     /// How many bytes it takes when it is kept.
-    pub(super) fn bytes(&self) -> usize {
+    fn bytes(&self) -> usize {
         let of_fields = |fields: &HeaderMap| -> usize {
             fields.iter().map(|(name, value)| FIELD_BYTES_BESIDE + name.as_str().len() + value.len()).sum()
         };
@@ -137,6 +146,9 @@ impl Payload for StoredResponse {
         bytes.extend([VERSION, kind]);
         bytes.extend(self.status.as_u16().to_le_bytes());
         for fields in [&content.headers, &content.trailers] {
+            if fields.len() > FIELDS_MAX {
+                return Err(codec("it has too many headers"));
+            }
             bytes.extend(short(fields.len())?.to_le_bytes());
             for (name, value) in fields {
                 bytes.extend(short(name.as_str().len())?.to_le_bytes());
@@ -210,6 +222,9 @@ impl<'b> Reader<'b> {
 
     fn fields(&mut self) -> Option<HeaderMap> {
         let count = u16::from_le_bytes(self.array()?);
+        if usize::from(count) > FIELDS_MAX {
+            return None;
+        }
         let (mut fields, mut last) = (HeaderMap::new(), None);
         for _ in 0..count {
             let name_length = u16::from_le_bytes(self.array()?);
@@ -221,7 +236,7 @@ impl<'b> Reader<'b> {
             if parsed.as_str().as_bytes() != name || is_apart {
                 return None;
             }
-            fields.append(parsed.clone(), HeaderValue::from_bytes(value).ok()?);
+            fields.try_append(parsed.clone(), HeaderValue::from_bytes(value).ok()?).ok()?;
             last = Some(parsed);
         }
         Some(fields)
@@ -325,6 +340,26 @@ mod tests {
             (b"content-length", b"7"),
         ] {
             assert!(with(name, value).is_err(), "{name:?}: {value:?}");
+        }
+    }
+
+    /// More names than a map of headers takes would be a panic.
+    #[test]
+    fn more_headers_than_are_kept_are_an_error_and_no_panic() {
+        let with = |count: u16| {
+            let mut bytes = [b"\0reHTTP\x01\x00\xc8\x00", &count.to_le_bytes()[..]].concat();
+            for nth in 0..count {
+                bytes.extend([&[5, 0, 0, 0, 0, 0], format!("h{nth:04x}").as_bytes()].concat());
+            }
+            bytes.extend([0; 6]);
+            StoredResponse::decode(&bytes)
+        };
+        let most = with(1_024).unwrap();
+        assert!(most.fits(most.bytes()) && !most.fits(most.bytes() - 1));
+        let over = most.header(http::header::ETAG, VALUE);
+        assert!(!over.fits(usize::MAX) && over.encode().is_err());
+        for count in [1_025, u16::MAX] {
+            assert_eq!(with(count).unwrap_err().kind(), ErrorKind::Codec);
         }
     }
 

@@ -83,6 +83,20 @@ fn a_body_that_is_announced_as_too_large_is_refused_before_it_comes() {
     assert_eq!(&answer, b"HTTP/1.1 413");
 }
 
+/// A client that asks first whether it may send its body: only one whose key is right is told to.
+#[test]
+fn a_key_is_looked_at_before_a_body_is_asked_for() {
+    let (server, _) = counting();
+    for (key, expected) in [("\"k\"", "HTTP/1.1 100"), ("\"k", "HTTP/1.1 400"), ("k, k", "HTTP/1.1 400")] {
+        let mut asking = TcpStream::connect(server.address).unwrap();
+        let head = head(10).replace("\"k\"", key).replace("connection: close", "expect: 100-continue");
+        asking.write_all(head.as_bytes()).unwrap();
+        let mut answer = [0; 12];
+        asking.read_exact(&mut answer).unwrap();
+        assert_eq!(String::from_utf8_lossy(&answer), expected, "{key}");
+    }
+}
+
 /// A body that is announced with its length, and breaks half-way.
 struct Breaks(usize);
 
