@@ -83,6 +83,20 @@ fn a_body_that_is_announced_as_too_large_is_refused_before_it_comes() {
     assert_eq!(&answer, b"HTTP/1.1 413");
 }
 
+/// Nobody knows how long it is until it is too long; no more of it is read, or held, than that.
+#[test]
+fn a_body_that_goes_on_without_end_is_refused_once_it_is_too_large() {
+    let (server, runs) = counting();
+    let mut endless = TcpStream::connect(server.address).unwrap();
+    let head = head(0).replace("content-length: 0", "transfer-encoding: chunked");
+    endless.write_all(head.as_bytes()).unwrap();
+    let chunk = format!("{:x}\r\n{}\r\n", 64 * 1024, "x".repeat(64 * 1024));
+    // It is cut off when enough was sent, so this ends.
+    while endless.write_all(chunk.as_bytes()).is_ok() {}
+    server.until("it is refused", || server.handle.stats().refused == 1);
+    assert_eq!((runs.count(), server.store.stats().unwrap().operations), (0, 0));
+}
+
 /// A client that asks first whether it may send its body: only one whose key is right is told to.
 #[test]
 fn a_key_is_looked_at_before_a_body_is_asked_for() {

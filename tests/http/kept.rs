@@ -153,6 +153,7 @@ fn a_handler_decides_for_its_own_answer() {
             )
             .route("/ended", post(|| async { (Keep::Ended, "said once") }))
             .route("/whole", post(|| async { (Extension(Keep::WholeAnswer), streamed(3)) }))
+            .route("/announced", post(|| async { ([("content-length", "24")], streamed(3)) }))
             .with_state(Runs::default());
     let server = serve(store, layer, routes);
     assert_eq!([(); 2].map(|()| text(&server.post("/nothing", "a", ""))), ["1", "2"]);
@@ -162,6 +163,9 @@ fn a_handler_decides_for_its_own_answer() {
     let whole = [(); 2].map(|()| server.post("/whole", "d", ""));
     assert_eq!(whole.each_ref().map(text), ["chunk 0;chunk 1;chunk 2;"; 2]);
     assert!(is_replayed(&whole[1]));
+    let announced = [(); 2].map(|()| server.post("/announced", "e", ""));
+    assert_eq!(announced.each_ref().map(text), ["chunk 0;chunk 1;chunk 2;"; 2]);
+    assert!(is_replayed(&announced[1]), "its length is known by its header");
     assert_eq!(server.handle.stats().not_captured, 1);
 }
 
