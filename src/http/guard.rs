@@ -242,6 +242,9 @@ impl Work {
         let settings = &self.settings;
         let (mut parts, body) = response.into_parts();
         if let Some(problem) = parts.extensions.remove::<Problem>() {
+            if let Some(error) = problem.cause() {
+                settings.tell(&self.key, error);
+            }
             self.interrupt(run);
             return settings.answer(&problem, self.is_grpc);
         }

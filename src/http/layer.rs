@@ -290,7 +290,8 @@ impl<State> IdempotencyLayer<State> {
     }
 
     /// What is told, for a log, when the store fails: it could not decide about a key, or keep an answer that then went
-    /// out all the same. [`LayerStats`](super::LayerStats) counts both.
+    /// out all the same, both of which [`LayerStats`](super::LayerStats) counts; and what error a handler answered with
+    /// a [`Problem`](super::Problem).
     pub fn on_failure(self, tell: impl Fn(&Key, &Error) + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.on_failure = Arc::new(tell))
     }

@@ -5,7 +5,9 @@
 //! 2. One that says "not now" says when: `Retry-After`.
 
 use std::borrow::Cow;
+use std::error::Error as StdError;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -159,30 +161,33 @@ impl fmt::Display for ProblemCode {
 /// }
 /// assert_eq!(handler().unwrap_err().code(), ProblemCode::Unavailable);
 /// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Problem {
     code: ProblemCode,
     detail: Cow<'static, str>,
+    /// What the layer tells the server's log, and nobody else.
+    cause: Option<Arc<Error>>,
 }
 
 impl From<ProblemCode> for Problem {
     fn from(code: ProblemCode) -> Self {
-        Self { code, detail: code.detail().into() }
+        Self { code, detail: code.detail().into(), cause: None }
     }
 }
 
 /// What the error of a step, a checkpoint or an outcome tells the client: that it is not known yet whether something
-/// happened (409), that another copy is at work (409), or to come again (503). Nothing of the error's own words.
+/// happened (409), that another copy is at work (409), or to come again (503). Nothing of the error's own words; those
+/// go to [`on_failure`](super::IdempotencyLayer::on_failure).
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
-        match error.kind() {
+        let code = match error.kind() {
             ErrorKind::InDoubt | ErrorKind::CannotTell | ErrorKind::EffectFailed | ErrorKind::OutcomeUnknown => {
                 ProblemCode::InDoubt
             }
             ErrorKind::Fenced | ErrorKind::Busy => ProblemCode::InProgress,
             _ => ProblemCode::Unavailable,
-        }
-        .into()
+        };
+        Self { cause: Some(Arc::new(error)), ..code.into() }
     }
 }
 
@@ -190,6 +195,11 @@ impl Problem {
     /// What it is.
     pub fn code(&self) -> ProblemCode {
         self.code
+    }
+
+    /// The error that it was made from.
+    pub fn cause(&self) -> Option<&Error> {
+        self.cause.as_deref()
     }
 
     /// The same problem, in other words for its client.
@@ -213,7 +223,11 @@ impl fmt::Display for Problem {
     }
 }
 
-impl std::error::Error for Problem {}
+impl StdError for Problem {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.cause().map(|cause| cause as &(dyn StdError + 'static))
+    }
+}
 
 /// How problems are written.
 #[derive(Debug, Clone)]
@@ -233,7 +247,7 @@ impl Default for ProblemStyle {
 impl ProblemStyle {
     /// The problem as a response of HTTP.
     pub(super) fn render(&self, problem: &Problem) -> Response<Bytes> {
-        let Problem { code, detail } = problem;
+        let Problem { code, detail, .. } = problem;
         let (kind, status) = (self.documentation.as_deref().unwrap_or("about:blank"), code.status());
         let members = [("title", code.title()), ("detail", detail), ("code", code.as_str())];
         let mut body = format!("{{\"type\":{},\"status\":{}", quoted(kind), status.as_u16());

@@ -1,6 +1,6 @@
 //! What a handler does with its run, and what becomes of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
@@ -11,7 +11,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use reentry::http::{IdempotencyLayer, Idempotent, LentRun, Problem, StoredResponse};
 use reentry::testing::conformance::Client;
-use reentry::{Failure, Key, ManualClock, Resolution, Resumer, Run, State as Standing, Store, Table, Timestamp};
+use reentry::{
+    ErrorKind, Failure, Key, ManualClock, Resolution, Resumer, Run, State as Standing, Store, Table, Timestamp,
+};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
@@ -125,7 +127,10 @@ fn p4_a_step_in_doubt_is_answered_409_and_resolved_by_name() {
         Ok(charge.await?)
     }
     let (store, tries) = (store(), Runs::default());
+    let told = Arc::new(Mutex::new(Vec::new()));
+    let tells = Arc::clone(&told);
     let layer = layer(&store).retry_after(Duration::from_secs(7)).documentation("https://example.org/keys");
+    let layer = layer.on_failure(move |_, error| tells.lock().unwrap().push(error.kind()));
     let server = serve(store, layer, Router::new().route("/lost", post(lost)).with_state(tries.clone()));
     for _ in 0..3 {
         let answer = server.post("/lost", "k", "");
@@ -135,6 +140,8 @@ fn p4_a_step_in_doubt_is_answered_409_and_resolved_by_name() {
         assert!(told.contains("not known yet") && told.contains("https://example.org/keys"), "{told}");
     }
     assert_eq!(tries.count(), 1);
+    let log = [ErrorKind::EffectFailed, ErrorKind::InDoubt, ErrorKind::InDoubt];
+    assert_eq!(*told.lock().unwrap(), log, "what the client is not told");
     let found = Resolution::happened(&"receipt 7".to_owned()).unwrap();
     server.store.resolve(&key("k"), "charge", found, "asked the bank").wait().unwrap();
     assert_eq!(text(&server.post("/lost", "k", "")), "receipt 7");
