@@ -217,7 +217,7 @@ impl<State> IdempotencyLayer<State> {
     }
 
     /// The largest body of an answer that is kept; a larger one is passed on and its operation ended
-    /// ([`Keep::Ended`]). The store's limit on a payload counts too, for the answer with its headers. Default: 1 MiB.
+    /// ([`Keep::Ended`]). The store's limit on a payload counts too; headers may take 64 KiB beside it. Default: 1 MiB.
     pub fn response_bytes_max(self, bytes: usize) -> Self {
         self.with(|settings| settings.response_bytes_max = bytes)
     }

@@ -21,6 +21,10 @@ const NOT_CAPTURED: u8 = 1;
 /// Headers, and trailers, of one answer at most.
 const FIELDS_MAX: usize = 1024;
 
+/// What all of an answer but its body may take: the layer lets a kept answer be larger than a payload by so much, so
+/// that a body of the largest size is kept with its headers.
+pub(super) const BYTES_BESIDE_BODY_MAX: usize = 64 * 1024;
+
 /// What a field's name and value take beside themselves.
 const FIELD_BYTES_BESIDE: usize = 2 + 4;
 /// What an answer takes beside its fields and its body.
@@ -116,10 +120,11 @@ impl StoredResponse {
         (response, trailers)
     }
 
-    /// Whether it can be kept as a payload of so many bytes.
-    pub(super) fn fits(&self, bytes_max: usize) -> bool {
+    /// Whether it can be kept where a body may have so many bytes.
+    pub(super) fn fits(&self, body_bytes_max: usize) -> bool {
         let has_few = |content: &Content| content.headers.len().max(content.trailers.len()) <= FIELDS_MAX;
-        self.bytes() <= bytes_max && self.content.as_ref().is_none_or(has_few)
+        let (body, is_few) = (self.body().len(), self.content.as_ref().is_none_or(has_few));
+        is_few && body <= body_bytes_max && self.bytes() - body <= BYTES_BESIDE_BODY_MAX
     }
 
     /// How many bytes it takes when it is kept.
@@ -355,12 +360,23 @@ mod tests {
             StoredResponse::decode(&bytes)
         };
         let most = with(1_024).unwrap();
-        assert!(most.fits(most.bytes()) && !most.fits(most.bytes() - 1));
+        assert!(most.fits(0));
         let over = most.header(http::header::ETAG, VALUE);
         assert!(!over.fits(usize::MAX) && over.encode().is_err());
         for count in [1_025, u16::MAX] {
             assert_eq!(with(count).unwrap_err().kind(), ErrorKind::Codec);
         }
+    }
+
+    #[test]
+    fn what_fits_is_exact_for_the_body_and_for_what_is_beside_it() {
+        assert!(golden().fits(2) && !golden().fits(1));
+        let with = |bytes: usize| {
+            let value = HeaderValue::try_from("x".repeat(bytes)).unwrap();
+            StoredResponse::new(StatusCode::OK, "ok").header(http::header::ETAG, value)
+        };
+        let most = BYTES_BESIDE_BODY_MAX - BYTES_BESIDE - FIELD_BYTES_BESIDE - "etag".len();
+        assert!(with(most).fits(2) && !with(most + 1).fits(2));
     }
 
     #[test]

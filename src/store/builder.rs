@@ -184,7 +184,8 @@ impl Builder {
         self
     }
 
-    /// Largest payload, in bytes. Default: 1 MiB; at most 1 GiB.
+    /// Largest payload, in bytes. Default: 1 MiB; at most 1 GiB. An answer of HTTP that the layer keeps may take 64 KiB
+    /// more, for its headers.
     pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
         self.payload_bytes_max = bytes;
         self

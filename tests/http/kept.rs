@@ -197,12 +197,22 @@ fn an_answer_over_the_limit_is_given_once_and_never_a_second_run() {
     assert_eq!(runs.count(), 2);
 }
 
-/// The store's own limit on payloads is smaller than the layer's.
+/// With the defaults, and where the store's own limit on payloads is smaller than the layer's: a body of the largest
+/// size is kept with its headers.
 #[test]
 fn an_answer_that_is_too_large_for_the_store_is_given_once_too() {
-    let store = Store::builder().payload_bytes_max(1_000).in_memory().unwrap();
-    let layer = layer(&store);
-    let server = serve(store, layer, Router::new().route("/large", post(|| async { "x".repeat(1_000) })));
-    assert_eq!(server.post("/large", "k", "").body.len(), 1_000);
-    assert_eq!(code(&server.post("/large", "k", "")), "replay_unavailable");
+    let mebibyte = 1024 * 1024;
+    for (store, most) in [(store(), mebibyte), (Store::builder().payload_bytes_max(10).in_memory().unwrap(), 10)] {
+        let sized = |Path(bytes): Path<usize>| async move { "x".repeat(bytes) };
+        let layer = layer(&store);
+        let server = serve(store, layer, Router::new().route("/sized/{bytes}", post(sized)));
+        for (bytes, is_kept) in [(most - 1, true), (most, true), (most + 1, false)] {
+            let (target, key) = (format!("/sized/{bytes}"), bytes.to_string());
+            assert_eq!(server.post(&target, &key, "").body.len(), bytes);
+            let retry = server.post(&target, &key, "");
+            assert_eq!(is_replayed(&retry), is_kept, "{bytes}");
+            assert_eq!(retry.body.len() == bytes, is_kept);
+        }
+        server.store.verify().unwrap();
+    }
 }
