@@ -61,7 +61,10 @@ fn a_test_goes_about_it_as_it_is_told() {
         });
         answer.map_err(|error| error.to_string())
     });
-    assert!(report.mistakes().iter().any(|mistake| mistake.what().contains("charged again")), "{report}");
+    let again = report.mistakes().iter().find(|mistake| mistake.what().contains("charged again"));
+    assert!(again.is_some_and(|mistake| mistake.places() > 0 && !mistake.story().is_empty()), "{report}");
+    let counts: Vec<_> = report.counts().iter().map(|it| (it.effect(), it.undisturbed(), it.least())).collect();
+    assert_eq!(counts, [("charge", 1, 1)], "{report}");
     let report = test().run(|_, world| {
         count(&calls);
         world.find("charge", "none")?;

@@ -110,6 +110,9 @@ fn a_service_without_the_layer_fails_the_table() {
     let report = suite.run(&server.client());
     let failed = report.results().filter(|(_, verdict)| matches!(verdict, Verdict::Failed(_))).count();
     assert!(failed > 20, "\n{report}");
+    let shown = report.to_string();
+    assert_eq!(shown.lines().count(), report.results().count(), "a line for each row");
+    assert_eq!(shown.lines().filter(|line| line.contains("FAILED: ")).count(), failed, "\n{report}");
 }
 
 /// Whether a program is here. Where it is not, the test says so and passes.

@@ -1,6 +1,7 @@
 //! Each setting does what it says, and changes nothing else.
 
 use std::future::ready;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -8,7 +9,7 @@ use axum::http::{HeaderName, Method};
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::post;
-use reentry::http::{IdempotencyLayer, Idempotent};
+use reentry::http::{IdempotencyLayer, Idempotent, Keep, Preset};
 use reentry::testing::conformance::WireRequest;
 use reentry::{Fingerprint, Store};
 
@@ -125,4 +126,37 @@ fn a_layer_for_one_tenant_asks_for_no_principal() {
     assert!(described.contains("All clients share keys"));
     assert_eq!(text(&server.send(&request("nobody", "/orders", "k", ""))), "1");
     assert!(is_replayed(&server.send(&request("ada", "/orders", "k", ""))));
+}
+
+/// What is published follows from what the layer was told.
+#[test]
+fn every_setting_is_published() {
+    let store = store();
+    let told = |configure: fn(IdempotencyLayer) -> IdempotencyLayer| configure(layer(&store)).describe();
+    for (span, shown) in [(500, "500 ms"), (45_000, "45 s"), (600_000, "10 min"), (18_000_000, "5 h")] {
+        let text = layer(&store).wait_for_busy(Duration::from_millis(span)).describe();
+        assert!(text.contains(&format!("waits up to {shown}, and then gets 409")), "{text}");
+    }
+    let text = told(|layer| layer.keep(Preset::StoreAll).fingerprint(|_, body| Fingerprint::of(body)));
+    assert!(text.contains("every answer, whatever its status"), "{text}");
+    assert!(text.contains("the parts that this service documents"), "{text}");
+    let text = told(|layer| layer.keep(Preset::SuccessOnly).fingerprint_headers([HeaderName::from_static("x-tenant")]));
+    assert!(text.contains("every answer with a status of 2xx"), "{text}");
+    assert!(text.contains("the header `x-tenant`") && !text.contains("the header `content-type`"), "{text}");
+    let text = told(|layer| layer.keep_by(|_| Keep::Answer).keep_header(HeaderName::from_static("x-price")));
+    assert!(text.contains("what this service documents") && text.contains("`x-price`"), "{text}");
+    let text = IdempotencyLayer::new(&store).single_tenant().describe();
+    assert!(!text.contains("for each principal"), "{text}");
+}
+
+#[test]
+fn a_layer_shows_its_settings_and_nothing_that_is_kept() {
+    let store = store();
+    drop(store.claim(&reentry::Key::new("ada", "a secret").unwrap(), Fingerprint::of("")).wait().unwrap());
+    let layer = layer(&store).named("payments").strict();
+    let service = tower::Layer::layer(&layer, "the service inside");
+    for shown in [format!("{layer:?}"), format!("{service:?}")] {
+        assert!(shown.contains("payments") && shown.contains("Strict") && !shown.contains("secret"), "{shown}");
+    }
+    assert!(format!("{service:?}").contains("the service inside"));
 }
