@@ -8,7 +8,7 @@ mod support;
 use std::time::Duration;
 
 use reentry::{Claim, Clock, ErrorKind, Loss, ManualClock, SimulatedDisk, State, Store, Timestamp};
-use support::{Dice, START, key, request, run, settle};
+use support::{Dice, START, key, request, run, run_of, settle};
 
 const RETENTION: Duration = Duration::from_secs(1_000);
 const TOMBSTONES: Duration = Duration::from_secs(500);
@@ -228,6 +228,35 @@ fn p11_an_expiry_that_was_told_is_not_undone_by_a_power_cut_and_a_clock_turned_b
             reopened.verify().unwrap();
         }
     }
+}
+
+/// A batch that removes what is over, and ends and forgets another, leaves no row of its time: that must be kept all
+/// the same, or a clock turned back would find the key free before its deadline.
+#[test]
+fn p11_what_a_batch_removed_is_over_after_a_restart_too_though_no_row_of_the_batch_is_left() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let builder = Store::builder().retention(RETENTION).clock(clock.clone());
+    let store = builder.open_by_hand(&disk).unwrap();
+    let begin = |name| {
+        let claim = store.claim(&key(name), request());
+        store.work_by_hand();
+        run_of(claim.wait().unwrap())
+    };
+    let ended = begin("over").complete(&"the answer".to_owned());
+    store.work_by_hand();
+    ended.wait().unwrap();
+    let other = begin("other");
+    clock.advance(RETENTION);
+    let (ended, forgotten) = (other.complete(&"the answer".to_owned()), store.forget(&key("other")));
+    store.work_by_hand();
+    ended.wait().unwrap();
+    assert!(forgotten.wait().unwrap());
+    assert_eq!(store.stats().unwrap().removed, 1, "what is over went in the same batch");
+    let after = disk.killed(disk.calls());
+    let turned_back = ManualClock::at(START);
+    let store = open(&after, &turned_back, Duration::ZERO);
+    let since = run(&store, &key("new")).since();
+    assert!(since >= START + RETENTION, "it goes on at {since}, before what it removed was over");
 }
 
 #[test]

@@ -82,6 +82,17 @@ impl Done {
         !self.moves.is_empty()
     }
 
+    /// Whether a row that it wrote is still there at its end: what one request wrote the next may remove.
+    pub(super) fn leaves_a_row(&self) -> bool {
+        let mut later = self.moves.iter();
+        while let Some(Move { new, .. }) = later.next() {
+            if new.is_some_and(|new| later.clone().all(|other| other.old != Some(new))) {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Publishes where everything went, and only then answers. The batch is durable.
     pub(super) fn publish(mut self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
         for (hash, key) in &self.left {

@@ -327,11 +327,11 @@ impl Writer {
         self.retention.sweep(&mut batch, shared.policy)?;
         let Batch { mut tables, .. } = batch;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
-        // A batch that only removes writes no row that would keep its time.
-        let only_removes = done.is_change() && done.moves.iter().all(|m| m.new.is_none());
+        // A batch that leaves no row of its own keeps its time nowhere else.
+        let leaves_nothing = done.is_change() && !done.leaves_a_row();
         let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
-        if tells_time || only_removes || reserves {
+        if tells_time || leaves_nothing || reserves {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
