@@ -82,17 +82,6 @@ impl Done {
         !self.moves.is_empty()
     }
 
-    /// Whether a row that it wrote is still there at its end: what one request wrote the next may remove.
-    pub(super) fn leaves_a_row(&self) -> bool {
-        let mut later = self.moves.iter();
-        while let Some(Move { new, .. }) = later.next() {
-            if new.is_some_and(|new| later.clone().all(|other| other.old != Some(new))) {
-                return true;
-            }
-        }
-        false
-    }
-
     /// Publishes where everything went, and only then answers. The batch is durable.
     pub(super) fn publish(mut self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
         for (hash, key) in &self.left {
@@ -128,6 +117,14 @@ impl Done {
         publish_rest(shared, &mut unfinished, moves);
         freed
     }
+}
+
+/// A row that these moves wrote and that is still there at their end: what one request wrote the next may remove.
+pub(super) fn row_left(moves: &[Move]) -> Option<Place> {
+    (0..moves.len()).rev().find_map(|nth| {
+        let (movement, later) = moves.get(nth..)?.split_first()?;
+        movement.new.filter(|new| later.iter().all(|other| other.old != Some(*new)))
+    })
 }
 
 impl Move {

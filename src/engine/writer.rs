@@ -15,10 +15,10 @@ use super::Shared;
 use super::batch::{Batch, Numbers, Stop};
 use super::capacity::Draft;
 use super::disk::Fault;
-use super::done::{Done, Move, publish_moves};
+use super::done::{Done, Move, publish_moves, row_left};
 use super::error::engine;
 use super::index::NUMBER_MAX;
-use super::log::{Meta, Tables};
+use super::log::{Meta, Place, Tables};
 use super::queue::Shut;
 use super::request::Request;
 use super::retention::Retention;
@@ -328,7 +328,7 @@ impl Writer {
         let Batch { mut tables, .. } = batch;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
         // A batch that leaves no row of its own keeps its time nowhere else.
-        let leaves_nothing = done.is_change() && !done.leaves_a_row();
+        let leaves_nothing = done.is_change() && row_left(&done.moves).is_none();
         let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
         if tells_time || leaves_nothing || reserves {
@@ -426,14 +426,14 @@ impl Writer {
 /// row that it made and removed again tells nothing. Of a batch without such a place nobody can tell whether the time
 /// that its answers rest on is there; refusing it loses nothing.
 fn landed(shared: &Shared, moves: &[Move]) -> Result<bool> {
-    for Move { old, new, .. } in moves.iter().rev() {
-        match (*old, *new) {
-            (_, Some(new)) if moves.iter().all(|other| other.old != Some(new)) => return shared.log.holds(new),
-            (Some(old), _) if moves.iter().all(|other| other.new != Some(old)) => return Ok(!shared.log.holds(old)?),
-            _ => {}
-        }
+    if let Some(left) = row_left(moves) {
+        return shared.log.holds(left);
     }
-    Ok(false)
+    let was_there = |old: &Place| moves.iter().all(|other| other.new != Some(*old));
+    match moves.iter().filter_map(|moved| moved.old).find(was_there) {
+        Some(removed) => Ok(!shared.log.holds(removed)?),
+        None => Ok(false),
+    }
 }
 
 fn full(error: &Error) -> Error {
