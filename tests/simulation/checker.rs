@@ -258,11 +258,10 @@ impl Checker {
         self.close(now);
         let mut gone = Vec::new();
         let mut ending = None;
-        let owns = self.configs.iter().any(|config| config.state.owner.is_some_and(|owner| owner.run == run));
+        self.lose_reports(run);
         for call in self.pending.iter_mut().filter(|call| call.op.run() == Some(run)) {
             match &mut call.op {
-                // What was refused for a full disk is left behind where the run still owned, and else lost.
-                Op::Report { was_owner, .. } => call.is_left |= *was_owner && (owns || !call.is_unknown),
+                Op::Report { was_owner, .. } => call.is_left |= *was_owner,
                 _ if call.is_unknown => {}
                 Op::End { consumes, .. } => (*consumes, ending) = (true, Some(call.id)),
                 _ => gone.push(call.id),
@@ -275,6 +274,25 @@ impl Checker {
             }
         }
         self.forget(&gone);
+    }
+
+    /// What a full disk refused of a run that leaves is left behind where the run still owns, and else lost: then it is
+    /// as decided, and changes nothing.
+    fn lose_reports(&mut self, run: OpId) {
+        let unknown = |call: &&Pending| call.op.is_report() && call.op.run() == Some(run) && call.is_unknown;
+        for id in self.pending.iter().filter(unknown).map(|call| call.id) {
+            let may_lose = |config: &&Config| {
+                config.state.owner.is_none_or(|owner| owner.run != run)
+                    && config.done.iter().all(|(done, _)| *done != id)
+            };
+            let mut lost: Vec<_> = self.configs.iter().filter(may_lose).cloned().collect();
+            for config in &mut lost {
+                config.done.push((id, Answer::Unheard));
+                config.done.sort_unstable_by_key(|(id, _)| *id);
+            }
+            self.configs.append(&mut lost);
+        }
+        self.dedupe();
     }
 
     /// Somebody looked, and saw this.
