@@ -68,7 +68,8 @@ pub enum OpenCheck {
     /// hidden key is executed twice.
     #[default]
     Full,
-    /// Only what redb and this crate read anyway. For those who know why the file cannot have been damaged.
+    /// Only what redb and this crate read anyway. For those who know why the file cannot have been damaged: damage to
+    /// redb's own tables may then show at the first commit, and end the process there.
     Quick,
 }
 
