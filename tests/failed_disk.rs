@@ -428,8 +428,10 @@ fn p8_p10_rows_that_a_full_disk_has_no_room_for_are_refused_as_such() {
 /// would have made and removed again is not there says nothing.
 #[test]
 fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_at_all() {
-    let mut lost = 0;
-    for (after, for_ever) in (0..12).flat_map(|after| [(after, false), (after, true)]) {
+    let (mut lost, mut landed) = (0, 0);
+    // The write that fails reaches the disk, or nothing of it does.
+    let ways = [(false, 0), (true, 0), (false, 1 << 20)];
+    for (after, (for_ever, written)) in (0..12).flat_map(|after| ways.map(|way| (after, way))) {
         let disk = SimulatedDisk::new();
         let store = Store::builder().open_by_hand(&disk).unwrap();
         let claim = store.claim(&key("order"), request());
@@ -439,11 +441,15 @@ fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_
         store.work_by_hand();
         moved.wait().unwrap();
         let full = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).after(after);
+        let (full, failed) = (full.having_written(written), disk.failed());
         disk.fail([if for_ever { full.for_ever() } else { full }]);
         let (ended, forgotten) = (run.complete(&answer()), store.forget(&key("order")));
         store.work_by_hand();
         disk.fail(None);
-        lost += usize::from(ended.wait().is_err() && forgotten.wait().is_err());
+        let is_told = [ended.wait().is_ok(), forgotten.wait().is_ok_and(|was_there| was_there)];
+        assert_eq!(is_told[0], is_told[1], "one batch, one fate");
+        lost += usize::from(!is_told[0]);
+        landed += usize::from(is_told[0] && disk.failed() > failed);
         let claim = until_taken(|| {
             let claim = store.claim(&key("order"), request());
             store.work_by_hand();
@@ -457,6 +463,7 @@ fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_
         assert_eq!(kept.checkpoint().is_some(), seen == 2, "call {after} failed, for ever: {for_ever}");
     }
     assert!(lost > 2, "the disk was never full while both were in one batch");
+    assert!(landed > 0, "no write that failed was the one that made the commit");
 }
 
 /// The write that fails for want of room may have reached the disk, and while that stays full the file cannot be opened
