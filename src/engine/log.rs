@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
+use super::gathered::Gathered;
 use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
@@ -381,17 +382,25 @@ pub(crate) struct Tables<'t> {
     log: Table<'t, u64, &'static [u8]>,
     tombstones: Option<Table<'t, u64, &'static [u8]>>,
     bodies: Option<Table<'t, u64, &'static [u8]>>,
-    row: Vec<u8>,
+    /// What is to be done to the log before anything of it is read, and before the commit.
+    gathered: Gathered,
 }
 
 impl<'t> Tables<'t> {
     pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
         let log = transaction.open_table(LOG).map_err(engine)?;
-        Ok(Self { transaction, log, tombstones: None, bodies: None, row: Vec::new() })
+        let gathered = Gathered::default();
+        Ok(Self { transaction, log, tombstones: None, bodies: None, gathered })
+    }
+
+    /// Does what is gathered, so that the transaction can be committed.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        if self.gathered.is_empty() { Ok(()) } else { self.gathered.apply(&mut self.log) }
     }
 
     /// The record at `place`, without the bodies that stand apart.
     pub(crate) fn read(&mut self, place: Place) -> Result<Option<Record>> {
+        self.settle()?;
         let row = self.table(place)?.get(place.number()).map_err(engine)?;
         row.map(|row| format::decode(row.value()).map_err(|e| at(place, e))).transpose()
     }
@@ -406,21 +415,26 @@ impl<'t> Tables<'t> {
 
     /// Writes the row of `record` at `place`.
     pub(crate) fn put(&mut self, place: Place, record: &Record) -> Result<()> {
-        let mut row = std::mem::take(&mut self.row);
-        row.clear();
+        if let Place::Log(number) = place {
+            return self.gathered.append(number, |row| format::encode(record, row));
+        }
+        let mut row = Vec::new();
         format::encode(record, &mut row)?;
         self.table(place)?.insert(place.number(), row.as_slice()).map_err(engine)?;
-        self.row = row;
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, place: Place) -> Result<()> {
-        self.table(place)?.remove(place.number()).map_err(engine)?;
+        match place {
+            Place::Log(number) => self.gathered.remove(number),
+            Place::Tombstone(number) => drop(self.table(place)?.remove(number).map_err(engine)?),
+        }
         Ok(())
     }
 
     /// Removes every row up to and with this one.
     pub(crate) fn remove_up_to(&mut self, last: Place) -> Result<()> {
+        self.settle()?;
         self.table(last)?.retain_in(..=last.number(), |_, _| false).map_err(engine)
     }
 
@@ -436,6 +450,7 @@ impl<'t> Tables<'t> {
 
     /// The first rows of the table that `head` is in, up to `most`, without bodies.
     pub(crate) fn head(&mut self, head: Place, most: usize) -> Result<Vec<(Place, Record)>> {
+        self.settle()?;
         let mut rows = Vec::new();
         for row in self.table(head)?.range(head.number()..).map_err(engine)?.take(most) {
             let (number, row) = row.map_err(engine)?;

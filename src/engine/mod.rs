@@ -27,6 +27,7 @@ mod disk;
 mod done;
 mod error;
 mod file;
+mod gathered;
 mod index;
 mod log;
 mod lookup;

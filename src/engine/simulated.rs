@@ -126,7 +126,7 @@ impl SimulatedDisk {
         DiskCall::ALL.iter().zip(state.seen).filter_map(|(kind, seen)| kinds.contains(kind).then_some(seen)).sum()
     }
 
-    /// How many calls went wrong because of a [`DiskFault`].
+    /// How many calls went wrong because of a [`DiskFault`], or for want of [room](Self::set_room).
     pub fn failed(&self) -> usize {
         self.0.lock().failed
     }
@@ -308,9 +308,12 @@ impl State {
         Err(fault.happen())
     }
 
-    fn may_grow(&self, end: u64) -> io::Result<()> {
+    fn may_grow(&mut self, end: u64) -> io::Result<()> {
         match self.room {
-            Some(room) if end > room && end > self.image.len() as u64 => Err(io::ErrorKind::StorageFull.into()),
+            Some(room) if end > room && end > self.image.len() as u64 => {
+                self.failed += 1;
+                Err(io::ErrorKind::StorageFull.into())
+            }
             _ => Ok(()),
         }
     }
@@ -505,6 +508,18 @@ mod tests {
         let failing = (0..10).filter(|nth| call(*nth).is_err()).collect::<Vec<_>>();
         assert_eq!((disk.seen(DiskCall::ALL), disk.failed(), disk.calls()), (10, failing.len(), 10 - failing.len()));
         failing
+    }
+
+    #[test]
+    fn what_finds_no_room_went_wrong_too() {
+        let disk = SimulatedDisk::new();
+        disk.set_room(Some(4));
+        assert!(disk.write(0, &[7; 4]).is_ok() && disk.write(1, &[7]).is_ok(), "within its room");
+        let full = Some(io::ErrorKind::StorageFull);
+        assert_eq!([disk.write(4, &[7]), disk.set_len(5)].map(|call| call.err().map(|error| error.kind())), [full; 2]);
+        assert_eq!((disk.failed(), disk.image()), (2, vec![7; 4]));
+        disk.set_room(None);
+        assert!(disk.set_len(5).is_ok());
     }
 
     #[test]

@@ -326,6 +326,7 @@ impl Writer {
         batch.write_results()?;
         self.retention.sweep(&mut batch, shared.policy)?;
         let Batch { mut tables, .. } = batch;
+        tables.settle()?;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
         // A batch that leaves no row of its own keeps its time nowhere else.
         let leaves_nothing = done.is_change() && row_left(&done.moves).is_none();

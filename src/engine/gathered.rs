@@ -1,0 +1,185 @@
+//! What a batch appends to the log and takes from it, done at once: redb then walks down its tree once for many rows and
+//! not for each of them.
+//!
+//! Invariants:
+//! 1. Numbers are appended in ascending order, above all that the log has: every number is given once.
+//! 2. A row that a batch appends and removes again never reaches redb.
+
+use std::ops::{Bound, Range};
+
+use redb::Table;
+
+use super::error::engine;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Rows that leave are looked for together where no more than this many stand from one to the next.
+const GAP_MAX: u64 = 8;
+
+/// Rows that wait to be done.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    /// The bytes of all that is appended, one after the other.
+    bytes: Vec<u8>,
+    /// The number of each, and where its bytes are; no bytes where it was removed again.
+    appended: Vec<(u64, Range<usize>)>,
+    removed: Vec<u64>,
+}
+
+impl Gathered {
+    pub(super) fn is_empty(&self) -> bool {
+        self.appended.is_empty() && self.removed.is_empty()
+    }
+
+    /// Appends the row that `encode` writes.
+    pub(super) fn append(&mut self, number: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+        let start = self.bytes.len();
+        encode(&mut self.bytes)?;
+        self.appended.push((number, start..self.bytes.len()));
+        Ok(())
+    }
+
+    pub(super) fn remove(&mut self, number: u64) {
+        match self.appended.binary_search_by_key(&number, |(number, _)| *number) {
+            Ok(at) => drop(self.appended.remove(at)),
+            Err(_) => self.removed.push(number),
+        }
+    }
+
+    /// Does all of it.
+    pub(super) fn apply(&mut self, log: &mut Table<'_, u64, &'static [u8]>) -> Result<()> {
+        match &self.appended[..] {
+            [] => {}
+            [(number, at)] => drop(log.insert(number, bytes_of(&self.bytes, at)?).map_err(engine)?),
+            many => {
+                let mut end = log.upper_bound_mut(Bound::<u64>::Unbounded).map_err(engine)?;
+                for (number, at) in many {
+                    end.insert_before(number, bytes_of(&self.bytes, at)?).map_err(engine)?;
+                }
+                end.close().map_err(engine)?;
+            }
+        }
+        self.removed.sort_unstable();
+        for together in self.removed.chunk_by(|one, next| next - one <= GAP_MAX) {
+            remove(log, together)?;
+        }
+        self.removed.clear();
+        self.appended.clear();
+        self.bytes.clear();
+        Ok(())
+    }
+}
+
+fn bytes_of<'b>(bytes: &'b [u8], at: &Range<usize>) -> Result<&'b [u8]> {
+    bytes.get(at.clone()).ok_or_else(|| Error::new(ErrorKind::Failed, "a row was gathered without its bytes"))
+}
+
+/// Removes these numbers, which are in ascending order. One that has no row is none to remove.
+fn remove(log: &mut Table<'_, u64, &'static [u8]>, numbers: &[u64]) -> Result<()> {
+    match numbers {
+        [] => {}
+        [number] => drop(log.remove(number).map_err(engine)?),
+        [first, .., last] => {
+            let mut left = numbers.iter().peekable();
+            let stays = |number: u64, _: &[u8]| {
+                while left.next_if(|leaves| **leaves < number).is_some() {}
+                left.next_if(|leaves| **leaves == number).is_none()
+            };
+            log.retain_in(*first..=*last, stays).map_err(engine)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use proptest::prelude::*;
+    use redb::{Database, ReadableTable, TableDefinition};
+
+    use super::*;
+
+    const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
+
+    /// A log in memory, done to in batches, and what it ought to hold.
+    struct Both {
+        database: Database,
+        rows: BTreeMap<u64, Vec<u8>>,
+        next: u64,
+    }
+
+    impl Both {
+        fn new() -> Self {
+            let memory = redb::backends::InMemoryBackend::new();
+            let database = redb::Builder::new().create_with_backend(memory).unwrap();
+            Self { database, rows: BTreeMap::new(), next: 1 }
+        }
+
+        /// Appends so many rows, and removes of all there are those that `leaves` chooses, in the order it gives them.
+        fn batch(&mut self, appended: u64, leaves: impl Fn(&[u64]) -> Vec<u64>) {
+            let transaction = self.database.begin_write().unwrap();
+            let mut log = transaction.open_table(LOG).unwrap();
+            let mut gathered = Gathered::default();
+            for _ in 0..appended {
+                let number = self.next;
+                let row = vec![number.to_le_bytes()[0]; usize::try_from(number % 300).unwrap()];
+                gathered.append(number, |bytes| Ok(bytes.extend_from_slice(&row))).unwrap();
+                self.rows.insert(number, row);
+                // Bodies of their own take numbers too.
+                self.next += 1 + number % 3;
+            }
+            for number in leaves(&self.rows.keys().copied().collect::<Vec<_>>()) {
+                gathered.remove(number);
+                self.rows.remove(&number);
+            }
+            gathered.apply(&mut log).unwrap();
+            assert!(gathered.is_empty());
+            let held = log.iter().unwrap().map(|row| row.map(|(number, row)| (number.value(), row.value().to_vec())));
+            assert_eq!(held.collect::<Result<BTreeMap<_, _>, _>>().unwrap(), self.rows);
+            drop(log);
+            transaction.commit().unwrap();
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn after_every_batch_the_log_holds_what_it_ought_to(
+            batches in prop::collection::vec((0..40_u64, prop::collection::vec(any::<prop::sample::Index>(), 0..40)), 1..12)
+        ) {
+            let mut both = Both::new();
+            for (appended, leaves) in batches {
+                both.batch(appended, |rows| {
+                    let mut left: Vec<u64> = Vec::new();
+                    for leaves in leaves.iter().filter(|_| !rows.is_empty()) {
+                        let number = *leaves.get(rows);
+                        if !left.contains(&number) {
+                            left.push(number);
+                        }
+                    }
+                    left
+                });
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_removed_and_not_there_is_nothing_to_remove() {
+        let mut both = Both::new();
+        both.batch(20, |_| Vec::new());
+        both.batch(0, |rows| rows.iter().flat_map(|number| [*number, *number + 1]).collect());
+        both.batch(0, |_| vec![3]);
+        assert!(both.rows.is_empty());
+    }
+
+    #[test]
+    fn a_number_that_the_log_is_past_already_is_an_error() {
+        let both = Both::new();
+        let transaction = both.database.begin_write().unwrap();
+        let mut log = transaction.open_table(LOG).unwrap();
+        let mut gathered = Gathered::default();
+        for number in [7, 5] {
+            gathered.append(number, |row| Ok(row.push(1))).unwrap();
+        }
+        assert_eq!(gathered.apply(&mut log).unwrap_err().kind(), ErrorKind::Failed);
+    }
+}
