@@ -103,6 +103,10 @@ pub enum ErrorKind {
     WouldDeadlock,
     /// The caller stopped waiting; nothing was changed on its behalf. Ask again, or tell the client to come back.
     TimedOut,
+    /// The caller's own report of progress broke the call off. Nothing is left of what it made; call again for it.
+    Cancelled,
+    /// Something stands already at the path where a copy was to be made. Nothing was changed; name another path.
+    Exists,
     /// The change may be durable or may not: its commit failed, or its caller stopped waiting for it. Claim the key
     /// again (after reopening the store, where it has failed) to learn how far the operation got.
     OutcomeUnknown,

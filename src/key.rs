@@ -17,6 +17,9 @@ pub(crate) const KEY_BYTES_MAX: usize = 255;
 /// Longest name of a checkpoint, in bytes.
 pub(crate) const NAME_BYTES_MAX: usize = 128;
 
+/// Hexadecimal digits of a key's digest, as logs show it.
+const DIGEST_DIGITS: usize = 12;
+
 // The length prefixes are single bytes.
 const _: () = assert!(SCOPE_BYTES_MAX <= 255 && KEY_BYTES_MAX <= 255 && NAME_BYTES_MAX <= 255);
 
@@ -82,6 +85,23 @@ impl Key {
         self.text.get(usize::from(self.scope_len)..).unwrap_or_default()
     }
 
+    /// What logs show of it: 12 hexadecimal digits of the BLAKE3 digest of its scope and key, length first. The same
+    /// after every restart, so that an operator who has a key finds its lines. It hides a key that nobody can guess;
+    /// whoever can guess keys can digest the guesses.
+    ///
+    /// ```
+    /// use reentry::Key;
+    ///
+    /// let key = Key::new("checkout/customer-42", "8e03978e-40d5-43dd-bc93-6894a57f9324")?;
+    /// assert_eq!(format!("{key:?}"), format!("Key(#{})", key.digest()));
+    /// # Ok::<(), reentry::Error>(())
+    /// ```
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[self.scope_len]).update(self.text.as_bytes());
+        hasher.finalize().to_hex().chars().take(DIGEST_DIGITS).collect()
+    }
+
     /// Bytes it takes, for limits by size.
     pub(crate) fn len(&self) -> usize {
         self.text.len()
@@ -103,10 +123,7 @@ impl Hash for Key {
 
 impl fmt::Debug for Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update(&[self.scope_len]).update(self.text.as_bytes());
-        let digest = hasher.finalize().to_hex();
-        write!(f, "Key(#{})", digest.get(..12).unwrap_or_default())
+        write!(f, "Key(#{})", self.digest())
     }
 }
 

@@ -166,7 +166,7 @@ impl Run {
     pub fn refresh(&mut self) -> Result<Option<Checkpoint>> {
         self.check_not_over()?;
         if !self.ownership.stands() {
-            return Err(fenced("stop and change nothing more"));
+            return Err(self.fenced("stop and change nothing more"));
         }
         // Nothing is there as long as the claim is deferred.
         if let Some((read, _)) = self.engine.look(self.key())? {
@@ -428,7 +428,7 @@ impl Run {
         self.engine.report(&self.ownership, command);
         // Asked again: whoever entered before this stood in the queue is decided first, and it is evidence then.
         if !was_owner || !self.ownership.stands() {
-            return Err(fenced("stop; what its step came to is kept as evidence"));
+            return Err(self.fenced("stop; what its step came to is kept as evidence"));
         }
         let at = self.engine.time();
         let mut seen = self.seen.lock();
@@ -457,7 +457,7 @@ impl Run {
 
     /// Fails where somebody took the operation away: no effect is begun then.
     pub(crate) fn check_stands(&self) -> Result<()> {
-        if self.ownership.stands() { Ok(()) } else { Err(fenced("stop and do no further effect")) }
+        if self.ownership.stands() { Ok(()) } else { Err(self.fenced("stop and do no further effect")) }
     }
 
     /// Whether this run asked for the step before and was not given its result.
@@ -506,16 +506,17 @@ impl Run {
         self.seen.lock().is_over
     }
 
+    fn fenced(&self, what_now: &str) -> Error {
+        self.engine.count_fenced();
+        Error::new(ErrorKind::Fenced, format!("this run no longer owns the operation; {what_now}"))
+    }
+
     fn check_not_over(&self) -> Result<()> {
         if self.seen.lock().is_over {
             return Err(Error::new(ErrorKind::Finished, "this run has ended the operation; drop it"));
         }
         Ok(())
     }
-}
-
-fn fenced(what_now: &str) -> Error {
-    Error::new(ErrorKind::Fenced, format!("this run no longer owns the operation; {what_now}"))
 }
 
 /// The command that says what became of a step, after all of it was checked.

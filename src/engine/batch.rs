@@ -166,7 +166,10 @@ impl<'b, 't> Batch<'b, 't> {
             return Ok(Told::Refused(refusal));
         }
         Ok(match decision {
-            Decision::Refuse(refusal) => Told::Refused(refused(refusal)),
+            Decision::Refuse(refusal) => {
+                self.done.fenced += u64::from(matches!(refusal, Refusal::Fenced));
+                Told::Refused(refused(refusal))
+            }
             Decision::Stand(standing) => self.stand(touched, standing, request)?,
             Decision::Change(Change::Unseat) => unseat(touched),
             Decision::Change(Change::Remove) => self.change(touched, Change::Remove, request)?,

@@ -12,10 +12,11 @@ use std::fmt;
 use std::io;
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::StorageBackend;
 
-use crate::sync::plain::{AtomicBool, Mutex, Ordering, RwLock};
+use crate::sync::plain::{AtomicBool, AtomicU64, Instant, Mutex, Ordering, RwLock};
 
 /// The error type of redb's backend calls: `redb::BackendError` under its `experimental-api-5`.
 type BackendError = io::Error;
@@ -74,6 +75,8 @@ struct Inner {
     opening: AtomicBool,
     staged: Mutex<Option<Staged>>,
     fault: Mutex<Option<Fault>>,
+    /// How long syncs took since that was last asked for.
+    sync_nanos: AtomicU64,
 }
 
 impl Backend {
@@ -91,7 +94,8 @@ impl Backend {
 
     fn new(disk: Arc<dyn Disk>, staged: Option<Staged>) -> Self {
         let opening = AtomicBool::new(staged.is_some());
-        Self(Arc::new(Inner { disk, opening, staged: Mutex::new(staged), fault: Mutex::new(None) }))
+        let (staged, fault, sync_nanos) = (Mutex::new(staged), Mutex::default(), AtomicU64::default());
+        Self(Arc::new(Inner { disk, opening, staged, fault, sync_nanos }))
     }
 
     /// Writes what was staged, in its order and with its syncs, and from now on writes at once.
@@ -112,6 +116,11 @@ impl Backend {
     /// The gravest fault since a batch began.
     pub(crate) fn fault(&self) -> Option<Fault> {
         *self.0.fault.lock()
+    }
+
+    /// How long syncs took since this was last asked.
+    pub(crate) fn take_sync_time(&self) -> Duration {
+        Duration::from_nanos(self.0.sync_nanos.swap(0, Ordering::Relaxed))
     }
 
     /// A batch begins. A fault that kept nothing from being committed before it was met by a reader, or by a write
@@ -172,7 +181,11 @@ impl StorageBackend for Backend {
             staged.calls.push(Call::Sync);
             Ok(())
         };
-        self.call(true, staged_sync, Disk::sync)
+        let began = Instant::now();
+        let synced = self.call(true, staged_sync, Disk::sync);
+        let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
+        self.0.sync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        synced
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {

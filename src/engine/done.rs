@@ -6,12 +6,11 @@
 //! 3. What one request did to a key's place and to its owner shows at once, and in the order of the requests. The rows
 //!    before the last are gone, so a reader finds the last with the owner that it was decided with, or a later one.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Shared;
 use super::capacity::Draft;
-use super::index::{KeyHash, Open, Owner, Shard, Tally, Waiter};
+use super::index::{KeyHash, Open, Opens, Owner, Shard, Tally, Waiter};
 use super::log::Place;
 use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
 use crate::clock::Now;
@@ -37,6 +36,8 @@ pub(super) struct Done {
     pub(super) removed: u64,
     /// How many operations might not begin for what is kept already.
     pub(super) refused: u64,
+    /// How many calls came from runs that had lost their operation.
+    pub(super) fenced: u64,
     /// Whether an answer rests on time that no row of this batch keeps.
     pub(super) tells_time: bool,
 }
@@ -92,8 +93,9 @@ impl Done {
         }
         shared.ledger.publish(std::mem::take(&mut self.draft));
         let freed = self.publish_requests(shared, requests);
-        shared.counters.removed.fetch_add(self.removed, Ordering::Relaxed);
-        shared.counters.refused.fetch_add(self.refused, Ordering::Relaxed);
+        shared.meter.removed.fetch_add(self.removed, Ordering::Relaxed);
+        shared.meter.refused.fetch_add(self.refused, Ordering::Relaxed);
+        shared.meter.fenced.fetch_add(self.fenced, Ordering::Relaxed);
         for ((request, (told, _)), freed) in requests.drain(..).zip(self.told).zip(freed) {
             answer(shared, request, told, freed);
         }
@@ -129,10 +131,10 @@ pub(super) fn row_left(moves: &[Move]) -> Option<Place> {
 
 impl Move {
     /// Counts the operation among the unfinished, or no longer.
-    fn list(&self, unfinished: &mut BTreeMap<u64, Open>) {
+    fn list(&self, unfinished: &mut Opens) {
         match self.new.zip(self.tally) {
             Some((place, tally)) => unfinished.insert(self.born, Open { place, tally }),
-            None => unfinished.remove(&self.born),
+            None => unfinished.remove(self.born),
         };
     }
 }
@@ -159,7 +161,7 @@ pub(super) fn publish_moves(shared: &Shared, moves: &[Move], draft: Draft) {
     publish_rest(shared, &mut shared.index.unfinished(), moves.iter());
 }
 
-fn publish_rest<'m>(shared: &Shared, unfinished: &mut BTreeMap<u64, Open>, moves: impl Iterator<Item = &'m Move>) {
+fn publish_rest<'m>(shared: &Shared, unfinished: &mut Opens, moves: impl Iterator<Item = &'m Move>) {
     for movement in moves {
         shared.index.replace(movement.hash, movement.old, movement.new);
         movement.list(unfinished);

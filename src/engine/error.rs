@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
+use super::log::broken_off;
 use crate::error::{Error, ErrorKind, Result};
 
 /// An error of redb's as one of ours.
@@ -20,6 +21,7 @@ pub(crate) fn engine(error: impl Into<redb::Error>) -> Error {
         redb::Error::DatabaseAlreadyOpen => (ErrorKind::InUse, "the file is open elsewhere"),
         redb::Error::UpgradeRequired(_) => (ErrorKind::NotAStore, "the file has a format of redb that is too old"),
         redb::Error::PreviousIo => (ErrorKind::Failed, "the disk failed before; reopen the store"),
+        redb::Error::RepairAborted => return broken_off(),
         redb::Error::DatabaseClosed => (ErrorKind::Closed, "the store is closed"),
         _ => (ErrorKind::Failed, "the engine failed; reopen the store"),
     };

@@ -121,6 +121,46 @@ pub(crate) fn open(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>
     }
 }
 
+/// Makes a file at `path`, readable by its owner only, that `fill` fills: whole, synced and under its name, or not at
+/// all. What stands at `path` is never replaced.
+///
+/// # Errors
+///
+/// With the path in the message: `Exists`, `InUse` where another copy is being made there, `Full` or `Io`; and those of
+/// `fill`.
+pub(crate) fn create_copy(path: &Path, fill: impl FnOnce(Arc<dyn Disk>) -> Result<()>) -> Result<()> {
+    let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
+    let failed = |error| io_error("cannot create", path, error);
+    let exists = || Error::new(ErrorKind::Exists, format!("{} exists already; name another file", path.display()));
+    let Some(creating) = creating(&absolute) else { return Err(not_a_store(path, "names no file")) };
+    if fs::symlink_metadata(&absolute).is_ok() {
+        return Err(exists());
+    }
+    if fs::symlink_metadata(&creating).is_ok_and(|found| !found.is_file()) {
+        return Err(not_a_store(&creating, "is in the way of creating the copy; remove it"));
+    }
+    let file = new_file().open(&creating).map_err(failed)?;
+    let locked = Arc::new(lock(file, &creating, path)?);
+    // One that died after it gave the file its name left both; the file was moved away since, and is not ours to clear.
+    let is_ours =
+        is_same(&locked.file, &creating).map_err(failed)? && !has_another_name(&locked.file).map_err(failed)?;
+    if !is_ours {
+        return Err(Error::new(ErrorKind::InUse, format!("{} was made by another; remove it", creating.display())));
+    }
+    let made = locked.set_len(0).map_err(failed).and_then(|()| fill(Arc::<RealFile>::clone(&locked)));
+    let made = made.and_then(|()| locked.file.sync_all().map_err(failed)).and_then(|()| {
+        // Asked again, since the way of naming it may be one that replaces.
+        if fs::symlink_metadata(&absolute).is_ok() { Err(exists()) } else { Ok(()) }
+    });
+    let named = made.and_then(|()| give_name(&creating, &absolute).map_err(failed));
+    let named = named.and_then(|()| match is_same(&locked.file, &absolute) {
+        Ok(true) => sync_folder(&absolute).map_err(failed),
+        _ => Err(exists()),
+    });
+    let removed = remove_name(&creating, &absolute).map_err(failed);
+    named.and(removed)
+}
+
 /// Fails where others than its owner may write to a store's folder, and so put another file in its place.
 ///
 /// # Errors

@@ -11,6 +11,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::ops::Bound;
 use std::sync::Arc;
 
 use hashbrown::HashTable;
@@ -43,9 +44,9 @@ pub(crate) struct Index {
     /// Which bits of a hash count: all of them, but for tests.
     hash_mask: u64,
     shards: Box<[Mutex<Shard>]>,
-    /// Every unfinished operation by the number it was born under: oldest first.
-    unfinished: Mutex<BTreeMap<u64, Open>>,
+    unfinished: Mutex<Opens>,
     operations: AtomicU64,
+    tombstones: AtomicU64,
 }
 
 /// One part of the index; all of one key is in the same part.
@@ -86,9 +87,75 @@ pub(crate) struct Open {
     pub(crate) tally: Tally,
 }
 
+/// Every unfinished operation by the number it was born under, oldest first, and how many are what.
+#[derive(Debug)]
+pub(crate) struct Opens {
+    by_birth: BTreeMap<u64, Open>,
+    /// After how many runs an operation is stuck.
+    attempts_max: u32,
+    in_doubt: u64,
+    tried_enough: u64,
+}
+
+impl Opens {
+    fn new(attempts_max: u32) -> Self {
+        Self { by_birth: BTreeMap::new(), attempts_max, in_doubt: 0, tried_enough: 0 }
+    }
+
+    pub(crate) fn insert(&mut self, born: u64, open: Open) {
+        self.remove(born);
+        self.in_doubt += u64::from(open.tally.is_in_doubt);
+        self.tried_enough += u64::from(open.tally.tries >= self.attempts_max);
+        self.by_birth.insert(born, open);
+    }
+
+    pub(crate) fn remove(&mut self, born: u64) {
+        if let Some(Open { tally, .. }) = self.by_birth.remove(&born) {
+            self.in_doubt -= u64::from(tally.is_in_doubt);
+            self.tried_enough -= u64::from(tally.tries >= self.attempts_max);
+        }
+    }
+
+    pub(crate) fn get(&self, born: u64) -> Option<Open> {
+        self.by_birth.get(&born).copied()
+    }
+
+    /// Those born after this number.
+    pub(crate) fn after(&self, born: u64) -> impl Iterator<Item = (u64, Open)> {
+        let range = (Bound::Excluded(born), Bound::Unbounded);
+        self.by_birth.range(range).map(|(born, open)| (*born, *open))
+    }
+
+    pub(crate) fn len(&self) -> u64 {
+        self.by_birth.len() as u64
+    }
+
+    /// How many have a step in doubt.
+    pub(crate) fn in_doubt(&self) -> u64 {
+        self.in_doubt
+    }
+
+    /// How many have had so many runs that they are stuck, where none is at work.
+    pub(crate) fn tried_enough(&self) -> u64 {
+        self.tried_enough
+    }
+
+    /// Whether this one has.
+    pub(crate) fn is_tried_enough(&self, born: u64) -> bool {
+        self.by_birth.get(&born).is_some_and(|open| open.tally.tries >= self.attempts_max)
+    }
+
+    /// When the oldest was first claimed.
+    pub(crate) fn oldest_since(&self) -> Option<Timestamp> {
+        self.by_birth.first_key_value().map(|(_, open)| open.tally.since)
+    }
+}
+
 /// What is counted of an unfinished operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Tally {
+    /// When it was claimed for the first time.
+    pub(crate) since: Timestamp,
     /// How many runs count towards its being stuck.
     pub(crate) tries: u32,
     pub(crate) is_in_doubt: bool,
@@ -98,7 +165,8 @@ impl Tally {
     /// None where the operation is not unfinished.
     pub(crate) fn of(record: &Record) -> Option<Self> {
         let is_in_doubt = || record.steps.iter().any(crate::record::Step::is_in_doubt);
-        record.is_unfinished().then(|| Self { tries: record.tries(), is_in_doubt: is_in_doubt() })
+        let tally = || Self { since: record.since, tries: record.tries(), is_in_doubt: is_in_doubt() };
+        record.is_unfinished().then(tally)
     }
 }
 
@@ -136,13 +204,14 @@ impl Waiter {
 }
 
 impl Index {
-    pub(crate) fn new(hash_mask: u64) -> Self {
+    pub(crate) fn new(hash_mask: u64, attempts_max: u32) -> Self {
         Self {
             hasher: RandomState::new(),
             hash_mask,
             shards: std::iter::repeat_with(Mutex::default).take(SHARDS).collect(),
-            unfinished: Mutex::default(),
+            unfinished: Mutex::new(Opens::new(attempts_max)),
             operations: AtomicU64::new(0),
+            tombstones: AtomicU64::new(0),
         }
     }
 
@@ -175,12 +244,14 @@ impl Index {
         match (old, new) {
             (None, None) => {}
             (None, Some(new)) => {
+                self.count_tombstone(None, Some(new));
                 shard.slots.insert_unique(spread(hash.tag()), Slot::new(hash, new), Slot::spread);
                 self.operations.fetch_add(1, Ordering::Relaxed);
             }
             (Some(old), new) => {
                 let same = |slot: &Slot| slot.tag == hash.tag() && slot.place() == old;
                 let Ok(mut found) = shard.slots.find_entry(spread(hash.tag()), same) else { return };
+                self.count_tombstone(Some(old), new);
                 match new {
                     Some(new) => *found.get_mut() = Slot::new(hash, new),
                     None => {
@@ -198,7 +269,21 @@ impl Index {
         self.operations.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn unfinished(&self) -> MutexGuard<'_, BTreeMap<u64, Open>> {
+    /// How many of them are tombstones.
+    pub(crate) fn tombstones(&self) -> u64 {
+        self.tombstones.load(Ordering::Relaxed)
+    }
+
+    fn count_tombstone(&self, old: Option<Place>, new: Option<Place>) {
+        let is_one = |place: Option<Place>| matches!(place, Some(Place::Tombstone(_)));
+        match (is_one(old), is_one(new)) {
+            (false, true) => drop(self.tombstones.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.tombstones.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
+        }
+    }
+
+    pub(crate) fn unfinished(&self) -> MutexGuard<'_, Opens> {
         self.unfinished.lock()
     }
 
@@ -366,7 +451,8 @@ impl KeyHash {
         self.0
     }
 
-    fn shard(self) -> u8 {
+    /// Which part of the index it belongs to.
+    pub(crate) fn shard(self) -> u8 {
         self.0.to_be_bytes()[0]
     }
 
@@ -418,7 +504,7 @@ mod tests {
 
     #[test]
     fn a_kept_operation_takes_32_bytes_of_index_at_most() {
-        let index = Index::new(u64::MAX);
+        let index = Index::new(u64::MAX, 16);
         for n in 0..300_000 {
             index.replace(index.hash(&key(n)), None, Some(Place::Log(n)));
             if n % 5_000 == 4_999 && n > 50_000 {
@@ -430,7 +516,7 @@ mod tests {
 
     #[test]
     fn every_place_comes_back_and_goes_when_it_is_removed() {
-        let index = Index::new(u64::MAX);
+        let index = Index::new(u64::MAX, 16);
         for n in 0..10_000 {
             let place = if n % 2 == 0 { Place::Log(n) } else { Place::Tombstone(NUMBER_MAX - n) };
             index.replace(index.hash(&key(n)), None, Some(place));
@@ -447,7 +533,7 @@ mod tests {
 
     #[test]
     fn memory_is_given_back_when_most_is_gone() {
-        let index = Index::new(u64::MAX);
+        let index = Index::new(u64::MAX, 16);
         for n in 0..300_000 {
             index.replace(index.hash(&key(n)), None, Some(Place::Log(n)));
         }
@@ -464,7 +550,7 @@ mod tests {
 
     #[test]
     fn p9_two_keys_of_one_hash_keep_a_place_each() {
-        let index = Index::new(u64::MAX);
+        let index = Index::new(u64::MAX, 16);
         let hash = index.hash(&key(1));
         index.replace(hash, None, Some(Place::Log(1)));
         index.replace(hash, None, Some(Place::Log(2)));

@@ -8,7 +8,9 @@
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::ops::ControlFlow;
 use std::sync::Arc;
+use std::time::Duration;
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
@@ -19,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
 use super::gathered::Gathered;
+use super::index::NUMBER_MAX;
 use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
@@ -37,6 +40,10 @@ const SHARE_OF_CHECK: f64 = 0.5;
 
 /// How many rows are read from one report of progress to the next.
 const ROWS_A_REPORT: u32 = 16 * 1024;
+
+/// How many numbers a copy leaves to the original, which goes on: a token that either gives is never one of the
+/// other's. Eight million copies of copies use them up; then a copy goes on where the original was.
+const NUMBERS_OF_THE_ORIGINAL: u64 = 1 << 40;
 
 /// Where the one meta row stands.
 const META_ROW: u64 = 0;
@@ -79,9 +86,12 @@ pub enum OpenCheck {
 pub(crate) struct Opening {
     pub(crate) check: OpenCheck,
     pub(crate) cache_bytes: usize,
-    /// Told the share of the work that is done.
-    pub(crate) progress: Arc<dyn Fn(f64) + Send + Sync>,
+    /// Told the share of the work that is done; may break it off.
+    pub(crate) progress: Arc<OnProgress>,
 }
+
+/// What is told which share of a long work is done, and may break it off.
+pub(crate) type OnProgress = dyn Fn(f64) -> ControlFlow<()> + Send + Sync;
 
 /// An open file of records.
 #[derive(Debug)]
@@ -158,6 +168,26 @@ impl Log {
         Ok((Self { disk, cache_bytes: opening.cache_bytes, open: RwLock::new(State::Open(open)) }, meta))
     }
 
+    /// Opens and checks a copy of a file of records, lets `each` see every record, and closes it: whole, and needing no
+    /// repair when it is next opened. What is numbered after that is numbered higher than what the original numbers.
+    pub(crate) fn settle_copy(
+        disk: Arc<dyn Disk>,
+        opening: &Opening,
+        mut each: impl FnMut(Record) -> Result<()>,
+    ) -> Result<()> {
+        unwound(|| {
+            let open = Open::staged(disk, opening)?;
+            let mut meta = open.meta()?;
+            open.scan(opening, |_, record| each(record))?;
+            open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+            meta.next = meta.next.max(meta.next.saturating_add(NUMBERS_OF_THE_ORIGINAL).min(NUMBER_MAX / 2));
+            let transaction = open.database.begin_write().map_err(engine)?;
+            write_meta(&transaction, meta)?;
+            transaction.commit().map_err(engine)?;
+            open.database.close().map_err(engine)
+        })
+    }
+
     /// Closes redb and opens it anew on the same disk, as redb asks for after a fault.
     ///
     /// # Errors
@@ -209,6 +239,11 @@ impl Log {
     /// The gravest fault of the disk since a batch began.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.open.read().opened().ok().and_then(|open| open.backend.fault())
+    }
+
+    /// How long syncs took since this was last asked.
+    pub(crate) fn take_sync_time(&self) -> Duration {
+        self.open.read().opened().map(|open| open.backend.take_sync_time()).unwrap_or_default()
     }
 
     /// Fails where the file is no longer what its name leads to, or no longer as long as it was made.
@@ -310,7 +345,11 @@ impl Open {
         let backend = Backend::staged(disk).map_err(unreadable)?;
         let mut builder = builder(opening.cache_bytes);
         let progress = Arc::clone(&opening.progress);
-        builder.set_repair_callback(move |session| progress(session.progress() * SHARE_OF_CHECK));
+        builder.set_repair_callback(move |session| {
+            if progress(session.progress() * SHARE_OF_CHECK).is_break() {
+                session.abort();
+            }
+        });
         builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
         let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
         Ok(Self { database, backend })
@@ -343,13 +382,24 @@ impl Open {
                 seen = seen.saturating_add(1);
                 if seen.is_multiple_of(ROWS_A_REPORT) {
                     let done = f64::from(seen) / f64::from(u32::try_from(total).unwrap_or(u32::MAX));
-                    (opening.progress)(SHARE_OF_CHECK + done.min(1.0) * (1.0 - SHARE_OF_CHECK));
+                    tell(opening, SHARE_OF_CHECK + done.min(1.0) * (1.0 - SHARE_OF_CHECK))?;
                 }
             }
         }
-        (opening.progress)(1.0);
-        Ok(())
+        tell(opening, 1.0)
     }
+}
+
+fn tell(opening: &Opening, share: f64) -> Result<()> {
+    match (opening.progress)(share) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(()) => Err(broken_off()),
+    }
+}
+
+/// Whoever was told of the progress wants no more of it.
+pub(crate) fn broken_off() -> Error {
+    Error::new(ErrorKind::Cancelled, "broken off by its own report of progress; nothing is left of it")
 }
 
 impl Place {

@@ -63,7 +63,7 @@ impl Shared {
                 None => {}
             }
             let is_settled = self.is_settled();
-            let next = self.index.unfinished().get(&born).map(|open| open.place);
+            let next = self.index.unfinished().get(born).map(|open| open.place);
             if is_settled && next == place {
                 return Err(missing(found));
             }

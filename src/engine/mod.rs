@@ -6,8 +6,8 @@
 //!
 //! What the server writes of its own in the same commit goes through [`transaction`].
 
-use std::collections::HashSet;
 use std::fmt;
+use std::ops::ControlFlow;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::path::Path;
 use std::sync::Arc;
@@ -16,21 +16,24 @@ use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise, thread_waited_for};
-use crate::record::transitions::{Ask, Command, Policy, has_lapsed, is_kept, is_over};
+use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
 use crate::record::{Outcome, Record};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 
+mod backup;
 mod batch;
 mod capacity;
 mod disk;
 mod done;
 mod error;
+mod figures;
 mod file;
 mod gathered;
 mod index;
 mod log;
 mod lookup;
+mod meter;
 #[cfg(any(test, feature = "testing"))]
 mod mishap;
 #[cfg(all(test, loom))]
@@ -40,17 +43,24 @@ mod request;
 mod retention;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
+mod snapshot;
 mod transaction;
 mod verify;
 mod writer;
 
+pub(crate) use backup::Made;
 use capacity::Ledger;
 pub(crate) use capacity::{Capacity, Most};
 pub(crate) use disk::Disk;
+pub use figures::Condition;
+pub(crate) use figures::Figures;
 use index::{Index, KeyHash, Open, Tally, Waiter};
+pub(crate) use log::OnProgress;
 pub use log::OpenCheck;
 pub(crate) use log::Opening;
 use log::{Log, Place};
+pub(crate) use meter::Noted;
+use meter::{Answered, Meter};
 #[cfg(any(test, feature = "testing"))]
 pub use mishap::{DiskCall, DiskFault};
 pub(crate) use queue::QueueLimits;
@@ -59,6 +69,7 @@ pub(crate) use request::{Advanced, Carried, Claimed, Granted, Known, Ownership, 
 use request::{OwnRows, Reply, Request, Turn};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Loss, SimulatedDisk, Unsynced};
+use snapshot::LiveDisk;
 pub use transaction::{ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
 pub(crate) use verify::Verdict;
 use writer::Writer;
@@ -94,25 +105,21 @@ pub(crate) struct Shared {
     queue: Arc<Queue>,
     index: Index,
     log: Log,
+    disk: Arc<LiveDisk>,
     timeline: Timeline,
     policy: Policy,
     ledger: Ledger,
+    /// Held by the writer while it does a batch and publishes it.
+    at_work: Mutex<()>,
     /// Whether something may be on disk that is not published yet.
     is_moving: AtomicBool,
     /// Whether the writer is gone, so that nobody may wait for anything any more.
     ended: AtomicBool,
     /// The highest time that a restart is sure to see.
     durable_time: AtomicU64,
-    counters: Counters,
-}
-
-/// What happened since the store was opened.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) commits: AtomicU64,
-    pub(crate) changes: AtomicU64,
-    pub(crate) removed: AtomicU64,
-    pub(crate) refused: AtomicU64,
+    meter: Meter,
+    /// Whether the last batch met a full disk.
+    is_full: AtomicBool,
 }
 
 impl Engine {
@@ -165,7 +172,8 @@ impl Engine {
 
     /// Opens what is on the disk.
     fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
-        let (index, ledger) = (Index::new(options.hash_mask), Ledger::new(options.capacity));
+        let (index, ledger) =
+            (Index::new(options.hash_mask, options.policy.attempts_max), Ledger::new(options.capacity));
         let mut highest_time = 0;
         let each = |place: Place, record: Record| {
             highest_time = highest_time.max(record.written.as_millis());
@@ -176,19 +184,23 @@ impl Engine {
             }
             Ok(())
         };
-        let (log, mut meta) = Log::open(disk, &options.opening, each)?;
+        let disk = Arc::new(LiveDisk::new(disk));
+        let (log, mut meta) = Log::open(Arc::<LiveDisk>::clone(&disk), &options.opening, each)?;
         meta.highest_time = meta.highest_time.max(highest_time);
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(options.queue)),
             index,
             log,
+            disk,
             timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
             policy: options.policy,
             ledger,
+            at_work: Mutex::default(),
             is_moving: AtomicBool::new(false),
             ended: AtomicBool::new(false),
             durable_time: AtomicU64::new(meta.highest_time),
-            counters: Counters::default(),
+            meter: Meter::default(),
+            is_full: AtomicBool::new(false),
         });
         let mut writer = Writer::new(shared, meta);
         // Where the check is off, redb may first meet damage here, and panic.
@@ -231,12 +243,15 @@ impl Engine {
         let hash = self.shared.index.hash(key);
         let command = Command::Claim(ask);
         match self.shared.peek(key, hash, &command) {
-            Some(answer) => Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed))),
+            Some(answer) => {
+                self.shared.count(hash, &answer);
+                Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed)))
+            }
             None => {
                 let (promise, answer) = promise();
                 let unsent =
                     self.push(key, hash, command, Carried::default(), None, Reply::Claim { turn: None, promise });
-                self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
+                self.follow_claim(hash, unsent, answer, read)
             }
         }
     }
@@ -255,7 +270,7 @@ impl Engine {
         }
         let parked = self.shared.park(key, hash, Waiter { ask, promise });
         let unsent = parked.err().and_then(|waiter| self.shared.queue.push(self.shared.turn_of(waiter, key, hash)));
-        self.follow(ErrorKind::TimedOut, unsent, answer, |engine, claimed| Ok(read(engine, claimed)))
+        self.follow_claim(hash, unsent, answer, read)
     }
 
     /// Moves a checkpoint, for a run or for anybody, with the server's own rows where there are any.
@@ -356,11 +371,33 @@ impl Engine {
         })
     }
 
+    /// What comes of a claim.
+    fn follow_claim<T: Send + 'static>(
+        self: &Arc<Self>,
+        hash: KeyHash,
+        unsent: Option<Request>,
+        answer: Answer<Claimed>,
+        read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
+    ) -> Pending<T> {
+        let engine = Arc::clone(self);
+        Pending::coming(ErrorKind::TimedOut, async move {
+            let handed_over = HandOver::new(Arc::clone(&engine.shared.queue), unsent).await;
+            let answer = match handed_over {
+                Ok(()) => answer.await,
+                Err(error) => Err(error),
+            };
+            engine.shared.count(hash, &answer);
+            Ok(read(engine, answer?))
+        })
+    }
+
     /// What is known of a key, without claiming it, and the one moment at which it is so: whoever says what it is at
     /// another might tell of an expiry whose time is not on disk. None where nothing counts any more.
     pub(crate) fn look(self: &Arc<Self>, key: &Key) -> Result<Option<(Seen, Timestamp)>> {
         let shared = &self.shared;
-        let Some(seen) = shared.find(key, shared.index.hash(key))? else { return Ok(None) };
+        let found = shared.find(key, shared.index.hash(key));
+        found.as_ref().err().into_iter().for_each(|error| shared.note(error));
+        let Some(seen) = found? else { return Ok(None) };
         let time = shared.timeline.now().time;
         let counts = is_kept(&seen.record, time);
         // What is told of an expiry must outlast a restart with the clock turned back.
@@ -395,9 +432,9 @@ impl Engine {
         if let Some(Shut::Closed) = self.shared.queue.is_shut() {
             return Err(Shut::Closed.error());
         }
-        let range = (std::ops::Bound::Excluded(after), std::ops::Bound::Unbounded);
-        let page: Vec<_> =
-            self.shared.index.unfinished().range(range).take(most).map(|(born, open)| (*born, open.place)).collect();
+        let opens = self.shared.index.unfinished();
+        let page: Vec<_> = opens.after(after).take(most).map(|(born, open)| (born, open.place)).collect();
+        drop(opens);
         let last = page.last().map(|(born, _)| *born).filter(|_| page.len() == most);
         let mut seen = Vec::with_capacity(page.len());
         for (born, place) in page {
@@ -415,47 +452,15 @@ impl Engine {
     }
 
     /// Checks every invariant over every record.
-    pub(crate) fn verify(&self) -> Result<Verdict> {
-        verify::verify(&self.shared)
+    pub(crate) fn verify(&self, progress: &mut dyn FnMut(f64) -> ControlFlow<()>) -> Result<Verdict> {
+        let verdict = verify::verify(&self.shared, progress);
+        verdict.as_ref().err().into_iter().for_each(|error| self.shared.note(error));
+        verdict
     }
 
-    /// The figures at this moment.
-    pub(crate) fn figures(&self) -> Result<Figures> {
-        let shared = &self.shared;
-        let (policy, time) = (shared.policy, shared.timeline.now().time);
-        let (mut unfinished, mut in_doubt, mut tried_enough) = (0, 0, HashSet::new());
-        for (born, Open { tally, .. }) in shared.index.unfinished().iter() {
-            unfinished += 1;
-            in_doubt += u64::from(tally.is_in_doubt);
-            tried_enough.extend((tally.tries >= policy.attempts_max).then_some(*born));
-        }
-        let (mut owned, mut waiting) = (0, 0);
-        for shard in shared.index.shards() {
-            for seat in shard.seats() {
-                waiting += seat.waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count() as u64;
-                if let Some(owner) = seat.owner.filter(|owner| !has_lapsed(owner.tenure(), time, policy)) {
-                    owned += 1;
-                    // What is at its last try is stuck only when that failed too.
-                    tried_enough.remove(&owner.born);
-                }
-            }
-        }
-        Ok(Figures {
-            operations: shared.index.operations(),
-            unfinished,
-            in_doubt,
-            stuck: tried_enough.len() as u64,
-            owned,
-            waiting,
-            queued: shared.queue.len() as u64,
-            removed: shared.counters.removed.load(Ordering::Relaxed),
-            commits: shared.counters.commits.load(Ordering::Relaxed),
-            changes: shared.counters.changes.load(Ordering::Relaxed),
-            refused: shared.counters.refused.load(Ordering::Relaxed),
-            bytes: shared.ledger.all().bytes,
-            index_bytes: (shared.index.bytes() + shared.ledger.memory_bytes()) as u64,
-            disk_bytes: shared.log.disk_bytes()?,
-        })
+    /// Counts that a run found out by itself that it owns its operation no longer.
+    pub(crate) fn count_fenced(&self) {
+        self.shared.meter.fenced.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Lets the writer finish what is queued, closes the file and tells what that came to.
@@ -513,26 +518,22 @@ impl Drop for Engine {
     }
 }
 
-/// What `figures` counts.
-#[derive(Debug)]
-pub(crate) struct Figures {
-    pub(crate) operations: u64,
-    pub(crate) unfinished: u64,
-    pub(crate) in_doubt: u64,
-    pub(crate) stuck: u64,
-    pub(crate) owned: u64,
-    pub(crate) waiting: u64,
-    pub(crate) queued: u64,
-    pub(crate) removed: u64,
-    pub(crate) commits: u64,
-    pub(crate) changes: u64,
-    pub(crate) refused: u64,
-    pub(crate) bytes: u64,
-    pub(crate) index_bytes: u64,
-    pub(crate) disk_bytes: u64,
-}
-
 impl Shared {
+    /// Counts the answer to a claim that its caller takes.
+    fn count(&self, hash: KeyHash, answer: &Result<Claimed>) {
+        self.meter.answered(hash, answer.as_ref().map_or(Answered::Failed, Claimed::answered));
+        if let Err(error) = answer {
+            self.note(error);
+        }
+    }
+
+    /// Keeps an error of the store's own that one caller met: damage. What the writer meets it keeps itself.
+    fn note(&self, error: &Error) {
+        if error.kind() == ErrorKind::Corrupt {
+            self.meter.note(error, self.timeline.now().time);
+        }
+    }
+
     /// Lets a claim wait for the run at work, or gives it back where none is.
     fn park(&self, key: &Key, hash: KeyHash, waiter: Waiter) -> Result<(), Waiter> {
         let mut shard = self.index.shard(hash);

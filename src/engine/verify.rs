@@ -1,12 +1,14 @@
 //! Every invariant over every record, while claims go on: a slice at a time, each in a read of its own.
 
 use std::collections::HashSet;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::Shared;
+use super::backup::share;
 use super::capacity::{Kept, Scopes};
 use super::index::{NUMBER_MAX, Open, Tally};
-use super::log::Place;
+use super::log::{Place, broken_off};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Phase, Record};
 use crate::sync::Ordering;
@@ -24,9 +26,9 @@ pub(crate) struct Verdict {
 
 /// # Errors
 ///
-/// `Corrupt` with the row at the first invariant that does not hold.
-pub(super) fn verify(shared: &Arc<Shared>) -> Result<Verdict> {
-    let changes = shared.counters.commits.load(Ordering::Acquire);
+/// `Corrupt` with the row at the first invariant that does not hold; `Cancelled` where `progress` breaks it off.
+pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> ControlFlow<()>) -> Result<Verdict> {
+    let changes = shared.meter.commits.load(Ordering::Acquire);
     let mut verdict = Verdict::default();
     let (mut bodies, mut kept, mut scopes) = (HashSet::new(), Kept::default(), Scopes::default());
     for start in [Place::Log(0), Place::Tombstone(0)] {
@@ -49,6 +51,9 @@ pub(super) fn verify(shared: &Arc<Shared>) -> Result<Verdict> {
                 }
                 bodies.extend(record.rows_apart());
             }
+            if progress(share(kept.operations, shared.index.operations())).is_break() {
+                return Err(broken_off());
+            }
         }
     }
     verdict.operations = kept.operations;
@@ -60,13 +65,13 @@ pub(super) fn verify(shared: &Arc<Shared>) -> Result<Verdict> {
     let sums = [
         ("the index holds another number of operations", kept.operations, shared.index.operations()),
         ("payload rows belong to no record or are missing", bodies.len() as u64, verdict.payload_rows),
-        ("the list of the unfinished is wrong", kept.unfinished, shared.index.unfinished().len() as u64),
+        ("the list of the unfinished is wrong", kept.unfinished, shared.index.unfinished().len()),
         ("another number of operations is counted", kept.operations, ledger.operations),
         ("another number of the unfinished is counted", kept.unfinished, ledger.unfinished),
         ("another number of bytes is counted", kept.bytes, ledger.bytes),
         ("something else is counted under a scope", 1, shared.ledger.is_as_counted(&scopes).into()),
     ];
-    if !is_moving && shared.counters.commits.load(Ordering::Acquire) == changes {
+    if !is_moving && shared.meter.commits.load(Ordering::Acquire) == changes {
         for (fault, rows, known) in sums {
             if rows != known {
                 return Err(Error::new(ErrorKind::Corrupt, format!("{fault}: {rows} by the rows, {known} known")));
@@ -117,6 +122,6 @@ fn check(shared: &Arc<Shared>, place: Place, record: &Record) -> Result<bool> {
 
 /// Whether the list of the unfinished has it at its place, with what is counted of it.
 fn is_listed(shared: &Arc<Shared>, place: Place, record: &Record) -> bool {
-    let listed = shared.index.unfinished().get(&record.born).copied();
+    let listed = shared.index.unfinished().get(record.born);
     listed.zip(Tally::of(record)).is_some_and(|(open, tally)| open == Open { place, tally })
 }

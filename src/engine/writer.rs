@@ -169,7 +169,9 @@ impl Writer {
             // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
             self.shared.queue.shut(Shut::Failed);
             self.shared.log.give_up();
+            self.note(&Error::new(ErrorKind::Failed, "the writer panicked; open the store anew"));
         }
+        self.shared.is_full.store(self.full.is_some(), Ordering::Release);
         // The buffer is kept: the queue swaps it for the next batch.
         *requests = batch;
         requests.clear();
@@ -240,6 +242,8 @@ impl Writer {
 
     /// Does one batch.
     fn work(&mut self, requests: &mut Vec<Request>) {
+        let shared = Arc::clone(&self.shared);
+        let _at_work = shared.at_work.lock();
         if requests.is_empty() && self.full.as_ref().is_some_and(|full| full.is_closed) {
             // It is tried again when its time has come; nobody is there to hear of it.
             drop(self.mend());
@@ -289,7 +293,9 @@ impl Writer {
     /// Decides, writes and commits. What it did stands in `done`; where it failed, nothing of that is to be told.
     fn attempt(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
-        let numbers = self.numbers;
+        let (numbers, began) = (self.numbers, Instant::now());
+        // What was synced before, while the file was opened, is no commit's.
+        shared.log.take_sync_time();
         let transaction = shared.log.begin().map_err(Failure::Before)?;
         let tables = Tables::open(&transaction).map_err(Failure::Before)?;
         match self.fill(tables, requests, now, done) {
@@ -309,8 +315,11 @@ impl Writer {
         shared.log.check_name().map_err(Failure::In)?;
         self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
         shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
-        shared.counters.commits.fetch_add(1, Ordering::Relaxed);
-        shared.counters.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
+        shared.meter.commits.fetch_add(1, Ordering::Relaxed);
+        shared.meter.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
+        if !requests.is_empty() {
+            shared.meter.committed(requests.len(), began.elapsed(), shared.log.take_sync_time());
+        }
         Ok(())
     }
 
@@ -342,11 +351,17 @@ impl Writer {
         Ok(done.is_change())
     }
 
+    /// Keeps a fault, for whoever asks how the store is.
+    fn note(&self, error: &Error) {
+        self.shared.meter.note(error, self.shared.timeline.now().time);
+    }
+
     /// After a fault: tells everybody what is known, and goes on or stops for good.
     fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done, now: Now) {
         let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
         let is_in_commit = matches!(failure, Failure::In(_));
         let error = failure.into_error();
+        self.note(&error);
         if !is_full {
             // A number that ran out or the like is no fault of the disk, and nothing of the batch is on it.
             if is_in_commit || self.shared.log.fault().is_some() || error.kind() != ErrorKind::Capacity {

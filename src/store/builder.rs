@@ -1,6 +1,7 @@
 //! How a store is opened: what it may keep, for how long, and from where.
 
 use std::fmt;
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,6 +23,8 @@ const OPERATION_BYTES_BESIDE: u64 = 16 * 1024 * 1024;
 const QUEUE_COMMANDS_MAX: usize = 16 * 1024;
 const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 const CACHE_BYTES: usize = 64 * 1024 * 1024;
+
+const CONTINUE: ControlFlow<()> = ControlFlow::Continue(());
 
 /// How a store is opened.
 ///
@@ -78,7 +81,11 @@ impl Default for Builder {
             only_private: false,
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
-            opening: Opening { check: OpenCheck::default(), cache_bytes: CACHE_BYTES, progress: Arc::new(|_| {}) },
+            opening: Opening {
+                check: OpenCheck::default(),
+                cache_bytes: CACHE_BYTES,
+                progress: Arc::new(|_| CONTINUE),
+            },
             clock: Box::new(SystemClock::default()),
         }
     }
@@ -232,7 +239,10 @@ impl Builder {
     /// # Ok::<(), reentry::Error>(())
     /// ```
     pub fn on_open_progress(mut self, tell: impl Fn(f64) + Send + Sync + 'static) -> Self {
-        self.opening.progress = Arc::new(tell);
+        self.opening.progress = Arc::new(move |share| {
+            tell(share);
+            CONTINUE
+        });
         self
     }
 

@@ -1,5 +1,6 @@
 //! The store: what a server opens once and hands to everything that serves requests.
 
+use std::ops::ControlFlow;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,9 +17,13 @@ use crate::record::transitions::{Ask, Command};
 use crate::record::{Checkpoint, Resolution, Revision};
 use crate::run::{advance_command, resolve_command};
 
+mod backup;
 mod builder;
+mod stats;
 
+pub use backup::Backup;
 pub use builder::Builder;
+pub use stats::{Claims, Condition, LastFault, Percentiles, Stats};
 
 /// An idempotency store: one file, one handle that is cheap to clone, `Send` and `Sync`.
 ///
@@ -210,29 +215,14 @@ impl Store {
         self.engine.by_name(key, Command::Revoke)
     }
 
-    /// Figures of this moment.
+    /// Figures of this moment: what is unfinished, how much is kept, how long the disk takes, how the store is. Cheap
+    /// however much is kept: it reads counters, and looks at the runs at work. Never a key.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::Io`] where the file's size cannot be asked for.
     pub fn stats(&self) -> Result<Stats> {
-        let figures = self.engine.figures()?;
-        Ok(Stats {
-            operations: figures.operations,
-            unfinished: figures.unfinished,
-            in_doubt: figures.in_doubt,
-            stuck: figures.stuck,
-            owned: figures.owned,
-            waiting: figures.waiting,
-            queued: figures.queued,
-            removed: figures.removed,
-            commits: figures.commits,
-            changes: figures.changes,
-            refused: figures.refused,
-            bytes: figures.bytes,
-            index_bytes: figures.index_bytes,
-            disk_bytes: figures.disk_bytes,
-        })
+        self.engine.figures().map(Stats::of)
     }
 
     /// Checks every rule over every record (P10): its checksum and payloads, that its key stands once and the index
@@ -244,7 +234,17 @@ impl Store {
     ///
     /// [`ErrorKind::Corrupt`] with the row and the rule that does not hold.
     pub fn verify(&self) -> Result<Verified> {
-        let verdict = self.engine.verify()?;
+        self.verify_with(|_| ControlFlow::Continue(()))
+    }
+
+    /// As [`verify`](Self::verify), telling from time to time which share of the rows is looked at, 0.0 to 1.0; where
+    /// that answers [`ControlFlow::Break`], it ends there.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`verify`](Self::verify), and [`ErrorKind::Cancelled`].
+    pub fn verify_with(&self, mut progress: impl FnMut(f64) -> ControlFlow<()>) -> Result<Verified> {
+        let verdict = self.engine.verify(&mut progress)?;
         Ok(Verified {
             operations: verdict.operations,
             tombstones: verdict.tombstones,
@@ -279,42 +279,6 @@ pub enum Advance {
     Moved(Checkpoint),
     /// Somebody else was faster: this is the checkpoint that stands, if one does.
     Lost(Option<Checkpoint>),
-}
-
-/// Figures of a store; see [`Store::stats`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct Stats {
-    /// Operations kept: unfinished, completed, and tombstones. What is expired counts until it is removed.
-    pub operations: u64,
-    /// Operations without an outcome, owned or not. What is deferred counts when it is durable.
-    pub unfinished: u64,
-    /// Unfinished operations with a step in doubt, one that a run is at work on among them.
-    pub in_doubt: u64,
-    /// Operations that are [stuck](crate::State::Stuck).
-    pub stuck: u64,
-    /// Operations that a run is at work on.
-    pub owned: u64,
-    /// Claims that wait for another run to end.
-    pub waiting: u64,
-    /// Commands that wait for the writer.
-    pub queued: u64,
-    /// Operations that retention removed since the store was opened.
-    pub removed: u64,
-    /// Commits since the store was opened; each takes one sync.
-    pub commits: u64,
-    /// Changes since the store was opened; many share a commit.
-    pub changes: u64,
-    /// Claims that were refused since the store was opened because of what is kept already
-    /// ([`ErrorKind::Capacity`]).
-    pub refused: u64,
-    /// Bytes of what is kept: every operation's row, and the rows of large payloads. The file is larger by what redb
-    /// takes for its pages, and by what the server keeps in it of its own.
-    pub bytes: u64,
-    /// Memory of the index, and of counting scopes where they have limits, without their names.
-    pub index_bytes: u64,
-    /// Size of the file.
-    pub disk_bytes: u64,
 }
 
 /// What [`Store::verify`] looked at.

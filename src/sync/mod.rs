@@ -25,6 +25,7 @@ pub(crate) mod plain {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
     #[cfg(any(test, feature = "testing"))]
     pub(crate) use std::thread::panicking;
+    pub(crate) use std::time::Instant;
 
     pub(crate) use parking_lot::{Mutex, RwLock};
 }

@@ -1,0 +1,271 @@
+//! The disk under redb, of which a copy can be made while redb goes on writing.
+//!
+//! A [`Snapshot`] is the file as it was at one moment. Whoever takes it reads the file from its start to its end;
+//! before redb writes over a block that has not been read yet, the block as it was is put aside. So the copy is what a
+//! process killed at that moment would have left, which redb opens like any other; nothing of redb's format is known
+//! here, and the file does not grow for it.
+//!
+//! Invariants:
+//! 1. A block of a snapshot is read before it is written over, or put aside before that: one of the two.
+//! 2. Writing waits for no reader of a snapshot, and never for the disk that a copy goes to. A snapshot that too much
+//!    is put aside for is given up; redb's write is not.
+//! 3. While a snapshot is taken the file is not cut: what is to be cut off is owed, and cut at its end.
+
+use std::collections::BTreeSet;
+use std::io;
+use std::sync::Arc;
+
+use super::disk::Disk;
+use crate::sync::plain::{Mutex, RwLock};
+
+/// What is put aside at once.
+const BLOCK_BYTES: u64 = 4096;
+
+/// How much may be put aside for a reader that does not come for it.
+const ASIDE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// A disk, and the snapshots that are being taken of it.
+#[derive(Debug)]
+pub(crate) struct LiveDisk {
+    disk: Arc<dyn Disk>,
+    /// Held shared while something is written, so that a snapshot begins between two writes.
+    taken: RwLock<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    snapshots: Vec<Arc<Mutex<Left>>>,
+    /// To how many bytes the file is to be cut when the last of them is over.
+    owed: Mutex<Option<u64>>,
+}
+
+/// What is left to read of a snapshot.
+#[derive(Debug)]
+struct Left {
+    /// Where it goes on, and where it ends.
+    next: u64,
+    end: u64,
+    /// The blocks behind that which were put aside, by their number.
+    saved: BTreeSet<u64>,
+    aside: Vec<Part>,
+    aside_bytes: usize,
+    /// Why it was given up.
+    given_up: Option<GivenUp>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum GivenUp {
+    Closed,
+    Behind,
+    Unreadable(io::ErrorKind),
+}
+
+/// Bytes of the file, and where they stand.
+#[derive(Debug)]
+pub(crate) struct Part {
+    pub(crate) offset: u64,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// The file as it was at one moment, while it is read.
+#[derive(Debug)]
+pub(crate) struct Snapshot {
+    live: Arc<LiveDisk>,
+    left: Arc<Mutex<Left>>,
+    len: u64,
+}
+
+impl LiveDisk {
+    pub(crate) fn new(disk: Arc<dyn Disk>) -> Self {
+        Self { disk, taken: RwLock::default() }
+    }
+
+    /// The file as it is now.
+    pub(crate) fn snapshot(self: &Arc<Self>) -> io::Result<Snapshot> {
+        let mut taken = self.taken.write();
+        let owed = *taken.owed.lock();
+        let len = owed.map_or_else(|| self.disk.len(), Ok)?;
+        let left =
+            Left { next: 0, end: len, saved: BTreeSet::new(), aside: Vec::new(), aside_bytes: 0, given_up: None };
+        let left = Arc::new(Mutex::new(left));
+        taken.snapshots.push(Arc::clone(&left));
+        drop(taken);
+        Ok(Snapshot { live: Arc::clone(self), left, len })
+    }
+
+    /// Ends one snapshot, and cuts the file where that is owed and no other is taken.
+    fn end(&self, left: &Arc<Mutex<Left>>) -> io::Result<()> {
+        let mut taken = self.taken.write();
+        taken.snapshots.retain(|other| !Arc::ptr_eq(other, left));
+        self.pay(&taken)
+    }
+
+    fn pay(&self, taken: &Taken) -> io::Result<()> {
+        if !taken.snapshots.is_empty() {
+            return Ok(());
+        }
+        taken.owed.lock().take().map_or(Ok(()), |len| self.disk.set_len(len))
+    }
+}
+
+impl Disk for LiveDisk {
+    fn len(&self) -> io::Result<u64> {
+        let owed = *self.taken.read().owed.lock();
+        owed.map_or_else(|| self.disk.len(), Ok)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.disk.read(offset, out)
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let taken = self.taken.read();
+        for left in &taken.snapshots {
+            left.lock().put_aside(&*self.disk, offset, data.len());
+        }
+        if let Some(owed) = &mut *taken.owed.lock() {
+            *owed = (*owed).max(offset.saturating_add(data.len() as u64));
+        }
+        self.disk.write(offset, data)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        let taken = self.taken.read();
+        let is_cut = !taken.snapshots.is_empty() && len < self.disk.len()?;
+        *taken.owed.lock() = is_cut.then_some(len);
+        if is_cut { Ok(()) } else { self.disk.set_len(len) }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.disk.sync()
+    }
+
+    fn release(&self) -> io::Result<()> {
+        let mut taken = self.taken.write();
+        for left in taken.snapshots.drain(..) {
+            left.lock().give_up(GivenUp::Closed);
+        }
+        let paid = self.pay(&taken);
+        self.disk.release().and(paid)
+    }
+
+    fn check_name(&self) -> io::Result<()> {
+        self.disk.check_name()
+    }
+}
+
+impl Left {
+    /// Puts aside what is about to be written over and was not read yet.
+    fn put_aside(&mut self, disk: &dyn Disk, offset: u64, len: usize) {
+        let (from, to) = (offset.max(self.next), offset.saturating_add(len as u64).min(self.end));
+        if from >= to || self.given_up.is_some() {
+            return;
+        }
+        for block in from / BLOCK_BYTES..to.div_ceil(BLOCK_BYTES) {
+            if !self.saved.insert(block) {
+                continue;
+            }
+            let offset = block * BLOCK_BYTES;
+            let len = (self.end - offset).min(BLOCK_BYTES);
+            let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+            if let Err(error) = disk.read(offset, &mut bytes) {
+                return self.give_up(GivenUp::Unreadable(error.kind()));
+            }
+            self.aside_bytes += bytes.len();
+            self.aside.push(Part { offset, bytes });
+        }
+        if self.aside_bytes > ASIDE_BYTES_MAX {
+            self.give_up(GivenUp::Behind);
+        }
+    }
+
+    fn give_up(&mut self, why: GivenUp) {
+        self.given_up.get_or_insert(why);
+        (self.saved, self.aside, self.aside_bytes) = (BTreeSet::new(), Vec::new(), 0);
+    }
+
+    /// Takes what was put aside, and of these bytes of the file, which begin where it goes on, those that were not.
+    fn take(&mut self, bytes: &[u8]) -> Vec<Part> {
+        let mut parts = std::mem::take(&mut self.aside);
+        self.aside_bytes = 0;
+        let start = self.next;
+        self.next = start + bytes.len() as u64;
+        let behind = self.saved.split_off(&self.next.div_ceil(BLOCK_BYTES));
+        let saved = std::mem::replace(&mut self.saved, behind);
+        let mut at = start;
+        // Where the last block ends too, so that what lies between two blocks is one part.
+        let edges = saved.iter().map(|block| (block * BLOCK_BYTES, (block + 1) * BLOCK_BYTES));
+        for (from, to) in edges.chain([(self.next, self.next)]) {
+            if let Some(part) = within(bytes, start, at, from) {
+                parts.push(Part { offset: at, bytes: part.to_vec() });
+            }
+            at = to;
+        }
+        parts
+    }
+}
+
+/// What stands from `from` to `to`, in bytes that begin at `start`; none where that is nothing.
+fn within(bytes: &[u8], start: u64, from: u64, to: u64) -> Option<&[u8]> {
+    let at = |place: u64| usize::try_from(place.checked_sub(start)?).ok();
+    bytes.get(at(from)?..at(to)?).filter(|part| !part.is_empty())
+}
+
+impl Snapshot {
+    /// How long the file was.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    /// How far it is read.
+    pub(crate) fn done(&self) -> u64 {
+        self.left.lock().next
+    }
+
+    /// Reads up to `most` bytes more, which must be whole blocks; they may come in another order than that of the file.
+    /// None at the end.
+    pub(crate) fn read(&self, most: usize) -> io::Result<Option<Vec<Part>>> {
+        let start = self.done();
+        let len = usize::try_from(self.len - start).unwrap_or(usize::MAX).min(most);
+        let mut bytes = vec![0; len];
+        // What is written over meanwhile was put aside before: that is asked after this.
+        self.live.disk.read(start, &mut bytes)?;
+        let mut left = self.left.lock();
+        if let Some(why) = left.given_up {
+            return Err(why.error());
+        }
+        if bytes.is_empty() && left.aside.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some(left.take(&bytes)))
+    }
+
+    /// Ends it.
+    ///
+    /// # Errors
+    ///
+    /// What cutting the file came to, where redb had asked for that meanwhile.
+    pub(crate) fn end(&self) -> io::Result<()> {
+        self.live.end(&self.left)
+    }
+}
+
+impl Drop for Snapshot {
+    fn drop(&mut self) {
+        // A file that is longer than it need be is as good; it is cut when redb next cuts it.
+        drop(self.end());
+    }
+}
+
+impl GivenUp {
+    fn error(self) -> io::Error {
+        match self {
+            Self::Closed => io::Error::new(io::ErrorKind::NotConnected, "the store was closed"),
+            Self::Behind => {
+                let message = "the disk that the copy goes to does not keep up; copy to a faster one first";
+                io::Error::new(io::ErrorKind::TimedOut, message)
+            }
+            Self::Unreadable(kind) => kind.into(),
+        }
+    }
+}
