@@ -20,6 +20,7 @@ mod store;
 mod sync;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod trace;
 
 pub use claim::{Busy, Claim, Gone, Rejected, Request};
 #[cfg(any(test, feature = "testing"))]

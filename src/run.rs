@@ -22,6 +22,7 @@ use crate::record::step::NOTE_BYTES_MAX;
 use crate::record::transitions::{Command, Reporter};
 use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
 use crate::sync::Mutex;
+use crate::trace::Span;
 
 /// The shortest that an outcome is kept: none would let its key start anew before anybody was told.
 const KEPT_MIN: Duration = Duration::from_millis(1);
@@ -506,8 +507,13 @@ impl Run {
         self.seen.lock().is_over
     }
 
+    /// What the effect of a step is done in, as traces tell it.
+    pub(crate) fn step_span(&self, name: &str, again: bool) -> Span {
+        self.engine.trace().step(self.key(), name, self.attempt, again)
+    }
+
     fn fenced(&self, what_now: &str) -> Error {
-        self.engine.count_fenced();
+        self.engine.count_fenced(self.key());
         Error::new(ErrorKind::Fenced, format!("this run no longer owns the operation; {what_now}"))
     }
 

@@ -257,7 +257,8 @@ impl<'r> StepBuilder<'r> {
         }
         // A task that was not polled for long may have been overtaken since its intent was recorded.
         self.run.check_stands()?;
-        match effect(self.id()).await {
+        let (id, span) = (self.id(), self.run.step_span(&self.name, again));
+        match span.around(async move { effect(id).await }).await {
             Ok(result) => self.happened(result),
             Err(error) => Err(self.failed(error.into())),
         }

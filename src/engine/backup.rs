@@ -2,8 +2,8 @@
 //!
 //! Invariants:
 //! 1. The copy holds what was committed at one moment, and all that was acknowledged before it was asked for.
-//! 2. It gets its name when every page of it was checked, and when it holds as much as the store counted at that moment:
-//!    a newest commit that is damaged, which redb takes for one that a crash tore, is missed too (P10).
+//! 2. It gets its name when every page of it was checked, and when it holds as much as the store counted at that
+//!    moment: a newest commit that is damaged, which redb takes for one that a crash tore, is missed too (P10).
 //! 3. No claim waits for it, but while that moment is noted.
 
 use std::ops::ControlFlow;
@@ -42,18 +42,19 @@ pub(crate) struct Made {
 
 impl Engine {
     /// Makes a copy of the file at `path`.
-    pub(crate) fn back_up(&self, path: &Path, progress: Arc<OnProgress>) -> Result<Made> {
+    pub(crate) fn back_up(&self, path: &Path, progress: &Arc<OnProgress>) -> Result<Made> {
         // On the writer's thread it would wait for itself.
         may_block()?;
         self.check_serving()?;
-        let mut made = None;
-        let copied = file::create_copy(path, |target| {
-            made = Some(self.copy_to(&target, &progress)?);
-            Ok(())
+        let made = self.shared.trace.backup().within(|| {
+            let made = file::create_copy(path, |target| self.copy_to(&target, progress));
+            match &made {
+                Ok(made) => self.shared.trace.backed_up(made.kept.operations, made.bytes),
+                Err(error) => self.shared.trace.backup_failed(error),
+            }
+            made
         });
-        // The path is the caller's: what the copy came to is told with it.
-        copied.map_err(|error| error.within("the backup was not made"))?;
-        made.ok_or_else(|| Error::new(ErrorKind::Io, "the backup was not made"))
+        made.map_err(|error| error.within("no backup was made"))
     }
 
     /// Makes a copy of the file on an empty disk.

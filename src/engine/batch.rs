@@ -167,7 +167,10 @@ impl<'b, 't> Batch<'b, 't> {
         }
         Ok(match decision {
             Decision::Refuse(refusal) => {
-                self.done.fenced += u64::from(matches!(refusal, Refusal::Fenced));
+                if matches!(refusal, Refusal::Fenced) {
+                    self.done.fenced += 1;
+                    self.shared.trace.fenced(&request.key);
+                }
                 Told::Refused(refused(refusal))
             }
             Decision::Stand(standing) => self.stand(touched, standing, request)?,

@@ -135,7 +135,7 @@ impl Move {
         match self.new.zip(self.tally) {
             Some((place, tally)) => unfinished.insert(self.born, Open { place, tally }),
             None => unfinished.remove(self.born),
-        };
+        }
     }
 }
 

@@ -121,14 +121,14 @@ pub(crate) fn open(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>
     }
 }
 
-/// Makes a file at `path`, readable by its owner only, that `fill` fills: whole, synced and under its name, or not at
+/// Makes a file at `path`, readable by its owner only, that `write` fills: whole, synced and under its name, or not at
 /// all. What stands at `path` is never replaced.
 ///
 /// # Errors
 ///
 /// With the path in the message: `Exists`, `InUse` where another copy is being made there, `Full` or `Io`; and those of
-/// `fill`.
-pub(crate) fn create_copy(path: &Path, fill: impl FnOnce(Arc<dyn Disk>) -> Result<()>) -> Result<()> {
+/// `write`.
+pub(crate) fn create_copy<T>(path: &Path, write: impl FnOnce(Arc<dyn Disk>) -> Result<T>) -> Result<T> {
     let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
     let failed = |error| io_error("cannot create", path, error);
     let exists = || Error::new(ErrorKind::Exists, format!("{} exists already; name another file", path.display()));
@@ -147,18 +147,23 @@ pub(crate) fn create_copy(path: &Path, fill: impl FnOnce(Arc<dyn Disk>) -> Resul
     if !is_ours {
         return Err(Error::new(ErrorKind::InUse, format!("{} was made by another; remove it", creating.display())));
     }
-    let made = locked.set_len(0).map_err(failed).and_then(|()| fill(Arc::<RealFile>::clone(&locked)));
-    let made = made.and_then(|()| locked.file.sync_all().map_err(failed)).and_then(|()| {
+    let made = locked.set_len(0).map_err(failed).and_then(|()| write(Arc::<RealFile>::clone(&locked)));
+    let named = made.and_then(|made| {
+        locked.file.sync_all().map_err(failed)?;
         // Asked again, since the way of naming it may be one that replaces.
-        if fs::symlink_metadata(&absolute).is_ok() { Err(exists()) } else { Ok(()) }
-    });
-    let named = made.and_then(|()| give_name(&creating, &absolute).map_err(failed));
-    let named = named.and_then(|()| match is_same(&locked.file, &absolute) {
-        Ok(true) => sync_folder(&absolute).map_err(failed),
-        _ => Err(exists()),
+        if fs::symlink_metadata(&absolute).is_ok() {
+            return Err(exists());
+        }
+        give_name(&creating, &absolute).map_err(failed)?;
+        // Another that got the name meanwhile keeps it.
+        if !is_same(&locked.file, &absolute).map_err(failed)? {
+            return Err(exists());
+        }
+        sync_folder(&absolute).map_err(failed)?;
+        Ok(made)
     });
     let removed = remove_name(&creating, &absolute).map_err(failed);
-    named.and(removed)
+    named.and_then(|made| removed.map(|()| made))
 }
 
 /// Fails where others than its owner may write to a store's folder, and so put another file in its place.

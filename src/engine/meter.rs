@@ -30,6 +30,21 @@ pub(crate) enum Answered {
     Failed,
 }
 
+impl Answered {
+    /// As traces and metrics name it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Begun => "begun",
+            Self::Reentered => "reentered",
+            Self::Replayed => "replayed",
+            Self::Waiting => "waiting",
+            Self::Rejected => "rejected",
+            Self::Gone => "gone",
+            Self::Failed => "failed",
+        }
+    }
+}
+
 /// How many answers of a kind there are.
 const KINDS: usize = Answered::Failed as usize + 1;
 
@@ -156,6 +171,11 @@ impl Meter {
 }
 
 impl Claimed {
+    /// The attempt of the run that it is.
+    pub(crate) fn attempt(&self) -> Option<u32> {
+        if let Self::Run(granted) = self { Some(granted.record.attempt) } else { None }
+    }
+
     /// What it is counted as.
     pub(crate) fn answered(&self) -> Answered {
         match self {

@@ -20,6 +20,7 @@ use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
 use crate::record::{Outcome, Record};
 use crate::sync::thread::{self, JoinHandle};
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
+use crate::trace::{Found, Span, Trace};
 
 mod backup;
 mod batch;
@@ -81,6 +82,7 @@ pub(crate) struct Options {
     pub(crate) capacity: Capacity,
     pub(crate) hash_mask: u64,
     pub(crate) only_private: bool,
+    pub(crate) trace: Trace,
     pub(crate) opening: Opening,
     pub(crate) clock: Box<dyn Clock>,
 }
@@ -109,6 +111,7 @@ pub(crate) struct Shared {
     timeline: Timeline,
     policy: Policy,
     ledger: Ledger,
+    pub(crate) trace: Trace,
     /// Held by the writer while it does a batch and publishes it.
     at_work: Mutex<()>,
     /// Whether something may be on disk that is not published yet.
@@ -195,6 +198,7 @@ impl Engine {
             timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
             policy: options.policy,
             ledger,
+            trace: options.trace,
             at_work: Mutex::default(),
             is_moving: AtomicBool::new(false),
             ended: AtomicBool::new(false),
@@ -205,6 +209,7 @@ impl Engine {
         let mut writer = Writer::new(shared, meta);
         // Where the check is off, redb may first meet damage here, and panic.
         error::unwound(|| writer.reserve())?;
+        writer.shared().tell_opened();
         Ok(writer)
     }
 
@@ -240,20 +245,19 @@ impl Engine {
         ask: Ask,
         read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
     ) -> Pending<T> {
-        let hash = self.shared.index.hash(key);
+        let (hash, span) = (self.shared.index.hash(key), self.shared.trace.claim(key));
         let command = Command::Claim(ask);
-        match self.shared.peek(key, hash, &command) {
-            Some(answer) => {
-                self.shared.count(hash, &answer);
-                Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed)))
-            }
-            None => {
-                let (promise, answer) = promise();
-                let unsent =
-                    self.push(key, hash, command, Carried::default(), None, Reply::Claim { turn: None, promise });
-                self.follow_claim(hash, unsent, answer, read)
-            }
+        let answer = span.within(|| {
+            let answer = self.shared.peek(key, hash, &command)?;
+            self.shared.count(key, hash, &answer);
+            Some(answer)
+        });
+        if let Some(answer) = answer {
+            return Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed)));
         }
+        let (promise, answer) = promise();
+        let unsent = self.push(key, hash, command, Carried::default(), None, Reply::Claim { turn: None, promise });
+        self.follow_claim(key, hash, span, unsent, answer, read)
     }
 
     /// Waits for the run at work to end, then claims.
@@ -270,7 +274,7 @@ impl Engine {
         }
         let parked = self.shared.park(key, hash, Waiter { ask, promise });
         let unsent = parked.err().and_then(|waiter| self.shared.queue.push(self.shared.turn_of(waiter, key, hash)));
-        self.follow_claim(hash, unsent, answer, read)
+        self.follow_claim(key, hash, self.shared.trace.claim(key), unsent, answer, read)
     }
 
     /// Moves a checkpoint, for a run or for anybody, with the server's own rows where there are any.
@@ -345,6 +349,9 @@ impl Engine {
         rows: Option<WriteRows>,
         reply: Reply,
     ) -> Option<Request> {
+        if let Some(name) = command.by_hand() {
+            self.shared.trace.by_hand(key, name);
+        }
         let rows = rows.map(OwnRows::new);
         let request = Request { key: key.clone(), hash, command, carried, rows, is_left: None, reply };
         match may_ask() {
@@ -374,21 +381,24 @@ impl Engine {
     /// What comes of a claim.
     fn follow_claim<T: Send + 'static>(
         self: &Arc<Self>,
+        key: &Key,
         hash: KeyHash,
+        span: Span,
         unsent: Option<Request>,
         answer: Answer<Claimed>,
         read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
     ) -> Pending<T> {
-        let engine = Arc::clone(self);
-        Pending::coming(ErrorKind::TimedOut, async move {
+        let (engine, key) = (Arc::clone(self), key.clone());
+        let answered = async move {
             let handed_over = HandOver::new(Arc::clone(&engine.shared.queue), unsent).await;
             let answer = match handed_over {
                 Ok(()) => answer.await,
                 Err(error) => Err(error),
             };
-            engine.shared.count(hash, &answer);
+            engine.shared.count(&key, hash, &answer);
             Ok(read(engine, answer?))
-        })
+        };
+        Pending::coming(ErrorKind::TimedOut, span.around(answered))
     }
 
     /// What is known of a key, without claiming it, and the one moment at which it is so: whoever says what it is at
@@ -459,8 +469,9 @@ impl Engine {
     }
 
     /// Counts that a run found out by itself that it owns its operation no longer.
-    pub(crate) fn count_fenced(&self) {
+    pub(crate) fn count_fenced(&self, key: &Key) {
         self.shared.meter.fenced.fetch_add(1, Ordering::Relaxed);
+        self.shared.trace.fenced(key);
     }
 
     /// Lets the writer finish what is queued, closes the file and tells what that came to.
@@ -490,7 +501,14 @@ impl Engine {
                 }
             }),
         }
-        self.shared.log.close()
+        let closed = self.shared.log.close();
+        self.shared.trace.closed();
+        closed
+    }
+
+    /// What this store tells, and how.
+    pub(crate) fn trace(&self) -> Trace {
+        self.shared.trace
     }
 }
 
@@ -519,19 +537,37 @@ impl Drop for Engine {
 }
 
 impl Shared {
-    /// Counts the answer to a claim that its caller takes.
-    fn count(&self, hash: KeyHash, answer: &Result<Claimed>) {
-        self.meter.answered(hash, answer.as_ref().map_or(Answered::Failed, Claimed::answered));
-        if let Err(error) = answer {
-            self.note(error);
+    fn tell_opened(&self) {
+        let (operations, opens) = (self.index.operations(), self.index.unfinished());
+        let (unfinished, in_doubt, stuck) = (opens.len(), opens.in_doubt(), opens.tried_enough());
+        drop(opens);
+        self.trace.opened(&Found { operations, unfinished, in_doubt, stuck });
+    }
+
+    /// Counts and tells the answer to a claim that its caller takes.
+    fn count(&self, key: &Key, hash: KeyHash, answer: &Result<Claimed>) {
+        let answered = answer.as_ref().map_or(Answered::Failed, Claimed::answered);
+        self.meter.answered(hash, answered);
+        let attempt = answer.as_ref().ok().and_then(Claimed::attempt);
+        self.trace.claimed(key, answered.name(), attempt);
+        match answer {
+            Ok(Claimed::Reject { .. }) => self.trace.mismatch(key),
+            Ok(_) => {}
+            Err(error) => self.note(error),
         }
     }
 
     /// Keeps an error of the store's own that one caller met: damage. What the writer meets it keeps itself.
     fn note(&self, error: &Error) {
         if error.kind() == ErrorKind::Corrupt {
-            self.meter.note(error, self.timeline.now().time);
+            self.keep_fault(error);
         }
+    }
+
+    /// Keeps an error of the store's own, for whoever asks how the store is.
+    fn keep_fault(&self, error: &Error) {
+        self.meter.note(error, self.timeline.now().time);
+        self.trace.fault(error);
     }
 
     /// Lets a claim wait for the run at work, or gives it back where none is.

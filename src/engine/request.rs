@@ -21,6 +21,7 @@ use crate::pending::{Answer, Promise, waited_for};
 use crate::record::transitions::{Ask, Command, Tenure};
 use crate::record::{Checkpoint, Outcome, Record, Step};
 use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::trace::is_heard;
 
 /// One command on its way to the writer. It stays whole until it is answered: a batch may have to be done again.
 #[derive(Debug)]
@@ -213,10 +214,39 @@ impl Ownership {
     }
 }
 
+impl Ownership {
+    /// Tells how far the operation is that its run left without an outcome.
+    fn tell_left(&self, owner: Owner, has_reports: bool) {
+        let (trace, key) = (self.shared.trace, &self.key);
+        trace.released(key, owner.attempt);
+        let opens = self.shared.index.unfinished();
+        let is_in_doubt = !has_reports && opens.get(owner.born).is_some_and(|open| open.tally.is_in_doubt);
+        let is_stuck = opens.is_tried_enough(owner.born);
+        drop(opens);
+        if is_in_doubt {
+            trace.in_doubt(key, owner.attempt);
+        }
+        if is_stuck {
+            trace.stuck(key, owner.attempt);
+        }
+    }
+}
+
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let left = || self.reports.lock().leave();
-        let next = self.shared.index.shard(self.hash).unseat(self.hash, &self.key, self.token, left);
+        let mut has_reports = false;
+        let left = || {
+            let left = self.reports.lock().leave();
+            has_reports = !left.is_empty();
+            left
+        };
+        let mut shard = self.shared.index.shard(self.hash);
+        let owner = shard.owner(self.hash, &self.key).filter(|owner| is_heard() && owner.token == self.token);
+        let next = shard.unseat(self.hash, &self.key, self.token, left);
+        drop(shard);
+        if let Some(owner) = owner {
+            self.tell_left(owner, has_reports);
+        }
         if let Some(waiter) = next {
             self.shared.readmit(&self.key, self.hash, waiter);
         }

@@ -169,7 +169,7 @@ impl Writer {
             // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
             self.shared.queue.shut(Shut::Failed);
             self.shared.log.give_up();
-            self.note(&Error::new(ErrorKind::Failed, "the writer panicked; open the store anew"));
+            self.shared.keep_fault(&Error::new(ErrorKind::Failed, "the writer panicked; open the store anew"));
         }
         self.shared.is_full.store(self.full.is_some(), Ordering::Release);
         // The buffer is kept: the queue swaps it for the next batch.
@@ -262,7 +262,9 @@ impl Writer {
             let mut done = Done::default();
             match self.attempt(requests, now, &mut done) {
                 Ok(()) => {
-                    self.full = None;
+                    if self.full.take().is_some() {
+                        self.shared.trace.mended();
+                    }
                     done.publish(&self.shared, requests, now);
                 }
                 Err(Failure::Rows(nth, error)) => {
@@ -292,6 +294,11 @@ impl Writer {
 
     /// Decides, writes and commits. What it did stands in `done`; where it failed, nothing of that is to be told.
     fn attempt(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
+        let span = self.shared.trace.commit(requests.len());
+        span.within(|| self.attempt_within(requests, now, done))
+    }
+
+    fn attempt_within(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
         let shared = Arc::clone(&self.shared);
         let (numbers, began) = (self.numbers, Instant::now());
         // What was synced before, while the file was opened, is no commit's.
@@ -317,9 +324,11 @@ impl Writer {
         shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
         shared.meter.commits.fetch_add(1, Ordering::Relaxed);
         shared.meter.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
+        let (took, sync) = (began.elapsed(), shared.log.take_sync_time());
         if !requests.is_empty() {
-            shared.meter.committed(requests.len(), began.elapsed(), shared.log.take_sync_time());
+            shared.meter.committed(requests.len(), took, sync);
         }
+        shared.trace.committed(requests.len(), done.moves.len(), took, sync);
         Ok(())
     }
 
@@ -351,17 +360,12 @@ impl Writer {
         Ok(done.is_change())
     }
 
-    /// Keeps a fault, for whoever asks how the store is.
-    fn note(&self, error: &Error) {
-        self.shared.meter.note(error, self.shared.timeline.now().time);
-    }
-
     /// After a fault: tells everybody what is known, and goes on or stops for good.
     fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done, now: Now) {
         let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
         let is_in_commit = matches!(failure, Failure::In(_));
         let error = failure.into_error();
-        self.note(&error);
+        self.shared.keep_fault(&error);
         if !is_full {
             // A number that ran out or the like is no fault of the disk, and nothing of the batch is on it.
             if is_in_commit || self.shared.log.fault().is_some() || error.kind() != ErrorKind::Capacity {

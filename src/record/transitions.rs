@@ -117,6 +117,17 @@ impl Command {
         }
     }
 
+    /// Its name, where somebody gives it by hand: an operator, or the server in an operator's place.
+    pub(crate) fn by_hand(&self) -> Option<&'static str> {
+        match self {
+            Self::Resolve { token: None, .. } => Some("resolve"),
+            Self::Free => Some("release"),
+            Self::Forget => Some("forget"),
+            Self::Revoke => Some("revoke"),
+            _ => None,
+        }
+    }
+
     /// The token of the run that asks, where a run does and what it asks shows that it is at work.
     pub(crate) fn token(&self) -> Option<u64> {
         match self {

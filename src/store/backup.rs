@@ -33,8 +33,8 @@ impl Store {
     /// **Durable when it returns**, and checked: every page was read back. The file is readable by its owner only; it
     /// appears under its name when it is whole, and never in the place of another.
     ///
-    /// What was acknowledged *after* it a store that is opened from it does not know; the guide `docs/operating.md` says
-    /// what that means. A task gives the call to a thread that may block.
+    /// What was acknowledged *after* it a store that is opened from it does not know; the guide `docs/operating.md`
+    /// says what that means. A task gives the call to a thread that may block.
     ///
     /// ```
     /// use reentry::{Claim, Fingerprint, Key, Store};
@@ -55,9 +55,9 @@ impl Store {
     /// # Errors
     ///
     /// Nothing is left at `path` then: [`ErrorKind::Exists`] where something stands there, [`ErrorKind::InUse`] where
-    /// another copy is being made there, [`ErrorKind::Full`] where there is no room for it, [`ErrorKind::Corrupt`] where
-    /// the store's own file is damaged, [`ErrorKind::Io`] where it cannot be read or written, or where the disk that the
-    /// copy goes to cannot keep up with what claims write; [`ErrorKind::Closed`], [`ErrorKind::Failed`].
+    /// another copy is being made there, [`ErrorKind::Full`] where there is no room for it, [`ErrorKind::Corrupt`]
+    /// where the store's own file is damaged, [`ErrorKind::Io`] where it cannot be read or written, or where the disk
+    /// that the copy goes to cannot keep up with what claims write; [`ErrorKind::Closed`], [`ErrorKind::Failed`].
     pub fn backup(&self, path: impl AsRef<Path>) -> Result<Backup> {
         self.backup_with(path, |_| ControlFlow::Continue(()))
     }
@@ -87,7 +87,7 @@ impl Store {
         progress: impl Fn(f64) -> ControlFlow<()> + Send + Sync + 'static,
     ) -> Result<Backup> {
         let progress: Arc<OnProgress> = Arc::new(progress);
-        self.engine.back_up(path.as_ref(), progress).map(Backup::of)
+        self.engine.back_up(path.as_ref(), &progress).map(Backup::of)
     }
 
     /// As [`backup_with`](Self::backup_with), onto a simulated disk, which must be empty.

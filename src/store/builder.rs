@@ -13,6 +13,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Limits, PAYLOAD_BYTES_LIMIT};
 use crate::record::room::Room;
 use crate::record::transitions::Policy;
+use crate::trace::Trace;
 
 const RETENTION: Duration = Duration::from_secs(24 * 60 * 60);
 const ATTEMPTS_MAX: u32 = 16;
@@ -45,6 +46,7 @@ pub struct Builder {
     operation_bytes_max: Option<u64>,
     hash_mask: u64,
     only_private: bool,
+    trace: Trace,
     payload_bytes_max: usize,
     queue: QueueLimits,
     opening: Opening,
@@ -79,6 +81,7 @@ impl Default for Builder {
             operation_bytes_max: None,
             hash_mask: u64::MAX,
             only_private: false,
+            trace: Trace::default(),
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
             opening: Opening {
@@ -230,6 +233,14 @@ impl Builder {
         self
     }
 
+    /// Whether traces show keys as they are (P9), feature `tracing`. Keys belong to clients, and whoever reads the log
+    /// reads them. Default: no, they show [`Key::digest`](crate::Key::digest).
+    #[cfg(feature = "tracing")]
+    pub fn show_keys_in_traces(mut self, show: bool) -> Self {
+        self.trace = Trace::showing_keys(show);
+        self
+    }
+
     /// What is told, from time to time while a large file is opened, which share of the work is done: 0.0 to 1.0.
     ///
     /// ```
@@ -337,10 +348,10 @@ impl Builder {
         } else if operation_bytes_max < least {
             "operation_bytes_max is under four times payload_bytes_max and 4 KiB, so an operation may not end"
         } else {
-            let Self { policy, queue, capacity, hash_mask, only_private, opening, clock, .. } = self;
+            let Self { policy, queue, capacity, hash_mask, only_private, trace, opening, clock, .. } = self;
             let limits = Limits { payload_bytes_max: self.payload_bytes_max };
             let policy = Policy { room: Room { operation_bytes_max, payload_bytes_max }, ..policy };
-            return Ok((limits, Options { policy, queue, capacity, hash_mask, only_private, opening, clock }));
+            return Ok((limits, Options { policy, queue, capacity, hash_mask, only_private, trace, opening, clock }));
         };
         Err(Error::new(ErrorKind::InvalidConfig, fault))
     }

@@ -19,6 +19,8 @@ use crate::run::{advance_command, resolve_command};
 
 mod backup;
 mod builder;
+#[cfg(feature = "metrics")]
+mod metrics;
 mod stats;
 
 pub use backup::Backup;

@@ -102,8 +102,21 @@ pub struct Claims {
 impl Claims {
     /// All of them.
     pub fn total(&self) -> u64 {
-        let Self { begun, reentered, replayed, waiting, rejected, gone, failed } = self;
-        [begun, reentered, replayed, waiting, rejected, gone, failed].into_iter().sum()
+        self.by_answer().into_iter().map(|(_, count)| count).sum()
+    }
+
+    /// Each answer by its name, which is that of its field, with how many claims came to it.
+    pub fn by_answer(&self) -> [(&'static str, u64); 7] {
+        let Self { begun, reentered, replayed, waiting, rejected, gone, failed } = *self;
+        [
+            ("begun", begun),
+            ("reentered", reentered),
+            ("replayed", replayed),
+            ("waiting", waiting),
+            ("rejected", rejected),
+            ("gone", gone),
+            ("failed", failed),
+        ]
     }
 }
 
@@ -171,7 +184,7 @@ impl Stats {
 }
 
 impl<T> Percentiles<T> {
-    fn map<U>(self, of: impl Fn(T) -> U) -> Percentiles<U> {
+    pub(super) fn map<U>(self, of: impl Fn(T) -> U) -> Percentiles<U> {
         Percentiles { p50: of(self.p50), p90: of(self.p90), p99: of(self.p99), max: of(self.max) }
     }
 }
