@@ -61,7 +61,6 @@ impl Engine {
     pub(crate) fn copy_to(&self, target: &Arc<dyn Disk>, progress: &Arc<OnProgress>) -> Result<Made> {
         let (snapshot, kept, at) = self.moment()?;
         copy(&snapshot, &**target, progress)?;
-        let bytes = snapshot.len();
         // A file that could not be cut is longer than it need be, and as good.
         drop(snapshot);
         let told = Arc::clone(progress);
@@ -80,6 +79,7 @@ impl Engine {
             let message = format!("the file is damaged: of {had} operations its copy has {has}, or others than it had");
             return Err(Error::new(ErrorKind::Corrupt, message));
         }
+        let bytes = target.len().map_err(unreadable)?;
         Ok(Made { kept, bytes, at })
     }
 

@@ -171,7 +171,6 @@ impl Writer {
             self.shared.log.give_up();
             self.shared.keep_fault(&Error::new(ErrorKind::Failed, "the writer panicked; open the store anew"));
         }
-        self.shared.is_full.store(self.full.is_some(), Ordering::Release);
         // The buffer is kept: the queue swaps it for the next batch.
         *requests = batch;
         requests.clear();
@@ -263,6 +262,7 @@ impl Writer {
             match self.attempt(requests, now, &mut done) {
                 Ok(()) => {
                     if self.full.take().is_some() {
+                        self.shared.is_full.store(false, Ordering::Release);
                         self.shared.trace.mended();
                     }
                     done.publish(&self.shared, requests, now);
@@ -391,6 +391,7 @@ impl Writer {
         let in_doubt = landed.is_none().then(|| (done.moves.clone(), done.draft.clone()));
         let is_closed = reopened.is_err() || landed.is_none();
         self.stop_where_failed(reopened.as_ref().err());
+        self.shared.is_full.store(true, Ordering::Release);
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         if landed == Some(true) {
             return done.publish(&self.shared, requests, now);

@@ -44,7 +44,7 @@ impl Store {
     /// let store = Store::open(&path)?;
     /// let key = Key::new("orders", "1")?;
     /// let Claim::Run(run) = store.claim(&key, Fingerprint::of("two pizzas")).wait()? else { panic!("it is new") };
-    /// run.complete("eaten").wait()?;
+    /// run.complete(&"eaten".to_owned()).wait()?;
     /// store.backup(&copy)?;
     /// let restored = Store::open(&copy)?;
     /// let claim = restored.claim(&key, Fingerprint::of("two pizzas")).wait()?;
