@@ -269,3 +269,109 @@ impl GivenUp {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::Memory;
+    use super::*;
+
+    /// Chance that is the same in every run (a linear congruence).
+    struct Chance(u64);
+
+    impl Chance {
+        fn below(&mut self, end: u64) -> u64 {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) % end
+        }
+    }
+
+    /// A disk of this many bytes, not a whole number of blocks.
+    fn disk(len: u64) -> (Arc<Memory>, Arc<LiveDisk>) {
+        let memory = Arc::new(Memory::default());
+        let bytes: Vec<u8> = (0..len).map(|at| u8::try_from(at * 7 % 251).unwrap()).collect();
+        memory.write(0, &bytes).unwrap();
+        (Arc::<Memory>::clone(&memory), Arc::new(LiveDisk::new(memory)))
+    }
+
+    /// Reads a part of a snapshot into a copy. Returns whether there may be more.
+    fn read(snapshot: &Snapshot, copy: &mut Vec<Option<u8>>, most: usize) -> bool {
+        let Some(parts) = snapshot.read(most).unwrap() else { return false };
+        for part in parts {
+            for (nth, byte) in part.bytes.into_iter().enumerate() {
+                let at = usize::try_from(part.offset).unwrap() + nth;
+                assert_eq!(copy[at].replace(byte), None, "byte {at} came twice");
+            }
+        }
+        true
+    }
+
+    fn change(live: &LiveDisk, chance: &mut Chance, nth: u64) {
+        let len = live.len().unwrap();
+        match chance.below(6) {
+            0 => live.set_len(chance.below(len) + 1).unwrap(),
+            1 => live.set_len(len + chance.below(30_000)).unwrap(),
+            _ => {
+                let bytes = vec![u8::try_from(nth % 256).unwrap(); 1 + usize::try_from(chance.below(9_000)).unwrap()];
+                live.write(chance.below(len + 1), &bytes).unwrap();
+            }
+        }
+    }
+
+    #[test]
+    fn a_snapshot_is_the_file_as_it_was_whatever_is_written_and_cut_meanwhile() {
+        for seed in 0..300 {
+            let mut chance = Chance(seed);
+            let (memory, live) = disk(40_000 + seed * 11);
+            (0..5).for_each(|nth| change(&live, &mut chance, nth));
+            let before = memory.image();
+            let snapshot = live.snapshot().unwrap();
+            assert_eq!(snapshot.len(), before.len() as u64);
+            let mut copy = vec![None; before.len()];
+            let mut nth = 0;
+            while read(&snapshot, &mut copy, 4096 * (1 + usize::try_from(chance.below(3)).unwrap())) {
+                for _ in 0..chance.below(4) {
+                    change(&live, &mut chance, nth);
+                    nth += 1;
+                }
+            }
+            let copy: Vec<u8> = copy.into_iter().map(|byte| byte.expect("every byte came")).collect();
+            assert!(copy == before, "seed {seed}");
+            let len = live.len().unwrap();
+            snapshot.end().unwrap();
+            assert_eq!((live.len().unwrap(), memory.len().unwrap()), (len, len), "what was owed is cut");
+        }
+    }
+
+    #[test]
+    fn several_snapshots_are_each_of_their_moment_and_the_last_one_cuts() {
+        let (memory, live) = disk(100_000);
+        let (first, first_image) = (live.snapshot().unwrap(), memory.image());
+        live.write(3_000, &[1; 50_000]).unwrap();
+        let (second, second_image) = (live.snapshot().unwrap(), memory.image());
+        live.set_len(10_000).unwrap();
+        live.write(0, &[2; 9_000]).unwrap();
+        for (snapshot, image) in [(first, first_image), (second, second_image)] {
+            assert_eq!((live.len().unwrap(), memory.len().unwrap()), (10_000, 100_000));
+            let mut copy = vec![None; image.len()];
+            while read(&snapshot, &mut copy, 8192) {}
+            assert!(copy.into_iter().map(Option::unwrap).eq(image));
+        }
+        assert_eq!(memory.len().unwrap(), 10_000);
+        // Without a snapshot nothing is owed.
+        live.set_len(5_000).unwrap();
+        assert_eq!(memory.len().unwrap(), 5_000);
+    }
+
+    #[test]
+    fn p10_who_does_not_come_for_what_is_put_aside_loses_the_snapshot_and_no_write_fails() {
+        let len = ASIDE_BYTES_MAX as u64 + 1024 * 1024;
+        let (memory, live) = disk(len);
+        let snapshot = live.snapshot().unwrap();
+        for offset in (0..len).step_by(64 * 1024) {
+            live.write(offset, &[9; 64 * 1024]).unwrap();
+        }
+        assert_eq!(snapshot.read(4096).unwrap_err().kind(), io::ErrorKind::TimedOut);
+        let image = memory.image();
+        assert!(image.iter().all(|byte| *byte == 9), "all was written");
+    }
+}

@@ -1,0 +1,119 @@
+//! What is published through the `metrics` facade: the figures, under the names that the guide lists, and no key (P9).
+
+#![cfg(not(any(shuttle, loom, miri)))]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use metrics_util::MetricKind;
+use metrics_util::debugging::{DebugValue, DebuggingRecorder};
+use reentry::{Fingerprint, Key, Stats, Store};
+use support::{key, request, run, times_out};
+
+const CANARY: &str = "canary-4111111111111111";
+
+/// What was published: name and labels, in the form of an exporter, with the value.
+type Published = BTreeMap<String, (MetricKind, f64)>;
+
+fn published(publish: impl Fn()) -> Published {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    metrics::with_local_recorder(&recorder, publish);
+    let mut found = Published::new();
+    for (key, unit, description, value) in snapshotter.snapshot().into_vec() {
+        let (kind, key) = key.into_parts();
+        assert!(unit.is_some() && description.is_some(), "{} is described", key.name());
+        let labels: Vec<_> = key.labels().map(|label| format!("{}={}", label.key(), label.value())).collect();
+        let value = match value {
+            #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+            DebugValue::Counter(count) => count as f64,
+            DebugValue::Gauge(value) => value.into_inner(),
+            DebugValue::Histogram(_) => panic!("nothing is a histogram"),
+        };
+        found.insert(format!("{} {}", key.name(), labels.join(" ")), (kind, value));
+    }
+    found
+}
+
+fn busy_store() -> Store {
+    let store = Store::builder().attempts_max(1).in_memory().unwrap();
+    let canary = Key::new(format!("tenant {CANARY}"), CANARY).unwrap();
+    drop(run(&store, &canary).complete(&CANARY.to_owned()).wait().unwrap());
+    drop(store.claim(&canary, Fingerprint::of("another")).wait().unwrap());
+    (0..5).for_each(|_| drop(store.claim(&canary, request()).wait().unwrap()));
+    times_out(&mut run(&store, &key("doubtful")), "charge");
+    store
+}
+
+#[test]
+fn what_is_published_is_what_the_figures_tell() {
+    let store = busy_store();
+    let _owned = run(&store, &key("owned"));
+    let found = published(|| store.publish_metrics("orders").unwrap());
+    let Stats { unfinished, in_doubt, stuck, owned, completed, commits, changes, claims, commit_time, .. } =
+        store.stats().unwrap();
+    assert_eq!((unfinished, in_doubt, stuck, owned, completed), (2, 1, 1, 1, 1));
+    let gauge = |name: &str| match found.get(&format!("{name} store=orders")) {
+        Some((MetricKind::Gauge, value)) => *value,
+        other => panic!("{name}: {other:?}"),
+    };
+    let counter = |name: &str| match found.get(name) {
+        Some((MetricKind::Counter, value)) => *value,
+        other => panic!("{name}: {other:?}"),
+    };
+    #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+    let float = |count: u64| count as f64;
+    let close = |one: f64, other: f64| assert!((one - other).abs() < 1e-9, "{one} is not {other}");
+    close(gauge("reentry_serving"), 1.0);
+    close(gauge("reentry_unfinished"), float(unfinished));
+    close(gauge("reentry_in_doubt"), float(in_doubt));
+    close(gauge("reentry_stuck"), float(stuck));
+    close(gauge("reentry_owned"), float(owned));
+    close(gauge("reentry_completed"), float(completed));
+    assert!(gauge("reentry_oldest_unfinished_seconds") >= 0.0 && gauge("reentry_file_bytes") > 4096.0);
+    close(counter("reentry_commits_total store=orders"), float(commits));
+    close(counter("reentry_changes_total store=orders"), float(changes));
+    close(counter("reentry_claims_total store=orders answer=replayed"), 5.0);
+    close(counter("reentry_claims_total store=orders answer=rejected"), 1.0);
+    close(counter("reentry_claims_total store=orders answer=begun"), float(claims.begun));
+    let median = &found["reentry_commit_seconds store=orders quantile=0.5"];
+    close(median.1, commit_time.unwrap().p50.as_secs_f64());
+}
+
+#[test]
+fn a_store_that_serves_no_more_is_published_as_such() {
+    let store = busy_store();
+    store.close().unwrap();
+    let found = published(|| store.publish_metrics("orders").unwrap());
+    assert!(found["reentry_serving store=orders"].1 < 0.5);
+}
+
+#[test]
+fn p9_no_key_and_no_scope_is_a_name_or_a_label() {
+    let store = busy_store();
+    let found = published(|| store.publish_metrics("orders").unwrap());
+    assert!(found.len() > 30, "{found:?}");
+    for name in found.keys() {
+        assert!(!name.contains(CANARY), "{name}");
+        let labels = name.split(' ').skip(1);
+        let known = ["store=orders", "answer=", "quantile="];
+        assert!(labels.into_iter().all(|label| known.iter().any(|known| label.starts_with(known))), "{name}");
+    }
+    // However many keys there are, there are as many metrics.
+    (0..100).for_each(|n| drop(run(&store, &key(&n.to_string()))));
+    assert_eq!(published(|| store.publish_metrics("orders").unwrap()).len(), found.len());
+}
+
+#[test]
+fn every_metric_is_in_the_guide_and_nothing_else_is() {
+    let store = busy_store();
+    let found = published(|| store.publish_metrics("orders").unwrap());
+    let found: BTreeSet<_> = found.keys().map(|name| name.split(' ').next().unwrap()).collect();
+    let guide = include_str!("../docs/operating.md");
+    // The first cell of its row; labels stand behind the name.
+    let named = |line: &'static str| line.strip_prefix("| `reentry_").and_then(|rest| rest.split(['`', '{']).next());
+    let named: BTreeSet<_> = guide.lines().filter_map(named).map(|name| format!("reentry_{name}")).collect();
+    assert_eq!(named, found.into_iter().map(str::to_owned).collect());
+}
