@@ -65,6 +65,11 @@ pub fn fuzz_key_line(line: &[u8], is_strict: bool) -> Option<String> {
 #[doc = include_str!("../docs/effects.md")]
 pub struct Effects;
 
+/// The guide for operators, likewise.
+#[cfg(doctest)]
+#[doc = include_str!("../docs/operating.md")]
+pub struct Operating;
+
 /// The guide to testing a handler, likewise.
 #[cfg(all(doctest, feature = "testing"))]
 #[doc = include_str!("../docs/testing.md")]

@@ -1,4 +1,4 @@
-//! A copy is the store as it was at one moment, whatever claims do meanwhile; it is whole, or it is not there (P2, P10).
+//! A copy is the store as it was at one moment, whatever claims do meanwhile; it is whole, or not there (P2, P10).
 //!
 //! By default a sample of moments is tried. More of them:
 //!

@@ -1,0 +1,168 @@
+//! What the guide `docs/operating.md` says to do when something is wrong, done.
+
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs;
+use std::path::Path;
+use std::time::Duration;
+
+use reentry::{
+    Claim, Condition, DiskCall, DiskFault, EffectId, ErrorKind, Failure, ManualClock, Resolution, Resumer, Run,
+    SimulatedDisk, Store,
+};
+use support::{START, key, kind, request, run, times_out, until};
+use tempfile::tempdir;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// An order whose charge may be done once at most, as a resumer finishes it.
+fn finish(mut order: Run) -> reentry::Result<()> {
+    order.step("charge").run_at_most_once(|_| Ok::<_, Failure>("receipt".to_owned()))?;
+    order.complete(&"paid".to_owned()).wait().map(drop)
+}
+
+fn is_paid(store: &Store, name: &str) -> bool {
+    store.progress(&key(name)).unwrap().unwrap().outcome().is_some()
+}
+
+/// The file of a store with one finished order, damaged in every place where its outcome stood.
+fn damage(path: &Path) {
+    let mut bytes = fs::read(path).unwrap();
+    let found: Vec<_> = bytes.windows(10).enumerate().filter(|(_, w)| *w == b"the canary").map(|(at, _)| at).collect();
+    assert!(!found.is_empty());
+    found.into_iter().for_each(|at| bytes[at] ^= 1);
+    fs::write(path, bytes).unwrap();
+}
+
+#[test]
+fn what_is_in_doubt_is_found_looked_for_outside_and_resolved_by_hand() {
+    let store = Store::builder().in_memory().unwrap();
+    let mut order = run(&store, &key("order"));
+    let sent = order.effect_id("charge");
+    times_out(&mut order, "charge");
+    drop(order);
+    assert_eq!(store.stats().unwrap().in_doubt, 1);
+    // Which one, and under which id the other side knows it.
+    let doubtful: Vec<_> = store.unfinished().map(Result::unwrap).filter(|p| p.in_doubt().count() > 0).collect();
+    let [found] = &doubtful[..] else { panic!("there is one") };
+    let id = found.effect_id(found.in_doubt().next().unwrap().name());
+    assert_eq!(id, sent);
+    let happened = Resolution::happened(&"receipt".to_owned()).unwrap();
+    store.resolve(found.key(), "charge", happened, "found in the bank's list, K.L.").wait().unwrap();
+    assert_eq!(store.stats().unwrap().in_doubt, 0);
+    let resumer = Resumer::builder(&store).start(finish).unwrap();
+    until("the resumer finishes it", || is_paid(&store, "order"));
+    resumer.stop();
+}
+
+#[test]
+fn what_is_stuck_is_found_mended_and_released() {
+    let store = Store::builder().attempts_max(2).in_memory().unwrap();
+    (0..2).for_each(|_| drop(run(&store, &key("order"))));
+    assert_eq!(store.stats().unwrap().stuck, 1);
+    let is_stuck = |progress: &reentry::Progress| progress.state() == reentry::State::Stuck;
+    let stuck: Vec<_> = store.unfinished().map(Result::unwrap).filter(is_stuck).collect();
+    let resumer = Resumer::builder(&store).start(finish).unwrap();
+    assert!(store.release_stuck(stuck[0].key()).wait().unwrap());
+    resumer.wake();
+    until("the resumer finishes it", || is_paid(&store, "order"));
+    assert_eq!(store.stats().unwrap().stuck, 0);
+    resumer.stop();
+}
+
+#[test]
+fn p10_a_store_that_failed_is_closed_and_opened_anew_in_the_same_process() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    run(&store, &key("before")).complete(&"paid".to_owned()).wait().unwrap();
+    disk.fail(Some(DiskFault::os(5).on(&[DiskCall::Write])));
+    assert!(store.claim(&key("order"), request()).wait().is_err());
+    assert_eq!(store.stats().unwrap().condition, Condition::Failed);
+    drop(store.close());
+    let store = Store::builder().open_on(&disk).unwrap();
+    assert_eq!(store.stats().unwrap().condition, Condition::Serving);
+    assert!(is_paid(&store, "before"));
+    store.verify().unwrap();
+}
+
+#[test]
+fn p10_a_file_that_is_refused_at_opening_is_replaced_by_its_last_copy() {
+    let folder = tempdir().unwrap();
+    let (path, copy) = (folder.path().join("orders.reentry"), folder.path().join("monday.reentry"));
+    let store = Store::open(&path).unwrap();
+    run(&store, &key("order")).complete(&"the canary".to_owned()).wait().unwrap();
+    store.backup(&copy).unwrap();
+    store.close().unwrap();
+    damage(&path);
+    assert_eq!(kind(Store::open(&path)), ErrorKind::Corrupt);
+    // The damaged one is kept for whoever looks into it.
+    fs::rename(&path, folder.path().join("damaged.reentry")).unwrap();
+    fs::copy(&copy, &path).unwrap();
+    let store = Store::builder().only_private(true).open(&path).unwrap();
+    store.verify().unwrap();
+    assert!(is_paid(&store, "order"));
+    // The copy itself is as it was, for the next time.
+    assert!(fs::read(&copy).unwrap().len() > 4096);
+    Store::open(&copy).unwrap().verify().unwrap();
+}
+
+#[test]
+fn p10_damage_behind_an_open_store_concerns_one_key_and_is_found_by_verify() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
+    run(&store, &key("order")).complete(&"the canary".to_owned()).wait().unwrap();
+    run(&store, &key("other")).complete(&"paid".to_owned()).wait().unwrap();
+    damage(&path);
+    assert_eq!(kind(store.claim(&key("order"), request()).wait()), ErrorKind::Corrupt);
+    assert!(is_paid(&store, "other"));
+    assert_eq!(kind(store.verify()), ErrorKind::Corrupt);
+    assert_eq!(kind(store.backup(folder.path().join("copy.reentry"))), ErrorKind::Corrupt);
+}
+
+#[test]
+fn p11_a_store_that_was_opened_with_a_clock_far_ahead_is_restored_from_a_copy_of_before() {
+    let folder = tempdir().unwrap();
+    let (path, copy) = (folder.path().join("orders.reentry"), folder.path().join("monday.reentry"));
+    let open = |path: &Path, at| Store::builder().clock(ManualClock::at(at)).open(path).unwrap();
+    let store = open(&path, START);
+    run(&store, &key("order")).complete(&"paid".to_owned()).wait().unwrap();
+    store.backup(&copy).unwrap();
+    store.close().unwrap();
+    // The machine came up ten years ahead.
+    let store = open(&path, START + 3_650 * DAY);
+    assert!(store.progress(&key("order")).unwrap().is_none(), "it counts as expired");
+    drop(run(&store, &key("another")));
+    store.close().unwrap();
+    // The clock is right again: this file has seen the wrong time and stays there; its copy has not.
+    let store = open(&path, START);
+    assert!(store.progress(&key("order")).unwrap().is_none());
+    store.close().unwrap();
+    let store = open(&copy, START);
+    assert!(matches!(store.claim(&key("order"), request()).wait().unwrap(), Claim::Replay(_)));
+}
+
+/// What the lost time did is done again, where the other side does not deduplicate: a copy does not know that it began.
+#[test]
+fn p4_of_the_time_after_a_copy_a_restored_store_knows_nothing_so_a_recheck_is_not_asked() {
+    let folder = tempdir().unwrap();
+    let copy = folder.path().join("copy.reentry");
+    let store = Store::builder().in_memory().unwrap();
+    store.backup(&copy).unwrap();
+    finish(run(&store, &key("order"))).unwrap();
+    let restored = Store::open(&copy).unwrap();
+    let mut again = run(&restored, &key("order"));
+    let (mut asked, mut done) = (0, 0);
+    let recheck = |_: EffectId| {
+        asked += 1;
+        Ok::<_, Failure>(None::<String>)
+    };
+    let effect = |_: EffectId| {
+        done += 1;
+        Ok::<_, Failure>("receipt".to_owned())
+    };
+    again.step("charge").recheck(recheck).run(effect).unwrap();
+    assert_eq!((asked, done), (0, 1));
+}
