@@ -1,11 +1,13 @@
 //! What every type of the face can be used for: sent to threads, held over a panic, kept small.
 
 use std::panic::{RefUnwindSafe, UnwindSafe};
+use std::time::Duration;
 
 use reentry::{
-    Advance, Busy, Checkpoint, Claim, EffectId, Error, Failure, Fingerprint, Gone, Key, Late, Note, Outcome, Pending,
-    Position, Progress, Rechecked, Rejected, Request, Resolution, Result, Resumer, ResumerBuilder, ResumerStats,
-    Revision, Run, State, Stats, Step, StepBuilder, StepState, Store, Table, Timestamp, Unfinished, Verified,
+    Advance, Backup, Busy, Checkpoint, Claim, Claims, Condition, EffectId, Error, Failure, Fingerprint, Gone, Key,
+    LastFault, Late, Note, Outcome, Pending, Percentiles, Position, Progress, Rechecked, Rejected, Request, Resolution,
+    Result, Resumer, ResumerBuilder, ResumerStats, Revision, Run, State, Stats, Step, StepBuilder, StepState, Store,
+    Table, Timestamp, Unfinished, Verified,
 };
 
 fn send<T: Send>() {}
@@ -22,7 +24,8 @@ macro_rules! all {
 fn a_store_is_shared_by_threads_and_tasks() {
     all!(send: Store, Key, Fingerprint, Timestamp, Run, Busy, Claim, Outcome, Checkpoint, Error, Advance, Revision);
     all!(send: Pending<Claim>, Pending<Revision>, Pending<Outcome>, Progress, Unfinished, Stats, Verified);
-    all!(send: Gone, Rejected);
+    all!(send: Gone, Rejected, Backup, Claims, Condition, LastFault, Percentiles<Duration>);
+    all!(sync: Backup, Claims, Condition, LastFault, Percentiles<Duration>);
     all!(sync: Store, Key, Fingerprint, Timestamp, Run, Busy, Claim, Outcome, Checkpoint, Error, Advance, Progress);
     all!(owned: Store, Run, Busy, Claim, Pending<Claim>, Error);
 }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use reentry::testing::CrashTest;
-use reentry::{Resumer, SimulatedDisk, State, StepState, Store, Timestamp};
+use reentry::{Condition, Resumer, SimulatedDisk, State, StepState, Store, Timestamp};
 
 use support::{key, run};
 
@@ -18,6 +18,8 @@ fn every_state_is_one_word() {
     assert_eq!(states.map(|it| it.to_string()), ["owned", "unfinished", "stuck", "succeeded", "failed", "gone"]);
     let steps = [StepState::InDoubt, StepState::Done, StepState::Withdrawn];
     assert_eq!(steps.map(|it| it.to_string()), ["in doubt", "done", "withdrawn"]);
+    let conditions = [Condition::Serving, Condition::Full, Condition::Failed, Condition::Closed];
+    assert_eq!(conditions.map(|it| it.to_string()), ["serving", "full", "failed", "closed"]);
 }
 
 #[test]
