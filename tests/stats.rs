@@ -178,7 +178,9 @@ fn the_last_commits_are_told_by_their_time_and_size() {
     let together: Vec<_> = (0..30).map(|n| store.claim(&key(&n.to_string()), request())).collect();
     assert!(figures(&store).queued >= 30);
     gate.open();
-    together.into_iter().for_each(|claim| drop(claim.wait().unwrap()));
+    for claim in together {
+        drop(claim.wait().unwrap());
+    }
     let Stats { commit_time, sync_time, batch, queued, .. } = figures(&store);
     assert_eq!(queued, 0);
     assert!(batch.unwrap().max >= 30, "{batch:?}");

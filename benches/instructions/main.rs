@@ -1,10 +1,9 @@
 //! How many instructions a call takes: a guard against getting slower that no other work on the machine disturbs.
 //!
-//! `cargo bench --bench instructions` counts, under valgrind, and fails where a figure has grown by more than 5 % beside
-//! `benches/instructions/figures.txt`; `cargo bench --bench instructions -- --accept` writes that file anew. Each work
-//! is counted twice, with a number of operations and with three times as many: the difference is theirs alone. The
-//! writer works by hand and the disk is memory, so nothing depends on threads or on what a disk does; commits that many
-//! calls share are shared by 256 here.
+//! `cargo bench --bench instructions` counts under valgrind, and fails where a figure has grown by more than 5 % beside
+//! `benches/instructions/figures.txt`; with `-- --accept` it writes that file anew. Each work is counted twice, with a
+//! number of operations and with three times as many: the difference is theirs alone. The writer works by hand and the
+//! disk is memory, so nothing depends on threads or on what a disk does; a commit that calls share is shared by 256.
 //!
 //! A compiler of another version makes other instructions: then the figures are shown and nothing fails.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for a terminal that should stop at a fault")]

@@ -1,5 +1,5 @@
-//! What a batch appends to the log and takes from it, done at once: redb then walks down its tree once for many rows and
-//! not for each of them.
+//! What a batch appends to the log and takes from it, done at once: redb then walks down its tree once for many rows
+//! and not for each of them.
 //!
 //! Invariants:
 //! 1. Numbers are appended in ascending order, above all that the log has: every number is given once.
@@ -94,7 +94,9 @@ fn remove(log: &mut Table<'_, u64, &'static [u8]>, numbers: &[u64]) -> Result<()
 mod tests {
     use std::collections::BTreeMap;
 
+    use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::sample::Index;
     use redb::{Database, ReadableTable, TableDefinition};
 
     use super::*;
@@ -144,7 +146,7 @@ mod tests {
     proptest! {
         #[test]
         fn after_every_batch_the_log_holds_what_it_ought_to(
-            batches in prop::collection::vec((0..40_u64, prop::collection::vec(any::<prop::sample::Index>(), 0..40)), 1..12)
+            batches in vec((0..40_u64, vec(any::<Index>(), 0..40)), 1..12)
         ) {
             let mut both = Both::new();
             for (appended, leaves) in batches {
