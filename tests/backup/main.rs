@@ -19,6 +19,8 @@ mod killed;
 mod load;
 mod moments;
 mod restored;
+#[cfg(target_os = "linux")]
+mod small_disk;
 
 use std::ops::ControlFlow;
 use std::path::Path;

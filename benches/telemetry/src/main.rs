@@ -2,7 +2,7 @@
 //! and one without, in turn.
 //!
 //! `benches/telemetry/run.sh` builds both and lets them run. With `on` there is a subscriber at INFO that writes to
-//! nowhere and a recorder that is published to ten times a second, as a scrape in a great hurry would.
+//! nowhere and a recorder that is published to every second.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for a terminal that should stop at a fault")]
 
 use std::env;
@@ -135,7 +135,7 @@ fn listen(store: &Store) {
     thread::spawn(move || {
         loop {
             store.publish_metrics("orders").unwrap();
-            thread::sleep(Duration::from_millis(100));
+            thread::sleep(Duration::from_secs(1));
         }
     });
 }
