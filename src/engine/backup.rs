@@ -6,7 +6,9 @@
 //!    moment: a newest commit that is damaged, which redb takes for one that a crash tore, is missed too (P10).
 //! 3. No claim waits for it, but while that moment is noted.
 
+use std::any::Any;
 use std::ops::ControlFlow;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,7 +21,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pending::may_block;
 use crate::record::Record;
-use crate::sync::Ordering;
+use crate::sync::{Mutex, Ordering};
 
 /// What is read at once, at least and at most; between that, a part of the file, so that progress is told often.
 const PART_BYTES_MIN: u64 = 4096;
@@ -46,14 +48,19 @@ impl Engine {
         // On the writer's thread it would wait for itself.
         may_block()?;
         self.check_serving()?;
+        let panic = Arc::new(Mutex::new(None));
+        let progress = caught(progress, &panic);
         let made = self.shared.trace.backup().within(|| {
-            let made = file::create_copy(path, |target| self.copy_to(&target, progress));
+            let made = file::create_copy(path, |target| self.copy_to(&target, &progress));
             match &made {
                 Ok(made) => self.shared.trace.backed_up(made.kept.operations, made.bytes),
                 Err(error) => self.shared.trace.backup_failed(error),
             }
             made
         });
+        if let Some(panic) = panic.lock().take() {
+            resume_unwind(panic);
+        }
         made.map_err(|error| error.within("no backup was made"))
     }
 
@@ -101,6 +108,18 @@ impl Engine {
     fn check_serving(&self) -> Result<()> {
         self.shared.queue.is_shut().map_or(Ok(()), |shut| Err(shut.error()))
     }
+}
+
+/// A report of progress whose panic breaks the copy off: it may be called within redb, and what is left of the copy is
+/// to be removed. What it panicked with goes to `panic`.
+fn caught(progress: &Arc<OnProgress>, panic: &Arc<Mutex<Option<Box<dyn Any + Send>>>>) -> Arc<OnProgress> {
+    let (progress, panic) = (Arc::clone(progress), Arc::clone(panic));
+    Arc::new(move |share| {
+        catch_unwind(AssertUnwindSafe(|| progress(share))).unwrap_or_else(|what| {
+            *panic.lock() = Some(what);
+            ControlFlow::Break(())
+        })
+    })
 }
 
 /// Writes all of a snapshot to `target`.

@@ -31,6 +31,7 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
     let changes = shared.meter.commits.load(Ordering::Acquire);
     let mut verdict = Verdict::default();
     let (mut bodies, mut kept, mut scopes) = (HashSet::new(), Kept::default(), Scopes::default());
+    let (mut in_doubt, mut tried_enough) = (0, 0);
     for start in [Place::Log(0), Place::Tombstone(0)] {
         let mut from = Some(start);
         while let Some(at) = from {
@@ -45,6 +46,10 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
                 }
                 verdict.tombstones += u64::from(matches!(place, Place::Tombstone(_)));
                 kept = kept.add(Kept::of(&record));
+                if let Some(tally) = Tally::of(&record) {
+                    in_doubt += u64::from(tally.is_in_doubt);
+                    tried_enough += u64::from(tally.tries >= shared.policy.attempts_max);
+                }
                 if shared.ledger.counts_scopes() {
                     let scope = scopes.entry_ref(record.key.scope()).or_default();
                     *scope = scope.add(Kept::of(&record));
@@ -62,10 +67,16 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
     // taken, and nothing was committed since the first row was read.
     let is_moving = shared.is_moving.load(Ordering::Acquire);
     let ledger = shared.ledger.all();
+    let opens = shared.index.unfinished();
+    let (listed, doubtful, stuck) = (opens.len(), opens.in_doubt(), opens.tried_enough());
+    drop(opens);
     let sums = [
         ("the index holds another number of operations", kept.operations, shared.index.operations()),
         ("payload rows belong to no record or are missing", bodies.len() as u64, verdict.payload_rows),
-        ("the list of the unfinished is wrong", kept.unfinished, shared.index.unfinished().len()),
+        ("the list of the unfinished is wrong", kept.unfinished, listed),
+        ("another number is counted as in doubt", in_doubt, doubtful),
+        ("another number is counted as tried enough", tried_enough, stuck),
+        ("another number of tombstones is counted", verdict.tombstones, shared.index.tombstones()),
         ("another number of operations is counted", kept.operations, ledger.operations),
         ("another number of the unfinished is counted", kept.unfinished, ledger.unfinished),
         ("another number of bytes is counted", kept.bytes, ledger.bytes),

@@ -81,6 +81,10 @@ impl Store {
     /// # Errors
     ///
     /// Those of [`backup`](Self::backup), and [`ErrorKind::Cancelled`].
+    ///
+    /// # Panics
+    ///
+    /// Only where `progress` does: that breaks the copy off too.
     pub fn backup_with(
         &self,
         path: impl AsRef<Path>,

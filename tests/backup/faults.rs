@@ -111,6 +111,26 @@ fn a_copy_can_be_broken_off_wherever_it_is() {
 }
 
 #[test]
+fn a_report_of_progress_that_panics_breaks_the_copy_off_and_passes_through() {
+    let store = filled();
+    let folder = tempdir().unwrap();
+    // While it is copied, and while it is checked.
+    for from in [0.2, 0.6, 1.0] {
+        let copy = folder.path().join("copy.reentry");
+        let panics = move |share: f64| {
+            if share >= from {
+                std::panic::resume_unwind(Box::new("the progress panics"));
+            }
+            GO_ON
+        };
+        let made = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| store.backup_with(&copy, panics)));
+        assert_eq!(made.unwrap_err().downcast_ref(), Some(&"the progress panics"), "{from}");
+        assert_eq!(names(folder.path()), [""; 0], "{from}");
+    }
+    assert_serving(&store);
+}
+
+#[test]
 fn p10_a_target_without_room_is_an_error_and_no_matter_to_the_store() {
     let store = filled();
     let (mut refused, mut room) = (0, 4096);

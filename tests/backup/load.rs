@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
 use reentry::{Claim, Store};
-use tempfile::tempdir;
+use tempfile::tempdir_in;
 
 use crate::chain::{Chain, moves_of};
 use crate::support::{key, request, run};
@@ -15,7 +15,8 @@ const CLAIMERS: usize = 4;
 
 #[test]
 fn p2_a_copy_under_load_shows_a_moment_between_the_call_and_its_answer() {
-    let folder = tempdir().unwrap();
+    // On the disk that the build is on: the system's own for temporary files is often none.
+    let folder = tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
     let store = Store::open(folder.path().join("orders.reentry")).unwrap();
     let (moves, claimed) = ([const { AtomicU64::new(0) }; CHAINS], [const { AtomicU64::new(0) }; CLAIMERS]);
     let is_over = AtomicBool::new(false);
@@ -47,6 +48,8 @@ fn p2_a_copy_under_load_shows_a_moment_between_the_call_and_its_answer() {
                 }
             });
         }
+        // A copy that fails ends the others too.
+        let _over = Over(&is_over);
         for nth in 0..COPIES {
             let told = || (moves.each_ref().map(load), claimed.each_ref().map(load));
             let path = folder.path().join(format!("{nth}.reentry"));
@@ -65,9 +68,17 @@ fn p2_a_copy_under_load_shows_a_moment_between_the_call_and_its_answer() {
             }
             restored.verify().unwrap();
         }
-        is_over.store(true, Ordering::Relaxed);
     });
     store.verify().unwrap();
+}
+
+/// Ends the threads when it goes.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 fn load(count: &AtomicU64) -> u64 {

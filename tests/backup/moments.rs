@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::env;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
 use std::time::Duration;
 
 use reentry::{ErrorKind, Loss, ManualClock, Outcome, SimulatedDisk, State, Store};
@@ -172,6 +173,33 @@ fn two_copies_at_once_show_their_own_moments() {
     made.unwrap();
     let shown = |disk| moves_of(&Store::builder().open_on(disk).unwrap(), CHAIN);
     assert_eq!((shown(&outer), shown(&inner)), (20, 27));
+}
+
+/// Else it would hold a batch that the store does not count yet, or half of one.
+#[test]
+fn a_copy_that_is_asked_for_within_a_batch_begins_when_that_is_over() {
+    let store = Store::builder().open_on(&SimulatedDisk::new()).unwrap();
+    let (copy, (tell, hears)) = (SimulatedDisk::new(), mpsc::channel());
+    let hears = Arc::new(Mutex::new(hears));
+    let (other, to, heard) = (store.clone(), copy.clone(), Arc::clone(&hears));
+    // The closure runs in the middle of its batch.
+    let ended = run(&store, &key("order")).complete_with(&"paid".to_owned(), move |_| {
+        let (other, to, tell) = (other.clone(), to.clone(), tell.clone());
+        thread::spawn(move || {
+            tell.send(None).unwrap();
+            tell.send(Some(other.backup_onto(&to, |_| GO_ON))).unwrap();
+        });
+        let heard = heard.lock().unwrap();
+        assert!(heard.recv().unwrap().is_none(), "it begins");
+        // Time enough for one that does not wait.
+        assert!(heard.recv_timeout(Duration::from_millis(300)).is_err(), "it did not wait for the batch");
+        Ok(())
+    });
+    ended.wait().unwrap();
+    let made = hears.lock().unwrap().recv().unwrap();
+    made.unwrap().unwrap();
+    let restored = Store::builder().open_on(&copy).unwrap();
+    assert!(restored.progress(&key("order")).unwrap().unwrap().outcome().is_some());
 }
 
 #[test]

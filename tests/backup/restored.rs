@@ -62,7 +62,8 @@ fn p7_no_token_of_a_copy_is_one_that_the_original_gives() {
     let restored = Store::open(&copy).unwrap();
     let first = run(&restored, &key("copied")).token();
     let later: Vec<_> = (0..200).map(|n| run(&store, &key(&n.to_string())).token()).collect();
-    assert!(later.iter().all(|token| *token < first), "{first} is not above {:?}", later.last());
+    // Nor will be, for years: the original may have given out a thousand million more by the time it is lost.
+    assert!(later.iter().all(|token| token + 1_000_000_000 < first), "{first} is not far above {:?}", later.last());
     // A copy of the copy leaves room again.
     let second = folder.path().join("second.reentry");
     restored.backup(&second).unwrap();
