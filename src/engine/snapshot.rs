@@ -274,6 +274,7 @@ impl GivenUp {
 mod tests {
     use super::super::disk::Memory;
     use super::*;
+    use crate::sync::plain::{AtomicBool, Ordering};
 
     /// Chance that is the same in every run (a linear congruence).
     struct Chance(u64);
@@ -340,6 +341,34 @@ mod tests {
             snapshot.end().unwrap();
             assert_eq!((live.len().unwrap(), memory.len().unwrap()), (len, len), "what was owed is cut");
         }
+    }
+
+    /// The writer never waits for the reader, so whatever is read may be written over at that moment.
+    #[test]
+    fn a_snapshot_is_the_file_as_it_was_while_another_thread_writes_as_fast_as_it_can() {
+        let (memory, live) = disk(2_000_000);
+        let (pause, is_over) = (Mutex::new(()), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let mut chance = Chance(1);
+                while !is_over.load(Ordering::Relaxed) {
+                    let paused = pause.lock();
+                    let fill = u8::try_from(chance.below(256)).unwrap();
+                    live.write(chance.below(2_000_000 - 9_000), &[fill; 9_000]).unwrap();
+                    drop(paused);
+                }
+            });
+            for nth in 0..60 {
+                let paused = pause.lock();
+                let (snapshot, before) = (live.snapshot().unwrap(), memory.image());
+                drop(paused);
+                let mut copy = vec![None; before.len()];
+                while read(&snapshot, &mut copy, 16 * 4096) {}
+                let is_same = copy.into_iter().eq(before.into_iter().map(Some));
+                is_over.store(!is_same || nth == 59, Ordering::Relaxed);
+                assert!(is_same, "snapshot {nth}");
+            }
+        });
     }
 
     #[test]
