@@ -36,7 +36,7 @@ pub use key::{Fingerprint, Key};
 pub use payload::Json;
 pub use payload::{Bincode, Payload};
 pub use pending::Pending;
-pub use progress::{Position, Progress, State, Unfinished};
+pub use progress::{Cursor, Operations, Position, Progress, State, Unfinished};
 pub use record::{Checkpoint, Late, Note, Outcome, Resolution, Revision, Step, StepState};
 pub use resumer::{Resumer, ResumerBuilder, ResumerStats};
 pub use run::Run;

@@ -11,7 +11,11 @@ use crate::engine::{Engine, Seen};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
 use crate::record::transitions::{Policy, has_lapsed, is_stuck};
-use crate::record::{Body, Checkpoint, Outcome, Phase, Step};
+use crate::record::{Body, Checkpoint, Outcome, Phase, Record, Step};
+
+mod operations;
+
+pub use operations::{Cursor, Operations};
 
 /// Operations that one page of [`Unfinished`] reads.
 const PAGE: usize = 256;
@@ -27,7 +31,11 @@ struct Inner {
     born: u64,
     state: State,
     attempt: u32,
+    released: u32,
     since: Timestamp,
+    changed_at: Timestamp,
+    /// When it ended, until when its outcome is kept (none where it is no longer), and its tombstone.
+    ended: Option<(Timestamp, Option<Timestamp>, Timestamp)>,
     request: Option<Body>,
     checkpoint: Option<Checkpoint>,
     steps: Vec<Step>,
@@ -72,6 +80,13 @@ impl Progress {
         let record = seen.record;
         let is_owned = seen.owner.is_some_and(|owner| !has_lapsed(owner, time, policy));
         let is_stuck = is_stuck(&record, policy);
+        let ended = match &record.phase {
+            Phase::Unfinished => None,
+            Phase::Completed { outcome, until, gone } => {
+                Some((outcome.completed_at, Some(*until).filter(|until| time < *until), *gone))
+            }
+            Phase::Tombstone { completed_at, gone } => Some((*completed_at, None, *gone)),
+        };
         let (state, outcome) = match record.phase {
             Phase::Unfinished if is_owned => (State::Owned, None),
             Phase::Unfinished if is_stuck => (State::Stuck, None),
@@ -84,8 +99,22 @@ impl Progress {
         let checkpoint = record.checkpoint.filter(|_| state != State::Gone);
         let steps = if state == State::Gone { Vec::new() } else { record.steps };
         let (key, fingerprint, born) = (record.key, record.fingerprint, record.born);
-        let (attempt, since, request) = (record.attempt, record.since, record.request);
-        Self(Inner { key, fingerprint, born, state, attempt, since, request, checkpoint, steps, outcome })
+        let Record { attempt, released, since, written: changed_at, request, .. } = record;
+        Self(Inner {
+            key,
+            fingerprint,
+            born,
+            state,
+            attempt,
+            released,
+            since,
+            changed_at,
+            ended,
+            request,
+            checkpoint,
+            steps,
+            outcome,
+        })
     }
 
     /// Its key.
@@ -111,6 +140,32 @@ impl Progress {
     /// When it was claimed for the first time.
     pub fn since(&self) -> Timestamp {
         self.0.since
+    }
+
+    /// How many of its runs no longer count towards its being [stuck](State::Stuck), since it was
+    /// [released](crate::Store::release_stuck) (P6).
+    pub fn released(&self) -> u32 {
+        self.0.released
+    }
+
+    /// When it was last written: changed, or moved by retention.
+    pub fn changed_at(&self) -> Timestamp {
+        self.0.changed_at
+    }
+
+    /// When it ended, if it has.
+    pub fn ended_at(&self) -> Option<Timestamp> {
+        self.0.ended.map(|(at, ..)| at)
+    }
+
+    /// Until when its outcome is kept, while it is (P5).
+    pub fn kept_until(&self) -> Option<Timestamp> {
+        self.0.ended.and_then(|(_, until, _)| until)
+    }
+
+    /// Until when its key is known to be used up, once it has ended (P5).
+    pub fn known_until(&self) -> Option<Timestamp> {
+        self.0.ended.map(|(.., gone)| gone)
     }
 
     /// Its last checkpoint, which stays when it ends, as long as its outcome is kept (P3).
@@ -208,10 +263,7 @@ impl Unfinished {
 
     /// Only operations that were first claimed this long ago or longer (P11).
     pub fn older_than(mut self, age: Duration) -> Self {
-        let now = self.engine.time();
-        // What was claimed before the epoch is claimed at it.
-        let until = u64::try_from(age.as_millis()).ok().and_then(|age| now.as_millis().checked_sub(age));
-        self.until = Some(Timestamp::from_millis(until.unwrap_or(0)));
+        self.until = Some(operations::before(self.engine.time(), age));
         self
     }
 

@@ -462,23 +462,33 @@ impl KeyHash {
     }
 }
 
+impl Place {
+    /// As one number: that of its row, with a mark where that is a tombstone.
+    pub(crate) fn word(self) -> u64 {
+        match self {
+            Self::Log(number) => number,
+            Self::Tombstone(number) => number | TOMBSTONE_BIT,
+        }
+    }
+
+    pub(crate) fn from_word(word: u64) -> Self {
+        match word & TOMBSTONE_BIT {
+            0 => Self::Log(word),
+            _ => Self::Tombstone(word & !TOMBSTONE_BIT),
+        }
+    }
+}
+
 impl Slot {
     #[expect(clippy::cast_possible_truncation, reason = "both halves are kept")]
     fn new(hash: KeyHash, place: Place) -> Self {
-        let number = match place {
-            Place::Log(number) => number,
-            Place::Tombstone(number) => number | TOMBSTONE_BIT,
-        };
+        let number = place.word();
         Self { tag: hash.tag(), number: [(number >> 32) as u32, number as u32] }
     }
 
     fn place(&self) -> Place {
         let [high, low] = self.number;
-        let number = u64::from(high) << 32 | u64::from(low);
-        match number & TOMBSTONE_BIT {
-            0 => Place::Log(number),
-            _ => Place::Tombstone(number & !TOMBSTONE_BIT),
-        }
+        Place::from_word(u64::from(high) << 32 | u64::from(low))
     }
 
     fn spread(&self) -> u64 {

@@ -28,11 +28,11 @@ use crate::payload::{read_fixed, write_fixed};
 use crate::record::{Body, Record, format};
 use crate::sync::RwLock;
 
-type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
+pub(super) type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 
 const LOG: Definition<'_> = TableDefinition::new("reentry/log");
 const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
-const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
+pub(super) const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
 const META: Definition<'_> = TableDefinition::new("reentry/meta");
 
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
@@ -321,7 +321,7 @@ impl Log {
 
     /// Reads in one short transaction. redb does not check what it reads, and may panic on a page that was damaged
     /// since the file was opened: to a caller that is an error like any other damage.
-    fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+    pub(super) fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
         let reader = self.open.read().opened()?.database.begin_read().map_err(engine)?;
         unwound(|| read(&reader))
     }
@@ -417,7 +417,14 @@ impl Place {
         }
     }
 
-    fn table(self) -> Definition<'static> {
+    pub(super) fn table_name(self) -> &'static str {
+        match self {
+            Self::Log(_) => "reentry/log",
+            Self::Tombstone(_) => "reentry/tombstones",
+        }
+    }
+
+    pub(super) fn table(self) -> Definition<'static> {
         match self {
             Self::Log(_) => LOG,
             Self::Tombstone(_) => TOMBSTONES,
@@ -542,7 +549,7 @@ fn opened<'a, 't>(
     }
 }
 
-fn load_bodies(record: &mut Record, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<()> {
+pub(super) fn load_bodies(record: &mut Record, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<()> {
     for body in record.bodies_mut() {
         let Body::Apart { row, len, crc } = *body else { continue };
         let bytes = table.get(row).map_err(engine)?;
@@ -594,10 +601,6 @@ pub(crate) fn random_id() -> [u8; 16] {
 }
 
 /// Names the row in an error about it.
-fn at(place: Place, error: Error) -> Error {
-    let table = match place {
-        Place::Log(_) => "log",
-        Place::Tombstone(_) => "tombstones",
-    };
-    error.within(&format!("row {} of table reentry/{table}", place.number()))
+pub(super) fn at(place: Place, error: Error) -> Error {
+    error.within(&format!("row {} of table {}", place.number(), place.table_name()))
 }

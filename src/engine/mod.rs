@@ -32,6 +32,7 @@ mod figures;
 mod file;
 mod gathered;
 mod index;
+mod list;
 mod log;
 mod lookup;
 mod meter;
@@ -56,10 +57,10 @@ pub(crate) use disk::Disk;
 pub use figures::Condition;
 pub(crate) use figures::Figures;
 use index::{Index, KeyHash, Open, Tally, Waiter};
-pub(crate) use log::OnProgress;
+pub(crate) use list::{Order, Page};
+use log::Log;
 pub use log::OpenCheck;
-pub(crate) use log::Opening;
-use log::{Log, Place};
+pub(crate) use log::{OnProgress, Opening, Place};
 pub(crate) use meter::Noted;
 use meter::{Answered, Meter};
 #[cfg(any(test, feature = "testing"))]
@@ -410,15 +411,23 @@ impl Engine {
         let Some(seen) = found? else { return Ok(None) };
         let time = shared.timeline.now().time;
         let counts = is_kept(&seen.record, time);
-        // What is told of an expiry must outlast a restart with the clock turned back.
-        if !counts && time.as_millis() > shared.durable_time.load(Ordering::Acquire) {
-            let told = self.by_name(key, Command::Look);
-            // Where nobody else lets the writer work.
-            #[cfg(any(test, feature = "testing"))]
-            self.work_by_hand();
-            told.wait()?;
+        if !counts {
+            self.keep_time(key, time)?;
         }
         Ok((counts || !is_over(&seen.record, time)).then_some((seen, time)))
+    }
+
+    /// What is told of an expiry at this time, as of this key, must outlast a restart with the clock turned back.
+    /// Returns whether that took a commit.
+    fn keep_time(self: &Arc<Self>, key: &Key, time: Timestamp) -> Result<bool> {
+        if time.as_millis() <= self.shared.durable_time.load(Ordering::Acquire) {
+            return Ok(false);
+        }
+        let told = self.by_name(key, Command::Look);
+        // Where nobody else lets the writer work.
+        #[cfg(any(test, feature = "testing"))]
+        self.work_by_hand();
+        told.wait().map(|_| true)
     }
 
     /// What every operation is decided by.

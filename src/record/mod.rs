@@ -93,19 +93,27 @@ impl Record {
         self.request.as_mut().into_iter().chain(checkpoint).chain(steps).chain(outcome)
     }
 
-    /// The rows of their own that this record's bodies live in.
-    pub(crate) fn rows_apart(&self) -> impl Iterator<Item = u64> {
+    fn bodies(&self) -> impl Iterator<Item = &Body> {
         let outcome = match &self.phase {
             Phase::Completed { outcome, .. } => Some(&outcome.body),
             Phase::Unfinished | Phase::Tombstone { .. } => None,
         };
         let checkpoint = self.checkpoint.as_ref().map(|c| &c.body);
         let steps = self.steps.iter().flat_map(Step::bodies);
-        let bodies = self.request.as_ref().into_iter().chain(checkpoint).chain(steps).chain(outcome);
-        bodies.filter_map(|body| match body {
+        self.request.as_ref().into_iter().chain(checkpoint).chain(steps).chain(outcome)
+    }
+
+    /// The rows of their own that this record's bodies live in.
+    pub(crate) fn rows_apart(&self) -> impl Iterator<Item = u64> {
+        self.bodies().filter_map(|body| match body {
             Body::Apart { row, .. } => Some(*row),
             Body::Here(_) => None,
         })
+    }
+
+    /// Bytes of payloads that are here.
+    pub(crate) fn bytes_here(&self) -> u64 {
+        self.bodies().map(|body| body.bytes().len() as u64).sum()
     }
 
     pub(crate) fn step(&self, name: &str) -> Option<&Step> {

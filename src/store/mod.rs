@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::key::Key;
 use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
-use crate::progress::{Progress, Unfinished};
+use crate::progress::{Operations, Progress, Unfinished};
 use crate::record::transitions::{Ask, Command};
 use crate::record::{Checkpoint, Resolution, Revision};
 use crate::run::{advance_command, resolve_command};
@@ -192,6 +192,14 @@ impl Store {
     /// that may block.
     pub fn unfinished(&self) -> Unfinished {
         Unfinished::new(Arc::clone(&self.engine))
+    }
+
+    /// Every operation that is kept, finished or not: for an operator who looks for something.
+    ///
+    /// The iterator reads the file on the thread that drives it, a page at a time; a task gives it to a thread that may
+    /// block.
+    pub fn operations(&self) -> Operations {
+        Operations::new(Arc::clone(&self.engine))
     }
 
     /// Removes all that is known of a key, finished or not, as if it had never been claimed: **the next claim runs it

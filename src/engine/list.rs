@@ -1,0 +1,163 @@
+//! Everything that is kept, in the order in which it changed last: a page at a time, each in a short read of its own.
+//!
+//! Invariants:
+//! 1. No page holds more than so many rows and bytes, and no read lasts for more than one page: whoever lists millions
+//!    holds up nobody, and the file does not grow.
+//! 2. A damaged row is told in its place; it stops none behind it.
+//! 3. What is told of an expiry is told when the time it rests on is on disk (P11).
+
+use std::ops::Bound;
+use std::sync::Arc;
+
+use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, StorageError};
+
+use super::error::engine;
+use super::index::NUMBER_MAX;
+use super::log::{BODIES, Log, Place, at, load_bodies};
+use super::queue::Shut;
+use super::{Engine, Seen};
+use crate::clock::Timestamp;
+use crate::error::{ErrorKind, Result};
+use crate::record::transitions::{is_kept, is_over};
+use crate::record::{Record, format};
+
+/// Rows looked at in one read.
+const PAGE_ROWS: u64 = 512;
+/// Bytes of payloads after which a page ends.
+const PAGE_BYTES: u64 = 4 * 1024 * 1024;
+
+/// Which way a listing goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// From what changed first to what changed last; tombstones stand before all else.
+    OldestFirst,
+    /// The other way round.
+    NewestFirst,
+}
+
+/// Some of what a listing finds.
+#[derive(Debug)]
+pub(crate) struct Page<T> {
+    /// What was wanted, each with its place.
+    pub(crate) found: Vec<(Place, Result<T>)>,
+    /// Where the next page goes on; none where this was the last.
+    pub(crate) after: Option<Place>,
+    /// How many rows were looked at.
+    pub(crate) looked: u64,
+}
+
+impl Order {
+    /// The place behind which all stands.
+    pub(crate) fn start(self) -> Place {
+        match self {
+            Self::OldestFirst => Place::Tombstone(0),
+            Self::NewestFirst => Place::Log(NUMBER_MAX),
+        }
+    }
+
+    /// The place behind which all stands that is in no table up to this place's.
+    fn next_table(self, place: Place) -> Option<Place> {
+        match (self, place) {
+            (Self::OldestFirst, Place::Tombstone(_)) => Some(Place::Log(0)),
+            (Self::NewestFirst, Place::Log(_)) => Some(Place::Tombstone(NUMBER_MAX)),
+            _ => None,
+        }
+    }
+}
+
+impl Log {
+    /// A page of the rows behind `after`: those that are `wanted`, with their bodies, and those that are damaged.
+    pub(super) fn page(
+        &self,
+        after: Place,
+        order: Order,
+        rows_max: u64,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<Page<Record>> {
+        let mut page = Page { found: Vec::new(), after: Some(after), looked: 0 };
+        let read = self.reading(|reader| {
+            let table = reader.open_table(after.table()).map_err(engine)?;
+            let number = after.number();
+            let bounds = match order {
+                Order::OldestFirst => (Bound::Excluded(number), Bound::Unbounded),
+                Order::NewestFirst => (Bound::Unbounded, Bound::Excluded(number)),
+            };
+            let mut rows = table.range::<u64>(bounds).map_err(engine)?;
+            let mut bytes = 0;
+            loop {
+                if page.looked >= rows_max.min(PAGE_ROWS) || bytes >= PAGE_BYTES {
+                    return Ok(());
+                }
+                let row = if order == Order::OldestFirst { rows.next() } else { rows.next_back() };
+                let Some((number, row)) = row.transpose().map_err(engine)? else { break };
+                let place = after.beside(number.value());
+                (page.after, page.looked) = (Some(place), page.looked + 1);
+                match read_row(reader, &row, &wanted) {
+                    Ok(record) => {
+                        bytes += record.as_ref().map_or(0, Record::bytes_here);
+                        page.found.extend(record.map(|record| (place, Ok(record))));
+                    }
+                    Err(error) => page.found.push((place, Err(at(place, error)))),
+                }
+            }
+            page.after = order.next_table(after);
+            Ok(())
+        });
+        match read {
+            // Behind a page of the file that is damaged nothing of this table can be found.
+            Err(error) if error.kind() == ErrorKind::Corrupt => {
+                let place = page.after.unwrap_or(after);
+                page.found.push((place, Err(error.within(&format!("the rest of table {}", after.table_name())))));
+                page.after = order.next_table(after);
+            }
+            read => read?,
+        }
+        Ok(page)
+    }
+}
+
+/// The record in a row, with its bodies, where it is wanted.
+fn read_row(
+    reader: &ReadTransaction,
+    row: &AccessGuard<'_, &'static [u8]>,
+    wanted: &impl Fn(&Record) -> bool,
+) -> Result<Option<Record>> {
+    let record = format::decode(row.value())?;
+    if !wanted(&record) {
+        return Ok(None);
+    }
+    let mut record = record;
+    if record.rows_apart().next().is_some() {
+        load_bodies(&mut record, &reader.open_table(BODIES).map_err(engine)?)?;
+    }
+    Ok(Some(record))
+}
+
+impl Engine {
+    /// A page of what is kept behind `after`, as far as it is `wanted`.
+    pub(crate) fn operations(
+        self: &Arc<Self>,
+        after: Place,
+        order: Order,
+        rows_max: u64,
+        wanted: impl Fn(&Record) -> bool,
+    ) -> Result<(Page<Seen>, Timestamp)> {
+        if let Some(Shut::Closed) = self.shared.queue.is_shut() {
+            return Err(Shut::Closed.error());
+        }
+        let time = self.time();
+        let counts = |record: &Record| !is_over(record, time) && wanted(record);
+        let read = || self.shared.log.page(after, order, rows_max, counts);
+        let mut page = read()?;
+        let expired = page.found.iter().filter_map(|(_, row)| row.as_ref().ok()).find(|row| !is_kept(row, time));
+        if let Some(expired) = expired
+            && self.keep_time(&expired.key, time)?
+        {
+            // Retention may have moved them meanwhile.
+            page = read()?;
+        }
+        let Page { found, after, looked } = page;
+        let seen = |(place, record): (Place, Result<Record>)| (place, record.map(|record| self.shared.seen(record)));
+        Ok((Page { found: found.into_iter().map(seen).collect(), after, looked }, time))
+    }
+}

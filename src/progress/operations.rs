@@ -1,0 +1,216 @@
+//! Everything that is kept, finished or not, for those who look for something.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Progress, State};
+use crate::clock::Timestamp;
+use crate::engine::{Engine, Order, Page, Place, Seen};
+use crate::error::Result;
+use crate::record::{Phase, Record, Step};
+
+/// Every operation that is kept, tombstones too, in the order in which they changed last; read in pages as it is
+/// iterated, so that it holds up nobody, however many there are.
+///
+/// Newest first unless it is told otherwise. A damaged record is an error in its place, and the next ones follow. What
+/// changes while it is iterated moves to the newest end, or among the tombstones, and so may come twice or be left out.
+/// Where only what is unfinished is asked for, [`unfinished`](crate::Store::unfinished)
+/// finds it without reading the rest.
+///
+/// ```
+/// use reentry::{Claim, Fingerprint, Key, State, Store};
+///
+/// let store = Store::builder().in_memory()?;
+/// for nth in ["1", "2", "3"] {
+///     let key = Key::new("orders", nth)?;
+///     if let Claim::Run(run) = store.claim(&key, Fingerprint::of("two pizzas")).wait()? {
+///         run.complete(&"receipt").wait()?;
+///     }
+/// }
+/// let mut list = store.operations().of_scope("orders").in_state(State::Succeeded).rows_max(10_000);
+/// let page: Vec<_> = list.by_ref().take(2).collect::<Result<_, _>>()?;
+/// assert_eq!(page.iter().map(|it| it.key().key()).collect::<Vec<_>>(), ["3", "2"]);
+/// let next = list.cursor().map(|cursor| cursor.get()); // a number, for the link to the next page
+/// # let next = reentry::Cursor::from_number(next.unwrap_or_default());
+/// assert_eq!(store.operations().after(next).count(), 1);
+/// # Ok::<(), reentry::Error>(())
+/// ```
+#[derive(Debug)]
+#[must_use = "nothing is read until it is iterated"]
+pub struct Operations {
+    engine: Arc<Engine>,
+    wanted: Wanted,
+    order: Order,
+    /// The place of what was given last.
+    given: Place,
+    /// What was read and not given yet, and when.
+    page: VecDeque<(Place, Result<Seen>)>,
+    time: Timestamp,
+    /// Behind which place the next page begins; none after the last.
+    next: Option<Place>,
+    rows_left: u64,
+}
+
+/// Which operations are asked for.
+#[derive(Debug, Default)]
+struct Wanted {
+    scope: Option<Box<str>>,
+    states: Vec<State>,
+    checkpoint: Option<Box<str>>,
+    is_in_doubt: bool,
+    /// When they were first claimed: at this moment or before, and at this moment or after.
+    until: Option<Timestamp>,
+    from: Option<Timestamp>,
+}
+
+/// A place in the list of [`Operations`]. It stays right whatever comes and goes, over restarts too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cursor(u64);
+
+impl Cursor {
+    /// As a number, to hand to a page's next link.
+    pub const fn get(self) -> u64 {
+        self.0
+    }
+
+    /// From the number it was handed out as. Any number is a cursor.
+    pub const fn from_number(number: u64) -> Self {
+        Self(number)
+    }
+}
+
+impl Operations {
+    pub(crate) fn new(engine: Arc<Engine>) -> Self {
+        let (wanted, order, time) = (Wanted::default(), Order::NewestFirst, engine.time());
+        let (page, given, next, rows_left) = (VecDeque::new(), order.start(), Some(order.start()), u64::MAX);
+        Self { engine, wanted, order, given, page, time, next, rows_left }
+    }
+
+    /// What changed first comes first, behind all tombstones. Say it before [`after`](Self::after).
+    pub fn oldest_first(mut self) -> Self {
+        self.order = Order::OldestFirst;
+        self.next = Some(self.order.start());
+        self
+    }
+
+    /// Only the operations of this scope (P9).
+    pub fn of_scope(mut self, scope: &str) -> Self {
+        self.wanted.scope = Some(scope.into());
+        self
+    }
+
+    /// Only what is in this state; said again, in that one too.
+    pub fn in_state(mut self, state: State) -> Self {
+        self.wanted.states.push(state);
+        self
+    }
+
+    /// Only what stands at a checkpoint of this name.
+    pub fn at_checkpoint(mut self, name: &str) -> Self {
+        self.wanted.checkpoint = Some(name.into());
+        self
+    }
+
+    /// Only what is unfinished and has a step in doubt (P4).
+    pub fn in_doubt(mut self) -> Self {
+        self.wanted.is_in_doubt = true;
+        self
+    }
+
+    /// Only operations that were first claimed this long ago or longer (P11).
+    pub fn older_than(mut self, age: Duration) -> Self {
+        self.wanted.until = Some(before(self.time, age));
+        self
+    }
+
+    /// Only operations that were first claimed this long ago or later (P11).
+    pub fn younger_than(mut self, age: Duration) -> Self {
+        self.wanted.from = Some(before(self.time, age));
+        self
+    }
+
+    /// Only what stands behind this [`cursor`](Self::cursor), in the same order: how a page goes on where the last one
+    /// ended.
+    pub fn after(mut self, cursor: Cursor) -> Self {
+        self.next = Some(Place::from_word(cursor.0));
+        self
+    }
+
+    /// Looks at no more than about so many operations, asked for or not: a page that answers soon even where nothing is
+    /// found. When that ends it, [`cursor`](Self::cursor) tells where to go on.
+    pub fn rows_max(mut self, rows: u64) -> Self {
+        self.rows_left = rows;
+        self
+    }
+
+    /// Where it goes on; none where it has come to its end.
+    pub fn cursor(&self) -> Option<Cursor> {
+        let place = if self.page.is_empty() { self.next } else { Some(self.given) };
+        place.map(|place| Cursor(place.word()))
+    }
+
+    /// Reads the next page. Returns whether there was one.
+    fn read(&mut self) -> Result<bool> {
+        let Some(after) = self.next.filter(|_| self.rows_left > 0) else { return Ok(false) };
+        let wanted = |record: &Record| self.wanted.is_record(record);
+        let (page, time) = self.engine.operations(after, self.order, self.rows_left, wanted)?;
+        let Page { found, after, looked } = page;
+        (self.page, self.time) = (found.into(), time);
+        self.rows_left = self.rows_left.saturating_sub(looked);
+        self.next = after;
+        Ok(true)
+    }
+}
+
+impl Iterator for Operations {
+    type Item = Result<Progress>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            while let Some((place, seen)) = self.page.pop_front() {
+                self.given = place;
+                let progress = seen.map(|seen| Progress::new(seen, self.time, self.engine.policy()));
+                if progress.as_ref().map_or(true, |progress| self.wanted.is_state(progress.state())) {
+                    return Some(progress);
+                }
+            }
+            match self.read() {
+                Ok(true) => {}
+                Ok(false) => return None,
+                Err(error) => {
+                    self.next = None;
+                    return Some(Err(error));
+                }
+            }
+        }
+    }
+}
+
+impl Wanted {
+    /// Whether the record may be one that is asked for. Its state depends on more.
+    fn is_record(&self, record: &Record) -> bool {
+        let is_phase = |state: &State| match record.phase {
+            Phase::Unfinished => matches!(state, State::Owned | State::Unfinished | State::Stuck),
+            Phase::Completed { .. } => matches!(state, State::Succeeded | State::Failed | State::Gone),
+            Phase::Tombstone { .. } => *state == State::Gone,
+        };
+        let is_at = |name: &str| record.checkpoint.as_ref().is_some_and(|checkpoint| &*checkpoint.name == name);
+        self.scope.as_deref().is_none_or(|scope| scope == record.key.scope())
+            && (self.states.is_empty() || self.states.iter().any(is_phase))
+            && self.checkpoint.as_deref().is_none_or(is_at)
+            && (!self.is_in_doubt || record.is_unfinished() && record.steps.iter().any(Step::is_in_doubt))
+            && self.until.is_none_or(|until| record.since <= until)
+            && self.from.is_none_or(|from| record.since >= from)
+    }
+
+    fn is_state(&self, state: State) -> bool {
+        self.states.is_empty() || self.states.contains(&state)
+    }
+}
+
+/// The moment so long before `time`. What was claimed before the epoch is claimed at it.
+pub(super) fn before(time: Timestamp, age: Duration) -> Timestamp {
+    let earlier = u64::try_from(age.as_millis()).ok().and_then(|age| time.as_millis().checked_sub(age));
+    Timestamp::from_millis(earlier.unwrap_or(0))
+}

@@ -1,0 +1,168 @@
+//! Everything that is kept, listed in pages by what is asked for, while it changes and where it is damaged.
+
+mod support;
+
+use std::time::Duration;
+
+use reentry::{Cursor, ErrorKind, ManualClock, Operations, Progress, SimulatedDisk, State, Store};
+use support::{START, does, key, run, times_out};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+fn name(progress: &Progress) -> String {
+    progress.key().key().to_owned()
+}
+
+fn names(found: impl Iterator<Item = reentry::Result<Progress>>) -> Vec<String> {
+    found.map(|progress| name(&progress.unwrap())).collect()
+}
+
+/// All of a list, a page at a time, each from the number that the last one handed out.
+fn paged(list: impl Fn() -> Operations, page: usize, rows: u64) -> Vec<String> {
+    let (mut all, mut link) = (Vec::new(), None);
+    loop {
+        let mut found = list().rows_max(rows);
+        if let Some(number) = link {
+            found = found.after(Cursor::from_number(number));
+        }
+        all.extend(names(found.by_ref().take(page)));
+        link = found.cursor().map(Cursor::get);
+        if link.is_none() {
+            return all;
+        }
+    }
+}
+
+/// A store with a few operations of every state but `Owned`, in this order of their last changes.
+fn every_state() -> (Store, ManualClock) {
+    let clock = ManualClock::at(START);
+    let builder = Store::builder().clock(clock.clone()).retention(HOUR).tombstones(1_000 * HOUR).attempts_max(2);
+    let store = builder.in_memory().unwrap();
+    for gone in ["gone 1", "gone 2"] {
+        run(&store, &key(gone)).complete(&vec![7_u8; 2_000]).wait().unwrap();
+    }
+    clock.advance(HOUR);
+    run(&store, &key("done")).complete(&()).wait().unwrap();
+    run(&store, &key("refused")).fail(&vec![9_u8; 3_000]).wait().unwrap();
+    for _ in 0..2 {
+        drop(run(&store, &key("stuck")));
+    }
+    let mut open = run(&store, &key("open"));
+    does(&mut open, "charge", "receipt");
+    times_out(&mut open, "mail");
+    open.advance("paid", &vec![5_u8; 4_000]).wait().unwrap();
+    drop(open);
+    (store, clock)
+}
+
+#[test]
+fn p3_what_is_listed_is_what_progress_tells_with_every_payload() {
+    let (store, _) = every_state();
+    let owner = run(&store, &key("owned"));
+    let listed: Vec<_> = store.operations().map(Result::unwrap).collect();
+    let told = listed.iter().map(|it| format!("{} {}", name(it), it.state())).collect::<Vec<_>>();
+    let expected = ["owned owned", "open unfinished", "stuck stuck", "refused failed", "done succeeded"];
+    assert_eq!(told, [&expected[..], &["gone 2 gone", "gone 1 gone"]].concat());
+    for progress in listed {
+        let other = store.progress(progress.key()).unwrap().unwrap();
+        assert_eq!(format!("{progress:?}"), format!("{other:?}"));
+        assert_eq!(progress.checkpoint(), other.checkpoint());
+        assert_eq!((progress.steps(), progress.outcome()), (other.steps(), other.outcome()));
+    }
+    drop(owner);
+    store.verify().unwrap();
+}
+
+#[test]
+fn each_filter_leaves_what_it_says_and_several_leave_what_all_of_them_do() {
+    let (store, clock) = every_state();
+    let list = || store.operations();
+    let all = ["open", "stuck", "refused", "done", "gone 2", "gone 1"];
+    assert_eq!(names(list()), all);
+    assert_eq!(names(list().oldest_first()), ["gone 1", "gone 2", "done", "refused", "stuck", "open"]);
+    assert_eq!(names(list().of_scope("scope")), all);
+    assert_eq!(names(list().of_scope("scop")), [""; 0]);
+    assert_eq!(names(list().in_state(State::Stuck).in_state(State::Failed)), ["stuck", "refused"]);
+    assert_eq!(names(list().in_state(State::Gone)), ["gone 2", "gone 1"]);
+    assert_eq!(names(list().at_checkpoint("paid")), ["open"]);
+    assert_eq!(names(list().at_checkpoint("pai")), [""; 0]);
+    assert_eq!(names(list().in_doubt()), ["open"]);
+    assert_eq!(names(list().in_doubt().in_state(State::Stuck)), [""; 0]);
+    clock.advance(HOUR / 2);
+    assert_eq!(names(list().older_than(HOUR)), ["gone 2", "gone 1"]);
+    assert_eq!(names(list().older_than(HOUR / 2)), all);
+    assert_eq!(names(list().younger_than(HOUR)), all[..4]);
+    assert_eq!(names(list().older_than(HOUR * 1_000_000_000)), [""; 0]);
+    // What is over shows nowhere, removed or not.
+    clock.advance(HOUR * 2_000);
+    assert_eq!(names(list()), ["open", "stuck"]);
+}
+
+#[test]
+fn pages_of_any_size_come_to_the_whole_list_in_both_orders() {
+    // More than is read at a time, 512, and more than its bytes.
+    let store = Store::builder().in_memory().unwrap();
+    for nth in 0..1_200 {
+        let bytes = vec![1_u8; if nth % 100 == 0 { 1 << 20 } else { 0 }];
+        run(&store, &key(&nth.to_string())).complete(&bytes).wait().unwrap();
+    }
+    let ascending: Vec<_> = (0..1_200).map(|nth| nth.to_string()).collect();
+    let descending: Vec<_> = ascending.iter().rev().cloned().collect();
+    assert_eq!((names(store.operations()), names(store.operations().oldest_first())), (descending.clone(), ascending));
+    for (page, rows) in [(1, 3), (7, 10_000), (511, 10_000), (512, 512), (2_000, 1_000), (5_000, 10_000)] {
+        assert_eq!(paged(|| store.operations(), page, rows), descending, "pages of {page}, {rows} rows");
+        let unfound = paged(|| store.operations().at_checkpoint("nowhere"), page, rows);
+        assert_eq!(unfound, [""; 0], "pages of {page}, {rows} rows");
+    }
+    store.close().unwrap();
+    assert_eq!(store.operations().next().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+}
+
+#[test]
+fn a_list_goes_on_while_what_it_lists_comes_and_goes() {
+    let store = Store::builder().in_memory().unwrap();
+    (0..2_000).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
+    let mut list = store.operations().oldest_first();
+    assert_eq!(list.by_ref().take(512).count(), 512);
+    assert!(store.forget(&key("1000")).wait().unwrap());
+    run(&store, &key("1500")).advance("moved", &()).wait().unwrap();
+    let rest = names(list);
+    let expected = (512..2_000).filter(|nth| ![1_000, 1_500].contains(nth)).map(|nth| nth.to_string());
+    assert_eq!(rest, expected.chain(["1500".to_owned()]).collect::<Vec<_>>());
+}
+
+#[test]
+fn p11_what_a_list_tells_of_an_expiry_outlasts_a_restart_with_the_clock_turned_back() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).tombstones(HOUR).open_on(disk).unwrap()
+    };
+    let store = open(&disk, &clock);
+    run(&store, &key("a")).complete(&()).wait().unwrap();
+    clock.advance(HOUR);
+    let told: Vec<_> = store.operations().map(|it| it.unwrap().state()).collect();
+    assert_eq!(told, [State::Gone]);
+    let cut = disk.cut(disk.calls(), |_| reentry::Loss::Lost);
+    let store = open(&cut, &ManualClock::at(START));
+    assert_eq!(store.progress(&key("a")).unwrap().unwrap().state(), State::Gone);
+}
+
+#[test]
+fn p10_a_damaged_row_is_an_error_in_its_place_and_the_next_ones_follow() {
+    const MARK: &[u8] = b"what one operation came to";
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
+    for nth in ["1", "2", "3"] {
+        let bytes = if nth == "2" { MARK.to_vec() } else { Vec::new() };
+        run(&store, &key(nth)).complete(&bytes).wait().unwrap();
+    }
+    let mut image = std::fs::read(&path).unwrap();
+    for at in (0..image.len()).filter(|at| image[*at..].starts_with(MARK)).collect::<Vec<_>>() {
+        image[at] ^= 1;
+    }
+    // In place: the store has the file open.
+    std::io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(&path).unwrap(), &image).unwrap();
+    let told: Vec<_> = store.operations().map(|it| it.map(|it| name(&it)).map_err(|e| e.kind())).collect();
+    assert_eq!(told, [Ok("3".to_owned()), Err(ErrorKind::Corrupt), Ok("1".to_owned())]);
+}
