@@ -9,7 +9,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use redb::{AccessGuard, ReadOnlyTable, ReadTransaction, StorageError};
+use redb::{AccessGuard, ReadTransaction};
 
 use super::error::engine;
 use super::index::NUMBER_MAX;
