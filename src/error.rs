@@ -121,6 +121,9 @@ pub enum ErrorKind {
     /// acknowledged is there. After a failed sync restart the machine first, or copy the file and open the copy: the
     /// system may show what it has not written.
     Failed,
+    /// The store was opened to be read ([`Builder::open_to_read`](crate::Builder::open_to_read)). Open it for writing;
+    /// nothing was changed.
+    ReadOnly,
     /// The store was closed. Open it anew.
     Closed,
     /// The file is open in another process, or by another handle in this one. Close that one first.

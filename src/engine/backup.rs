@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::capacity::Kept;
 use super::disk::Disk;
-use super::log::{Log, OnProgress, OpenCheck, Opening, broken_off};
+use super::log::{Access, Log, OnProgress, OpenCheck, Opening, broken_off};
 use super::snapshot::Snapshot;
 use super::{Engine, file};
 use crate::clock::Timestamp;
@@ -72,6 +72,7 @@ impl Engine {
         drop(snapshot);
         let told = Arc::clone(progress);
         let opening = Opening {
+            access: Access::Write,
             check: OpenCheck::Full,
             cache_bytes: CACHE_BYTES,
             progress: Arc::new(move |share| told(SHARE_OF_COPY + share * (1.0 - SHARE_OF_COPY))),

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::disk::Disk;
+use super::holder::holder;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::plain::{AtomicU64, Ordering};
 
@@ -113,7 +114,7 @@ pub(crate) fn open(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>
     let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
     loop {
         match fs::symlink_metadata(&absolute) {
-            Ok(_) => return open_existing(&absolute),
+            Ok(_) => return open_existing(&absolute, Use::Write),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             Err(error) => return Err(io_error("cannot look at", path, error)),
         }
@@ -140,7 +141,7 @@ pub(crate) fn create_copy<T>(path: &Path, write: impl FnOnce(Arc<dyn Disk>) -> R
         return Err(not_a_store(&creating, "is in the way of creating the copy; remove it"));
     }
     let file = new_file().open(&creating).map_err(failed)?;
-    let locked = Arc::new(lock(file, &creating, path)?);
+    let locked = Arc::new(lock(file, &creating, path, Use::Write)?);
     // One that died after it gave the file its name left both; the file was moved away since, and is not ours to clear.
     let is_ours =
         is_same(&locked.file, &creating).map_err(failed)? && !has_another_name(&locked.file).map_err(failed)?;
@@ -164,6 +165,23 @@ pub(crate) fn create_copy<T>(path: &Path, write: impl FnOnce(Arc<dyn Disk>) -> R
     });
     let removed = remove_name(&creating, &absolute).map_err(failed);
     named.and_then(|made| removed.map(|()| made))
+}
+
+/// The store's file at `path`, to be read alone: nothing is created, finished or written, and others may read it too.
+///
+/// # Errors
+///
+/// With the path in the message: `InUse`, `NotAStore` or `Io`.
+pub(crate) fn open_to_read(path: &Path) -> Result<RealFile> {
+    let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
+    open_existing(&absolute, Use::Read)
+}
+
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Read,
+    Write,
 }
 
 /// Fails where others than its owner may write to a store's folder, and so put another file in its place.
@@ -217,7 +235,7 @@ impl RealFile {
     }
 }
 
-fn open_existing(path: &Path) -> Result<RealFile> {
+fn open_existing(path: &Path, to: Use) -> Result<RealFile> {
     let found = fs::symlink_metadata(path).map_err(|e| io_error("cannot look at", path, e))?;
     if found.is_symlink() {
         return Err(not_a_store(path, "is a symbolic link; open the file it leads to"));
@@ -228,14 +246,16 @@ fn open_existing(path: &Path) -> Result<RealFile> {
     if !found.is_file() {
         return Err(not_a_store(path, "is no regular file"));
     }
-    let options = OpenOptions::new().read(true).write(true).to_owned();
-    let file = options.open(path).map_err(|e| io_error("cannot open for writing", path, e))?;
-    let locked = lock(file, path, path)?;
+    let options = OpenOptions::new().read(true).write(to == Use::Write).to_owned();
+    let what = if to == Use::Write { "cannot open for writing" } else { "cannot open" };
+    let file = options.open(path).map_err(|e| io_error(what, path, e))?;
+    let locked = lock(file, path, path, to)?;
     if !is_same(&locked.file, path).map_err(|e| io_error("cannot look at", path, e))? {
         return Err(Error::new(ErrorKind::InUse, format!("{} was replaced while it was opened", path.display())));
     }
     let mut start = [0; MAGIC.len()];
     match (&locked.file).read_exact(&mut start) {
+        Ok(()) if start == MAGIC && to == Use::Read => Ok(locked),
         Ok(()) if start == MAGIC => {
             settle_name(&locked, path).map_err(|e| io_error("cannot make durable the name of", path, e))?;
             Ok(locked)
@@ -261,7 +281,7 @@ fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Resu
         return Err(not_a_store(&creating, "is in the way of creating the store; remove it"));
     }
     let file = new_file().open(&creating).map_err(failed)?;
-    let locked = Arc::new(lock(file, &creating, path)?);
+    let locked = Arc::new(lock(file, &creating, path, Use::Write)?);
     if !is_same(&locked.file, &creating).unwrap_or(false) {
         // Its maker finished between our opening and our locking it.
         return Ok(());
@@ -336,14 +356,16 @@ fn new_file() -> OpenOptions {
 }
 
 /// The file at `at`, locked; `path` is the store's name, for the error.
-fn lock(file: File, at: &Path, path: &Path) -> Result<RealFile> {
-    match file.try_lock() {
+fn lock(file: File, at: &Path, path: &Path, to: Use) -> Result<RealFile> {
+    let locked = if to == Use::Write { file.try_lock() } else { file.try_lock_shared() };
+    match locked {
         Ok(()) => {
             let len = file.metadata().map_err(|e| io_error("cannot look at", path, e))?.len();
             Ok(RealFile { file, path: at.to_owned(), len: AtomicU64::new(len) })
         }
         Err(TryLockError::WouldBlock) => {
-            let message = format!("{} is open in another process, or already open in this one", path.display());
+            let holder = holder(&file).unwrap_or_else(|| "another process, or already open in this one".to_owned());
+            let message = format!("{} is open in {holder}", path.display());
             Err(Error::new(ErrorKind::InUse, message))
         }
         Err(TryLockError::Error(error)) => Err(io_error("cannot lock", path, error)),
@@ -393,7 +415,7 @@ mod tests {
     fn p10_nothing_is_written_behind_a_cut_that_somebody_made() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.reentry");
-        let file = lock(new_file().open(&path).unwrap(), &path, &path).unwrap();
+        let file = lock(new_file().open(&path).unwrap(), &path, &path, Use::Write).unwrap();
         file.set_len(8192).unwrap();
         file.write(4096, &[7; 4096]).unwrap();
         file.check_name().unwrap();

@@ -56,7 +56,7 @@ impl Order {
     }
 
     /// The place behind which all stands that is in no table up to this place's.
-    fn next_table(self, place: Place) -> Option<Place> {
+    pub(super) fn next_table(self, place: Place) -> Option<Place> {
         match (self, place) {
             (Self::OldestFirst, Place::Tombstone(_)) => Some(Place::Log(0)),
             (Self::NewestFirst, Place::Log(_)) => Some(Place::Tombstone(NUMBER_MAX)),
@@ -72,7 +72,7 @@ impl Log {
         after: Place,
         order: Order,
         rows_max: u64,
-        wanted: impl Fn(&Record) -> bool,
+        mut wanted: impl FnMut(Place, &Record) -> bool,
     ) -> Result<Page<Record>> {
         let mut page = Page { found: Vec::new(), after: Some(after), looked: 0 };
         let read = self.reading(|reader| {
@@ -92,7 +92,7 @@ impl Log {
                 let Some((number, row)) = row.transpose().map_err(engine)? else { break };
                 let place = after.beside(number.value());
                 (page.after, page.looked) = (Some(place), page.looked + 1);
-                match read_row(reader, &row, &wanted) {
+                match read_row(reader, place, &row, &mut wanted) {
                     Ok(record) => {
                         bytes += record.as_ref().map_or(0, Record::bytes_here);
                         page.found.extend(record.map(|record| (place, Ok(record))));
@@ -103,27 +103,32 @@ impl Log {
             page.after = order.next_table(after);
             Ok(())
         });
-        match read {
+        match (read, self.probes_to) {
+            (Err(error), Some(last)) if error.kind() == ErrorKind::Corrupt => {
+                let from = page.after.unwrap_or(after);
+                self.probe(&mut page, from, order, last, wanted);
+            }
             // Behind a page of the file that is damaged nothing of this table can be found.
-            Err(error) if error.kind() == ErrorKind::Corrupt => {
+            (Err(error), None) if error.kind() == ErrorKind::Corrupt => {
                 let place = page.after.unwrap_or(after);
                 page.found.push((place, Err(error.within(&format!("the rest of table {}", after.table_name())))));
                 page.after = order.next_table(after);
             }
-            read => read?,
+            (read, _) => read?,
         }
         Ok(page)
     }
 }
 
 /// The record in a row, with its bodies, where it is wanted.
-fn read_row(
+pub(super) fn read_row(
     reader: &ReadTransaction,
+    place: Place,
     row: &AccessGuard<'_, &'static [u8]>,
-    wanted: &impl Fn(&Record) -> bool,
+    wanted: &mut impl FnMut(Place, &Record) -> bool,
 ) -> Result<Option<Record>> {
     let record = format::decode(row.value())?;
-    if !wanted(&record) {
+    if !wanted(place, &record) {
         return Ok(None);
     }
     let mut record = record;
@@ -146,7 +151,7 @@ impl Engine {
             return Err(Shut::Closed.error());
         }
         let time = self.time();
-        let counts = |record: &Record| !is_over(record, time) && wanted(record);
+        let counts = |_, record: &Record| !is_over(record, time) && wanted(record);
         let read = || self.shared.log.page(after, order, rows_max, counts);
         let mut page = read()?;
         let expired = page.found.iter().filter_map(|(_, row)| row.as_ref().ok()).find(|row| !is_kept(row, time));

@@ -81,9 +81,21 @@ pub enum OpenCheck {
     Quick,
 }
 
+/// What a file is opened for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    /// To be changed.
+    Write,
+    /// To be read alone: what redb writes as it opens the file stays in memory.
+    Read,
+    /// To be read as far as it can be: what is damaged is passed over.
+    Salvage,
+}
+
 /// How a file is opened.
 #[derive(Clone)]
 pub(crate) struct Opening {
+    pub(crate) access: Access,
     pub(crate) check: OpenCheck,
     pub(crate) cache_bytes: usize,
     /// Told the share of the work that is done; may break it off.
@@ -98,6 +110,9 @@ pub(crate) type OnProgress = dyn Fn(f64) -> ControlFlow<()> + Send + Sync;
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
+    /// Up to which number rows are looked for one by one, where a damaged page of the file keeps them from being found
+    /// in order. None but where the file is read as far as it can be.
+    pub(super) probes_to: Option<u64>,
     open: RwLock<State>,
 }
 
@@ -147,8 +162,8 @@ impl Log {
         database.close().map_err(engine)
     }
 
-    /// Opens and checks what is on `disk`. Until `each` has seen every record nothing is written; an error refuses the
-    /// file and leaves it as it was.
+    /// Opens and checks what is on `disk`. Until `each` has seen every record nothing is written, and never where it is
+    /// opened to be read; an error refuses the file and leaves it as it was.
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         opening: &Opening,
@@ -157,15 +172,22 @@ impl Log {
         // redb may panic on a damaged file where the check is off; that too is only an error.
         let (open, meta) = unwound(|| {
             let open = Open::staged(Arc::clone(&disk), opening)?;
+            if opening.access == Access::Salvage {
+                return Ok((open, Meta { version: FILE_VERSION, store: [0; 16], next: NUMBER_MAX, highest_time: 0 }));
+            }
             let meta = open.meta()?;
             open.scan(opening, |place, record| match place.number() {
                 number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
                 _ => each(place, record),
             })?;
-            open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+            if opening.access == Access::Write {
+                open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+            }
             Ok((open, meta))
         })?;
-        Ok((Self { disk, cache_bytes: opening.cache_bytes, open: RwLock::new(State::Open(open)) }, meta))
+        let (cache_bytes, probes_to) = (opening.cache_bytes, None);
+        let log = Self { disk, cache_bytes, probes_to, open: RwLock::new(State::Open(open)) };
+        if opening.access == Access::Salvage { log.salvage(meta, each) } else { Ok((log, meta)) }
     }
 
     /// Opens and checks a copy of a file of records, lets `each` see every record, and closes it: whole, and needing no
@@ -356,15 +378,7 @@ impl Open {
     }
 
     fn meta(&self) -> Result<Meta> {
-        let reader = self.database.begin_read().map_err(engine)?;
-        let no_store = "holds a redb database that is no store of this crate";
-        let table = match reader.open_table(META) {
-            Err(TableError::Storage(error)) => return Err(engine(error)),
-            Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
-            Ok(table) => table,
-        };
-        let row = table.get(META_ROW).map_err(engine)?;
-        read_meta(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
+        meta(&self.database.begin_read().map_err(engine)?)
     }
 
     fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
@@ -566,6 +580,18 @@ fn builder(cache_bytes: usize) -> redb::Builder {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
     builder
+}
+
+/// What the store knows of itself.
+pub(super) fn meta(reader: &ReadTransaction) -> Result<Meta> {
+    let no_store = "holds a redb database that is no store of this crate";
+    let table = match reader.open_table(META) {
+        Err(TableError::Storage(error)) => return Err(engine(error)),
+        Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
+        Ok(table) => table,
+    };
+    let row = table.get(META_ROW).map_err(engine)?;
+    read_meta(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
 }
 
 fn write_meta(transaction: &WriteTransaction, meta: Meta) -> Result<()> {

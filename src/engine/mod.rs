@@ -31,6 +31,7 @@ mod error;
 mod figures;
 mod file;
 mod gathered;
+mod holder;
 mod index;
 mod list;
 mod log;
@@ -43,6 +44,7 @@ mod orders;
 mod queue;
 mod request;
 mod retention;
+mod salvage;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod snapshot;
@@ -58,9 +60,9 @@ pub use figures::Condition;
 pub(crate) use figures::Figures;
 use index::{Index, KeyHash, Open, Tally, Waiter};
 pub(crate) use list::{Order, Page};
-use log::Log;
 pub use log::OpenCheck;
-pub(crate) use log::{OnProgress, Opening, Place};
+pub(crate) use log::{Access, OnProgress, Opening, Place};
+use log::{Log, Meta};
 pub(crate) use meter::Noted;
 use meter::{Answered, Meter};
 #[cfg(any(test, feature = "testing"))]
@@ -124,6 +126,8 @@ pub(crate) struct Shared {
     meter: Meter,
     /// Whether the last batch met a full disk.
     is_full: AtomicBool,
+    /// Whether it was opened to be read, so that there is no writer.
+    is_read_only: bool,
 }
 
 impl Engine {
@@ -132,13 +136,27 @@ impl Engine {
         if options.only_private {
             file::check_private_folder(path)?;
         }
-        let file = file::open(path, |disk| Log::initialise(disk, log::random_id()))?;
+        let file = match options.opening.access {
+            Access::Write => file::open(path, |disk| Log::initialise(disk, log::random_id()))?,
+            Access::Read | Access::Salvage => file::open_to_read(path)?,
+        };
         if options.only_private {
             file.check_private()?;
         }
-        Self::prepare(Arc::new(file), options)
-            .and_then(Self::start)
-            .map_err(|error| error.within(&path.display().to_string()))
+        let opened = match options.opening.access {
+            Access::Write => Self::prepare(Arc::new(file), options).and_then(Self::start),
+            Access::Read | Access::Salvage => Self::open_to_read(Arc::new(file), options),
+        };
+        opened.map_err(|error| error.within(&path.display().to_string()))
+    }
+
+    /// The store on this disk, with nobody to change it.
+    pub(crate) fn open_to_read(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
+        let (shared, _) = Self::read(disk, options)?;
+        // What it tells of an expiry is kept by nobody.
+        shared.durable_time.store(u64::MAX, Ordering::Release);
+        shared.queue.shut(Shut::ReadOnly);
+        Ok(Arc::new(Self { shared, writer: Mutex::new(None) }))
     }
 
     /// A store in memory.
@@ -176,6 +194,16 @@ impl Engine {
 
     /// Opens what is on the disk.
     fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
+        let (shared, meta) = Self::read(disk, options)?;
+        let mut writer = Writer::new(shared, meta);
+        // Where the check is off, redb may first meet damage here, and panic.
+        error::unwound(|| writer.reserve())?;
+        writer.shared().tell_opened();
+        Ok(writer)
+    }
+
+    /// Reads what is on the disk.
+    fn read(disk: Arc<dyn Disk>, options: Options) -> Result<(Arc<Shared>, Meta)> {
         let (index, ledger) =
             (Index::new(options.hash_mask, options.policy.attempts_max), Ledger::new(options.capacity));
         let mut highest_time = 0;
@@ -206,12 +234,9 @@ impl Engine {
             durable_time: AtomicU64::new(meta.highest_time),
             meter: Meter::default(),
             is_full: AtomicBool::new(false),
+            is_read_only: options.opening.access != Access::Write,
         });
-        let mut writer = Writer::new(shared, meta);
-        // Where the check is off, redb may first meet damage here, and panic.
-        error::unwound(|| writer.reserve())?;
-        writer.shared().tell_opened();
-        Ok(writer)
+        Ok((shared, meta))
     }
 
     /// Lets the writer work.
@@ -500,6 +525,7 @@ impl Engine {
         // Held until the file is closed, so that nobody is told so before.
         let mut writer = self.writer.lock();
         match writer.take() {
+            None if self.shared.is_read_only => {}
             None => return Ok(()),
             Some(AtWork::OnItsThread(thread)) => thread.join().map_err(|_| Shut::Failed.error())?,
             #[cfg(any(test, feature = "testing"))]

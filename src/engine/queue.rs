@@ -57,6 +57,8 @@ struct State {
 pub(crate) enum Shut {
     Closed,
     Failed,
+    /// It was opened to be read.
+    ReadOnly,
 }
 
 impl Shut {
@@ -66,6 +68,9 @@ impl Shut {
             Self::Failed => {
                 let message = "the store stopped after a fault; close it and open it anew to go on";
                 Error::new(ErrorKind::Failed, message)
+            }
+            Self::ReadOnly => {
+                Error::new(ErrorKind::ReadOnly, "the store was opened to be read; open it for writing to change it")
             }
         }
     }
@@ -145,9 +150,11 @@ impl Queue {
         shut
     }
 
-    /// Lets nothing more in and wakes everybody outside. What is inside stays for the writer. The first reason stands.
+    /// Lets nothing more in and wakes everybody outside. What is inside stays for the writer. The first reason stands,
+    /// but where it was that nothing is written.
     pub(crate) fn shut(&self, why: Shut) {
         let mut state = self.state.lock();
+        state.shut.take_if(|known| *known == Shut::ReadOnly);
         state.shut.get_or_insert(why);
         let outside = std::mem::take(&mut state.outside);
         drop(state);

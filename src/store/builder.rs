@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use super::Store;
 use crate::clock::{Clock, SystemClock};
-use crate::engine::{Capacity, Engine, Most, OpenCheck, Opening, Options, QueueLimits};
+use crate::engine::{Access, Capacity, Engine, Most, OpenCheck, Opening, Options, QueueLimits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Limits, PAYLOAD_BYTES_LIMIT};
 use crate::record::room::Room;
@@ -85,6 +85,7 @@ impl Default for Builder {
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
             opening: Opening {
+                access: Access::Write,
                 check: OpenCheck::default(),
                 cache_bytes: CACHE_BYTES,
                 progress: Arc::new(|_| CONTINUE),
@@ -277,6 +278,44 @@ impl Builder {
     pub fn open(self, path: impl AsRef<Path>) -> Result<Store> {
         let (limits, options) = self.check_values()?;
         Ok(Store { engine: Engine::open_file(path.as_ref(), options)?, limits })
+    }
+
+    /// Opens the store in this file to read it: **not a byte of the file is changed**, after a crash neither, since
+    /// what has to be repaired then is repaired in memory. Whatever would change something is refused with
+    /// [`ErrorKind::ReadOnly`]. Others may read it at the same time; a store that is open for writing is in use.
+    ///
+    /// ```
+    /// use reentry::{ErrorKind, Fingerprint, Key, Store};
+    ///
+    /// # let folder = tempfile::tempdir()?;
+    /// # let path = folder.path().join("orders.reentry");
+    /// # Store::open(&path)?.close()?;
+    /// let store = Store::builder().open_to_read(&path)?;
+    /// assert_eq!(store.operations().count(), 0);
+    /// let claim = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas"));
+    /// assert_eq!(claim.wait().unwrap_err().kind(), ErrorKind::ReadOnly);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open), and [`ErrorKind::Io`] where there is no such file.
+    pub fn open_to_read(mut self, path: impl AsRef<Path>) -> Result<Store> {
+        self.opening.access = Access::Read;
+        self.open(path)
+    }
+
+    /// Opens what is left of a damaged store to read it, as [`open_to_read`](Self::open_to_read) does: what can be read
+    /// is there, and [`Store::operations`] tells of each damaged row in its place. Pages are not checked. **What cannot
+    /// be read is not known**: a key that is not found may have been there.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open_to_read`](Self::open_to_read); [`ErrorKind::Corrupt`] where redb cannot find its tables any more.
+    pub fn open_damaged(mut self, path: impl AsRef<Path>) -> Result<Store> {
+        self.opening.access = Access::Salvage;
+        self.opening.check = OpenCheck::Quick;
+        self.open(path)
     }
 
     /// A store in memory, for tests and trials: it ends with its last handle, and nothing of it is durable.

@@ -1,0 +1,209 @@
+//! A store that is opened to be read: not a byte of its file changes, and what is left of a damaged one can be read.
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use reentry::{Error, ErrorKind, Key, ManualClock, Progress, Resolution, Revision, State, Store};
+use support::{START, does, key, kind, request, run, times_out};
+use tempfile::TempDir;
+
+const PAGE: usize = 4096;
+
+fn builder() -> reentry::Builder {
+    Store::builder().clock(ManualClock::at(START)).cache_bytes(0)
+}
+
+/// A store in a file, with what `fill` puts into it.
+fn made(fill: impl FnOnce(&Store)) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = builder().open(&path).unwrap();
+    fill(&store);
+    store.close().unwrap();
+    (folder, path)
+}
+
+/// What must not change.
+fn state_of(path: &Path) -> (Vec<u8>, SystemTime, Vec<PathBuf>) {
+    let names = fs::read_dir(path.parent().unwrap()).unwrap().map(|entry| entry.unwrap().path()).collect();
+    (fs::read(path).unwrap(), fs::metadata(path).unwrap().modified().unwrap(), names)
+}
+
+fn fill(store: &Store) {
+    run(store, &key("done")).complete(&vec![3_u8; 5_000]).wait().unwrap();
+    let mut open = run(store, &key("open"));
+    does(&mut open, "charge", "receipt");
+    times_out(&mut open, "mail");
+    open.advance("paid", &"half".to_owned()).wait().unwrap();
+}
+
+fn listed(store: &Store) -> Vec<String> {
+    store.operations().map(|progress| format!("{:?}", progress.unwrap())).collect()
+}
+
+#[test]
+fn not_a_byte_of_a_store_that_is_read_changes_and_it_tells_all() {
+    let (_folder, path) = made(fill);
+    let before = state_of(&path);
+    let store = builder().open_to_read(&path).unwrap();
+    let told = (listed(&store), store.unfinished().count(), store.stats().unwrap().operations);
+    assert_eq!((told.1, told.2), (1, 2));
+    assert_eq!(store.progress(&key("open")).unwrap().unwrap().in_doubt().count(), 1);
+    assert_eq!(store.verify().unwrap().operations, 2);
+    store.close().unwrap();
+    assert_eq!(store.progress(&key("open")).unwrap_err().kind(), ErrorKind::Closed);
+    drop(store);
+    assert!(state_of(&path) == before, "the file changed");
+    let store = builder().open(&path).unwrap();
+    assert_eq!((listed(&store), store.unfinished().count(), store.stats().unwrap().operations), told);
+}
+
+#[test]
+fn whatever_would_change_something_is_refused() {
+    let (_folder, path) = made(fill);
+    let before = state_of(&path);
+    let store = builder().open_to_read(&path).unwrap();
+    let (open, done, new) = (key("open"), key("done"), key("new"));
+    let refused = [
+        kind(store.claim(&open, request()).wait()),
+        kind(store.claim(&new, request()).wait()),
+        kind(store.claim_unfinished(&open).wait()),
+        kind(store.advance(&open, Revision::NONE, "moved", &()).wait()),
+        kind(store.resolve(&open, "mail", Resolution::DidNotHappen, "asked").wait()),
+        kind(store.release_stuck(&open).wait()),
+        kind(store.forget(&done).wait()),
+        kind(store.revoke(&open).wait()),
+    ];
+    assert_eq!(refused, [ErrorKind::ReadOnly; 8]);
+    // A replay changes nothing.
+    assert!(matches!(store.claim(&done, request()).wait().unwrap(), reentry::Claim::Replay(_)));
+    drop(store);
+    assert!(state_of(&path) == before, "the file changed");
+}
+
+#[test]
+fn a_store_that_a_crash_left_is_read_without_being_repaired() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let folder = tempfile::tempdir().unwrap();
+    let [crashed, closed] = ["v1-unclean.reentry", "v1.reentry"].map(|name| {
+        let path = folder.path().join(name);
+        fs::write(&path, fs::read(fixtures.join(name)).unwrap()).unwrap();
+        path
+    });
+    let before = state_of(&crashed);
+    let [crashed_tells, closed_tells] = [&crashed, &closed].map(|path| listed(&builder().open_to_read(path).unwrap()));
+    assert!(crashed_tells.len() > 3 && crashed_tells.len() == closed_tells.len());
+    assert!(state_of(&crashed) == before, "the file changed");
+}
+
+#[test]
+fn p11_an_expiry_is_told_of_a_store_that_is_read_and_changes_nothing() {
+    let (_folder, path) = made(fill);
+    let before = state_of(&path);
+    let later = ManualClock::at(START + std::time::Duration::from_secs(365 * 24 * 3600));
+    let store = Store::builder().clock(later).open_to_read(&path).unwrap();
+    assert!(store.progress(&key("done")).unwrap().is_none());
+    assert_eq!(store.operations().map(|it| it.unwrap().state()).collect::<Vec<_>>(), [State::Unfinished]);
+    drop(store);
+    assert!(state_of(&path) == before, "the file changed");
+}
+
+#[test]
+fn p1_many_read_at_once_and_none_reads_what_is_open_for_writing() {
+    let (_folder, path) = made(fill);
+    let readers = [0, 1].map(|_| builder().open_to_read(&path).unwrap());
+    let error = builder().open(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    drop(readers);
+    let writer = builder().open(&path).unwrap();
+    let error = builder().open_to_read(&path).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    if cfg!(target_os = "linux") {
+        assert!(error.to_string().contains("is open in this process itself"), "{error}");
+    }
+    drop(writer);
+}
+
+#[test]
+fn what_is_no_store_is_refused_and_nothing_is_created() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("absent.reentry");
+    assert_eq!(builder().open_to_read(&path).unwrap_err().kind(), ErrorKind::Io);
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+    fs::write(&path, "something else, and long enough to be more than its magic").unwrap();
+    assert_eq!(builder().open_to_read(&path).unwrap_err().kind(), ErrorKind::NotAStore);
+}
+
+fn number(progress: &Progress) -> u64 {
+    progress.key().key().parse().unwrap()
+}
+
+/// Many small operations, each under the number that is its key.
+fn many(store: &Store) {
+    let claims: Vec<_> = (0..600).map(|nth| store.claim(&key(&nth.to_string()), request())).collect();
+    for claim in claims {
+        drop(support::run_of(claim.wait().unwrap()));
+    }
+}
+
+#[test]
+fn p10_every_row_that_can_be_reached_of_a_damaged_store_is_told_and_every_other_is_an_error() {
+    let (_folder, path) = made(many);
+    let image = fs::read(&path).unwrap();
+    let (mut tried, mut lost) = (0, 0);
+    for page in (1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1).step_by(3) {
+        // A leaf whose number of rows makes no sense, and one that is no page any more.
+        for damage in [&[0xFF_u8; 4][..], &[0x5A; PAGE]] {
+            let mut image = image.clone();
+            let at = page * PAGE + if damage.len() == PAGE { 0 } else { 2 };
+            image[at..at + damage.len()].copy_from_slice(damage);
+            fs::write(&path, &image).unwrap();
+            tried += 1;
+            let Ok(store) = builder().open_damaged(&path) else { continue };
+            let (mut found, mut errors) = (BTreeSet::new(), Vec::<Error>::new());
+            for progress in store.operations() {
+                match progress {
+                    Ok(progress) => assert!(found.insert(number(&progress)), "it came twice"),
+                    Err(error) => errors.push(error),
+                }
+            }
+            assert!(errors.iter().all(|error| error.kind() == ErrorKind::Corrupt));
+            assert!(found.len() == 600 || !errors.is_empty(), "page {page}: {} in silence", found.len());
+            // One leaf holds 50 rows or less.
+            assert!(found.len() > 500, "page {page}: {} of 600, {errors:?}", found.len());
+            for nth in &found {
+                assert!(store.progress(&key(&nth.to_string())).unwrap().is_some());
+            }
+            lost += usize::from(found.len() < 600);
+            drop(store);
+            assert!(fs::read(&path).unwrap() == image, "the file changed");
+        }
+    }
+    println!("{tried} damaged files, {lost} of them without some rows");
+    assert!(lost > 2, "{lost} of {tried}");
+}
+
+#[test]
+fn p10_a_damaged_row_is_passed_over_by_whoever_asks_for_what_is_left() {
+    const MARK: &[u8] = b"what one operation came to";
+    let (_folder, path) = made(|store| {
+        for nth in 0..3 {
+            run(store, &key(&nth.to_string())).complete(&[MARK, nth.to_string().as_bytes()].concat()).wait().unwrap();
+        }
+    });
+    let mut image = fs::read(&path).unwrap();
+    let marks: Vec<_> = (0..image.len()).filter(|at| image[*at..].starts_with(&[MARK, b"1"].concat())).collect();
+    marks.iter().for_each(|at| image[*at] ^= 1);
+    fs::write(&path, &image).unwrap();
+    assert_eq!(builder().open_to_read(&path).unwrap_err().kind(), ErrorKind::Corrupt);
+    let store = builder().open_damaged(&path).unwrap();
+    let told: Vec<_> = store.operations().map(|it| it.map(|it| number(&it)).map_err(|e| e.to_string())).collect();
+    assert_eq!((&told[0], &told[2]), (&Ok(2), &Ok(0)));
+    assert!(told[1].as_ref().unwrap_err().contains("of table reentry/log"), "{told:?}");
+    assert!(store.progress(&key("1")).unwrap().is_none());
+    assert!(store.progress(&Key::new("scope", "2").unwrap()).unwrap().is_some());
+}
