@@ -6,6 +6,8 @@ mod clock;
 mod effect;
 mod engine;
 mod error;
+#[cfg(feature = "export")]
+mod export;
 #[cfg(feature = "http")]
 pub mod http;
 mod key;
@@ -31,6 +33,8 @@ pub use effect::EffectId;
 pub use engine::{DiskCall, DiskFault, Loss, SimulatedDisk, Unsynced};
 pub use engine::{OpenCheck, ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
 pub use error::{Error, ErrorKind, Result};
+#[cfg(feature = "export")]
+pub use export::{Exported, Imported, check_export};
 pub use key::{Fingerprint, Key};
 #[cfg(feature = "json")]
 pub use payload::Json;

@@ -290,12 +290,9 @@ impl Iterator for Unfinished {
                 Ok(seen) => seen,
                 Err(error) => return Some(Err(error)),
             };
-            if self.until.is_some_and(|until| seen.record.since > until) {
-                // The store's time never goes back, so what comes behind is younger still.
-                (self.page, self.next) = (VecDeque::new(), None);
-                return None;
-            }
-            if self.scope.as_deref().is_none_or(|scope| scope == seen.record.key.scope()) {
+            // What was imported is behind what was claimed here before that, and may be older.
+            let is_old = self.until.is_none_or(|until| seen.record.since <= until);
+            if is_old && self.scope.as_deref().is_none_or(|scope| scope == seen.record.key.scope()) {
                 return Some(Ok(Progress::new(seen, self.engine.time(), self.engine.policy())));
             }
         }

@@ -15,7 +15,7 @@ use super::done::{Done, Move, Told};
 use super::index::{KeyHash, NUMBER_MAX, Owner, Tally};
 use super::log::{Place, Tables};
 use super::lookup::{exchanged, missing};
-use super::request::{Advanced, Claimed, Known, Request, Stepped, Working};
+use super::request::{Adopted, Advanced, Claimed, Known, Request, Stepped, Working};
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
@@ -269,6 +269,9 @@ impl<'b, 't> Batch<'b, 't> {
             }
             (Command::Report { .. }, _) => Told::Stepped(Stepped::Nothing),
             (_, Standing::Renewed) => Told::Done(true),
+            (_, Standing::Same) => Told::Adopted(Adopted::Same),
+            (_, Standing::Differs) => Told::Adopted(Adopted::Differs),
+            (_, Standing::Over) => Told::Adopted(Adopted::Over),
             (_, Standing::Nothing) => Told::Done(false),
             _ => Told::Nothing,
         };
@@ -368,6 +371,7 @@ impl<'b, 't> Batch<'b, 't> {
                 Told::Ended(outcome)
             }
             (Command::Forget, None, _) | (Command::Free, Some(_), _) => Told::Done(true),
+            (Command::Adopt(_), Some(_), _) => Told::Adopted(Adopted::New),
             // The rules answer no command with another's change.
             _ => Told::Nothing,
         })
@@ -378,7 +382,9 @@ impl<'b, 't> Batch<'b, 't> {
         let old = touched.place;
         let number = self.number()?;
         let after = apply(touched.record.as_deref().cloned(), &request.key, change, number, self.now);
-        self.rewrite(request.hash, touched, after.clone(), Place::Log(number))?;
+        let is_tombstone = after.as_ref().is_some_and(|record| matches!(record.phase, Phase::Tombstone { .. }));
+        let place = if is_tombstone { Place::Tombstone(number) } else { Place::Log(number) };
+        self.rewrite(request.hash, touched, after.clone(), place)?;
         if let Some(old) = old {
             self.tables.remove(old)?;
         }

@@ -12,7 +12,7 @@ use super::Shared;
 use super::capacity::Draft;
 use super::index::{KeyHash, Open, Opens, Owner, Shard, Tally, Waiter};
 use super::log::Place;
-use super::request::{Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
+use super::request::{Adopted, Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
 use crate::clock::Now;
 use crate::error::Error;
 use crate::key::Key;
@@ -71,6 +71,7 @@ pub(super) enum Told {
     Stepped(Stepped),
     Ended(Outcome),
     Unseated(u64),
+    Adopted(Adopted),
     Done(bool),
     /// Waits like the rest: what it rests on may be a change of this very batch.
     Refused(Error),
@@ -212,6 +213,7 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>
                 shared.readmit(&key, hash, waiter);
             }
         }
+        (Reply::Adopt(promise), Told::Adopted(adopted)) => promise.keep(Ok(adopted)),
         (Reply::Done(promise), Told::Done(done)) => promise.keep(Ok(done)),
         (reply, Told::Refused(error)) => reply.refuse(error),
         (reply, Told::Failed) => {

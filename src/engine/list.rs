@@ -11,10 +11,11 @@ use std::sync::Arc;
 
 use redb::{AccessGuard, ReadTransaction};
 
-use super::error::engine;
+use super::error::{engine, unwound};
 use super::index::NUMBER_MAX;
 use super::log::{BODIES, Log, Place, at, load_bodies};
 use super::queue::Shut;
+use super::salvage::probe;
 use super::{Engine, Seen};
 use crate::clock::Timestamp;
 use crate::error::{ErrorKind, Result};
@@ -72,10 +73,22 @@ impl Log {
         after: Place,
         order: Order,
         rows_max: u64,
+        wanted: impl FnMut(Place, &Record) -> bool,
+    ) -> Result<Page<Record>> {
+        self.page_at(&self.moment()?, after, order, rows_max, wanted)
+    }
+
+    /// The same, at the moment that `reader` shows.
+    pub(super) fn page_at(
+        &self,
+        reader: &ReadTransaction,
+        after: Place,
+        order: Order,
+        rows_max: u64,
         mut wanted: impl FnMut(Place, &Record) -> bool,
     ) -> Result<Page<Record>> {
         let mut page = Page { found: Vec::new(), after: Some(after), looked: 0 };
-        let read = self.reading(|reader| {
+        let read = unwound(|| {
             let table = reader.open_table(after.table()).map_err(engine)?;
             let number = after.number();
             let bounds = match order {
@@ -106,7 +119,7 @@ impl Log {
         match (read, self.probes_to) {
             (Err(error), Some(last)) if error.kind() == ErrorKind::Corrupt => {
                 let from = page.after.unwrap_or(after);
-                self.probe(&mut page, from, order, last, wanted);
+                probe(reader, &mut page, from, order, last, wanted);
             }
             // Behind a page of the file that is damaged nothing of this table can be found.
             (Err(error), None) if error.kind() == ErrorKind::Corrupt => {
@@ -165,4 +178,16 @@ impl Engine {
         let seen = |(place, record): (Place, Result<Record>)| (place, record.map(|record| self.shared.seen(record)));
         Ok((Page { found: found.into_iter().map(seen).collect(), after, looked }, time))
     }
+}
+
+#[cfg(feature = "export")]
+pub(super) fn read_at(reader: &ReadTransaction, place: Place) -> Result<Option<Record>> {
+    let table = reader.open_table(place.table()).map_err(engine)?;
+    let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
+    read_row(reader, place, &row, &mut |_, _| true)
+}
+
+#[cfg(feature = "export")]
+pub(super) fn len(reader: &ReadTransaction, place: Place) -> Result<u64> {
+    redb::ReadableTableMetadata::len(&reader.open_table(place.table()).map_err(engine)?).map_err(engine)
 }

@@ -337,15 +337,19 @@ impl Log {
 
     /// Lets the server read its own rows, all as they were at one moment.
     pub(crate) fn read_rows<T>(&self, read: impl FnOnce(&Rows<'_>) -> T) -> Result<T> {
-        let reader = self.open.read().opened()?.database.begin_read().map_err(engine)?;
-        Ok(read(&Rows::new(&reader)))
+        Ok(read(&Rows::new(&self.moment()?)))
     }
 
     /// Reads in one short transaction. redb does not check what it reads, and may panic on a page that was damaged
     /// since the file was opened: to a caller that is an error like any other damage.
     pub(super) fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
-        let reader = self.open.read().opened()?.database.begin_read().map_err(engine)?;
+        let reader = self.moment()?;
         unwound(|| read(&reader))
+    }
+
+    /// The file as it is at this moment.
+    pub(super) fn moment(&self) -> Result<ReadTransaction> {
+        self.open.read().opened()?.database.begin_read().map_err(engine)
     }
 }
 

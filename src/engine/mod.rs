@@ -28,6 +28,8 @@ mod capacity;
 mod disk;
 mod done;
 mod error;
+#[cfg(feature = "export")]
+mod exported;
 mod figures;
 mod file;
 mod gathered;
@@ -69,6 +71,8 @@ use meter::{Answered, Meter};
 pub use mishap::{DiskCall, DiskFault};
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
+#[cfg(feature = "export")]
+pub(crate) use request::Adopted;
 pub(crate) use request::{Advanced, Carried, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
 use request::{OwnRows, Reply, Request, Turn};
 #[cfg(any(test, feature = "testing"))]

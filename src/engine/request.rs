@@ -18,6 +18,7 @@ use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
 use crate::pending::{Answer, Promise, waited_for};
+use crate::record::format::size;
 use crate::record::transitions::{Ask, Command, Tenure};
 use crate::record::{Checkpoint, Outcome, Record, Step};
 use crate::sync::{AtomicBool, Mutex, Ordering};
@@ -72,7 +73,18 @@ pub(super) enum Reply {
         ownership: Arc<Ownership>,
         promise: Promise<Outcome>,
     },
+    #[cfg_attr(not(feature = "export"), expect(dead_code, reason = "nothing else makes it"))]
+    Adopt(Promise<Adopted>),
     Done(Promise<bool>),
+}
+
+/// What taking in a record of an export comes to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Adopted {
+    New,
+    Same,
+    Differs,
+    Over,
 }
 
 /// What a claim comes to.
@@ -316,6 +328,7 @@ fn command_bytes(command: &Command) -> usize {
         Command::Report { name, result, .. } => name.len() + optional(result),
         Command::Resolve { name, result, note, .. } => name.len() + optional(result) + note.len(),
         Command::End { bytes, .. } => bytes.len(),
+        Command::Adopt(record) => usize::try_from(size::bytes(record) + record.bytes_here()).unwrap_or(usize::MAX),
         Command::Renew { .. } | Command::Free | Command::Forget | Command::Revoke | Command::Look => 0,
     }
 }
@@ -395,6 +408,7 @@ impl Reply {
                 promise.keep(Err(error));
                 drop(last);
             }
+            Self::Adopt(promise) => promise.keep(Err(error)),
             Self::Done(promise) => promise.keep(Err(error)),
         }
     }

@@ -3,7 +3,9 @@
 //! Invariant: nothing is passed over in silence. Whoever lists what is there is told of each row, or run of rows, that
 //! cannot be read (P10).
 
-use super::error::engine;
+use redb::ReadTransaction;
+
+use super::error::{engine, unwound};
 use super::list::{Order, Page, read_row};
 use super::log::{self, Log, Meta, Place, at};
 use crate::error::{Error, Result};
@@ -39,51 +41,51 @@ impl Log {
         }
         Ok((self, known.unwrap_or(unknown)))
     }
+}
 
-    /// Looks for what comes behind `from` number by number, up to the `highest`, since a damaged page of the file keeps
-    /// it from being found in order.
-    pub(super) fn probe(
-        &self,
-        page: &mut Page<Record>,
-        from: Place,
-        order: Order,
-        highest: u64,
-        mut wanted: impl FnMut(Place, &Record) -> bool,
-    ) {
-        let next = |number: u64| match order {
-            Order::OldestFirst => number.checked_add(1).filter(|number| *number <= highest),
-            Order::NewestFirst => number.min(highest.saturating_add(1)).checked_sub(1).filter(|number| *number > 0),
-        };
-        let mut lost: Option<Lost> = None;
-        page.after = order.next_table(from);
-        for (nth, number) in std::iter::successors(next(from.number()), |number| next(*number)).enumerate() {
-            if nth == PROBES {
-                break;
-            }
-            let place = from.beside(number);
-            let read = self.reading(|reader| {
-                let table = reader.open_table(place.table()).map_err(engine)?;
-                let Some(row) = table.get(number).map_err(engine)? else { return Ok(None) };
-                Ok(Some(read_row(reader, place, &row, &mut wanted)))
-            });
-            page.looked += 1;
-            match read {
-                Ok(None) => {}
-                Ok(Some(row)) => {
-                    page.found.extend(lost.take().map(|lost| lost.told(from)));
-                    page.found.extend(row.map_err(|e| at(place, e)).transpose().map(|row| (place, row)));
-                }
-                Err(why) => match &mut lost {
-                    Some(lost) => lost.numbers[1] = number,
-                    None => lost = Some(Lost { numbers: [number; 2], why }),
-                },
-            }
-            if nth + 1 == PROBES {
-                page.after = Some(place);
-            }
+/// Looks for what comes behind `from` number by number, up to the `highest`, since a damaged page of the file keeps
+/// it from being found in order.
+pub(super) fn probe(
+    reader: &ReadTransaction,
+    page: &mut Page<Record>,
+    from: Place,
+    order: Order,
+    highest: u64,
+    mut wanted: impl FnMut(Place, &Record) -> bool,
+) {
+    let next = |number: u64| match order {
+        Order::OldestFirst => number.checked_add(1).filter(|number| *number <= highest),
+        Order::NewestFirst => number.min(highest.saturating_add(1)).checked_sub(1).filter(|number| *number > 0),
+    };
+    let mut lost: Option<Lost> = None;
+    page.after = order.next_table(from);
+    for (nth, number) in std::iter::successors(next(from.number()), |number| next(*number)).enumerate() {
+        if nth == PROBES {
+            break;
         }
-        page.found.extend(lost.map(|lost| lost.told(from)));
+        let place = from.beside(number);
+        let read = unwound(|| {
+            let table = reader.open_table(place.table()).map_err(engine)?;
+            let Some(row) = table.get(number).map_err(engine)? else { return Ok(None) };
+            Ok(Some(read_row(reader, place, &row, &mut wanted)))
+        });
+        page.looked += 1;
+        match read {
+            Ok(None) => {}
+            Ok(Some(row)) => {
+                page.found.extend(lost.take().map(|lost| lost.told(from)));
+                page.found.extend(row.map_err(|e| at(place, e)).transpose().map(|row| (place, row)));
+            }
+            Err(why) => match &mut lost {
+                Some(lost) => lost.numbers[1] = number,
+                None => lost = Some(Lost { numbers: [number; 2], why }),
+            },
+        }
+        if nth + 1 == PROBES {
+            page.after = Some(place);
+        }
     }
+    page.found.extend(lost.map(|lost| lost.told(from)));
 }
 
 impl Lost {

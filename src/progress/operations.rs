@@ -25,7 +25,7 @@ use crate::record::{Phase, Record, Step};
 /// for nth in ["1", "2", "3"] {
 ///     let key = Key::new("orders", nth)?;
 ///     if let Claim::Run(run) = store.claim(&key, Fingerprint::of("two pizzas")).wait()? {
-///         run.complete(&"receipt").wait()?;
+///         run.complete(&"receipt".to_owned()).wait()?;
 ///     }
 /// }
 /// let mut list = store.operations().of_scope("orders").in_state(State::Succeeded).rows_max(10_000);

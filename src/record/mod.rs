@@ -9,6 +9,7 @@ use crate::error::Result;
 use crate::key::{Fingerprint, Key};
 use crate::payload::Payload;
 
+mod adopt;
 pub(crate) mod format;
 pub(crate) mod room;
 pub(crate) mod step;

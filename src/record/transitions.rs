@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::room::Room;
 use super::step::{self, StepChange};
-use super::{Body, Checkpoint, Outcome, Phase, Record, Revision};
+use super::{Body, Checkpoint, Outcome, Phase, Record, Revision, adopt};
 use crate::clock::{Now, Timestamp};
 use crate::key::{Fingerprint, Key};
 
@@ -104,6 +104,9 @@ pub(crate) enum Command {
     Forget,
     /// Take it from the run that owns it.
     Revoke,
+    /// Take this record in, which comes from an export.
+    #[cfg_attr(not(feature = "export"), expect(dead_code, reason = "nothing else makes it"))]
+    Adopt(Arc<Record>),
     /// Change nothing; the answer comes when what it rests on is durable, the time too.
     Look,
 }
@@ -134,7 +137,7 @@ impl Command {
             Self::Advance { token, .. } | Self::Resolve { token, .. } => *token,
             Self::Intend { token, .. } | Self::Renew { token } | Self::End { token, .. } => Some(*token),
             Self::Report { by, .. } => Some(by.token),
-            Self::Claim(_) | Self::Free | Self::Forget | Self::Revoke | Self::Look => None,
+            Self::Claim(_) | Self::Free | Self::Forget | Self::Revoke | Self::Adopt(_) | Self::Look => None,
         }
     }
 }
@@ -167,6 +170,8 @@ pub(crate) enum Change {
     End { success: bool, bytes: Arc<[u8]>, until: Timestamp, gone: Timestamp },
     /// All that is known of it is removed.
     Remove,
+    /// It is known from an export.
+    Adopt(Arc<Record>),
     /// Its run loses it; the record stays as it is.
     Unseat,
 }
@@ -189,6 +194,12 @@ pub(crate) enum Standing {
     Done,
     /// The lease runs anew.
     Renewed,
+    /// What an export tells of it is known.
+    Same,
+    /// Something else is known than an export tells.
+    Differs,
+    /// What an export tells is over.
+    Over,
     /// There was nothing to do.
     Nothing,
 }
@@ -256,6 +267,7 @@ pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, poli
             (Some(_), Some(_)) => Err(Refusal::Busy),
             (Some(_), None) => Ok(Decision::Change(Change::Remove)),
         },
+        Command::Adopt(exported) => Ok(adopt::decide(record, exported, now)),
         Command::Revoke if owner.is_some() => Ok(Decision::Change(Change::Unseat)),
         Command::Revoke | Command::Look => Ok(Decision::Stand(Standing::Nothing)),
     };
@@ -359,6 +371,7 @@ pub(crate) fn apply(record: Option<Record>, key: &Key, change: Change, sequence:
             Record { phase: Phase::Completed { outcome, until, gone }, request: None, written: now.time, ..record }
         }),
         Change::Remove => None,
+        Change::Adopt(taken) => Some(adopt::apply(&taken, sequence, now)),
         Change::Unseat => record,
     }
 }

@@ -202,6 +202,12 @@ impl Store {
         Operations::new(Arc::clone(&self.engine))
     }
 
+    /// What it asks.
+    #[cfg(feature = "export")]
+    pub(crate) fn engine(&self) -> &Arc<Engine> {
+        &self.engine
+    }
+
     /// Removes all that is known of a key, finished or not, as if it had never been claimed: **the next claim runs it
     /// again** (P6: this is the server saying so by name). The answer tells whether there was anything. **Durable when
     /// it answers.**

@@ -1,0 +1,66 @@
+//! What goes into an export, and what comes from one.
+
+use std::sync::Arc;
+
+use super::error::unwound;
+use super::list::{Order, len, read_at};
+use super::log::{Place, at};
+use super::queue::Shut;
+use super::request::{Adopted, Carried, Reply};
+use super::{Engine, ErrorKind};
+use crate::clock::Timestamp;
+use crate::error::Result;
+use crate::pending::{Pending, promise};
+use crate::record::Record;
+use crate::record::transitions::{Command, is_over};
+
+impl Engine {
+    /// Gives every record that counts to `each`, as they were at one moment, with the share of the work that is done:
+    /// what has ended first, then what is unfinished, oldest first. Returns that moment.
+    ///
+    /// As long as it lasts the file cannot use again what is freed.
+    pub(crate) fn each(&self, mut each: impl FnMut(Result<Record>, f64) -> Result<()>) -> Result<Timestamp> {
+        if let Some(Shut::Closed) = self.shared.queue.is_shut() {
+            return Err(Shut::Closed.error());
+        }
+        let (log, time) = (&self.shared.log, self.time());
+        let reader = log.moment()?;
+        let rows =
+            [Place::Log(0), Place::Tombstone(0)].map(|place| unwound(|| len(&reader, place)).unwrap_or_default());
+        let (total, mut seen) = (rows.iter().sum::<u64>(), 0);
+        let (mut unfinished, mut after) = (Vec::new(), Some(Order::OldestFirst.start()));
+        while let Some(from) = after {
+            let page = log.page_at(&reader, from, Order::OldestFirst, u64::MAX, |place, record| {
+                unfinished.extend(record.is_unfinished().then_some((record.born, place)));
+                !record.is_unfinished() && !is_over(record, time)
+            })?;
+            seen += page.looked;
+            let done = share(seen.saturating_sub(unfinished.len() as u64), total);
+            page.found.into_iter().try_for_each(|(_, row)| each(row, done))?;
+            after = page.after;
+        }
+        unfinished.sort_unstable();
+        let ended = total.saturating_sub(unfinished.len() as u64);
+        for (nth, (_, place)) in unfinished.into_iter().enumerate() {
+            let record = unwound(|| read_at(&reader, place)).map_err(|e| at(place, e));
+            if let Some(record) = record.transpose() {
+                each(record, share(ended + nth as u64, total))?;
+            }
+        }
+        Ok(time)
+    }
+
+    /// Takes a record in that comes from an export.
+    pub(crate) fn adopt(self: &Arc<Self>, record: Record) -> Pending<Adopted> {
+        let (promise, answer) = promise();
+        let (key, hash) = (record.key.clone(), self.shared.index.hash(&record.key));
+        let command = Command::Adopt(Arc::new(record));
+        let unsent = self.push(&key, hash, command, Carried::default(), None, Reply::Adopt(promise));
+        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, adopted| Ok(adopted))
+    }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a share for people needs no exactness")]
+fn share(done: u64, of: u64) -> f64 {
+    if of == 0 { 1.0 } else { (done as f64 / of as f64).min(1.0) }
+}
