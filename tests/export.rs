@@ -263,7 +263,9 @@ fn p6_what_is_unfinished_stays_in_order_and_old_ones_are_found_behind_younger_on
     let clock = ManualClock::at(START);
     let one = builder(&clock).in_memory().unwrap();
     let names: Vec<_> = (0..300).map(|nth| (nth * 7 % 300).to_string()).collect();
-    names.iter().for_each(|name| drop(run(&one, &key(name))));
+    for name in &names {
+        drop(run(&one, &key(name)));
+    }
     // Changed last, and claimed first.
     drop(run(&one, &key(&names[0])));
     clock.advance(HOUR);
@@ -305,7 +307,7 @@ fn an_export_shows_one_moment_while_the_store_serves() {
     busy.0.verify().unwrap();
     let exported = one.export(&mut busy, |_| GO_ON).unwrap();
     let lines = String::from_utf8(busy.1).unwrap();
-    assert_eq!(exported.operations as usize + 2, lines.lines().count());
+    assert_eq!(exported.operations + 2, lines.lines().count() as u64);
     assert!(exported.operations <= 7, "{lines}");
     assert!(lines.matches("meanwhile").count() <= 1);
     assert!(before.lines().filter(|line| !line.contains("\"fresh\"")).take(4).all(|line| lines.contains(line)));

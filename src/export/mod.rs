@@ -87,15 +87,15 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] at the first damaged row, [`ErrorKind::Io`] where `to` fails, [`ErrorKind::Full`] where it
-    /// has no room; [`ErrorKind::Cancelled`], [`ErrorKind::Closed`], [`ErrorKind::Failed`]. What was written by then has
-    /// no end, and is refused by an import.
+    /// [`ErrorKind::Corrupt`] at the first damaged row, [`ErrorKind::Io`] where `to` fails, [`ErrorKind::Full`] where
+    /// it has no room; [`ErrorKind::Cancelled`], [`ErrorKind::Closed`], [`ErrorKind::Failed`]. What was written by then
+    /// has no end, and is refused by an import.
     pub fn export(&self, to: impl Write, progress: impl FnMut(f64) -> ControlFlow<()>) -> Result<Exported> {
-        self.export_rows(to, progress, |damage| Err(damage))
+        self.export_rows(to, progress, Err)
     }
 
-    /// As [`export`](Self::export), leaving out what is damaged; `damaged` is told each time. For what is left of a store
-    /// that was opened with [`Builder::open_damaged`](crate::Builder::open_damaged) (P10).
+    /// As [`export`](Self::export), leaving out what is damaged; `damaged` is told each time. For what is left of a
+    /// store that was opened with [`Builder::open_damaged`](crate::Builder::open_damaged) (P10).
     ///
     /// # Errors
     ///
@@ -142,20 +142,20 @@ impl Store {
     }
 
     /// Takes in what [`export`](Self::export) wrote: every operation whose key is not known, with all that was kept of
-    /// it. What is known otherwise is left as it is, and `differing` is told its key. What is over is left out. Doing it
-    /// again is harmless, so one that was broken off is done again.
+    /// it. What is known otherwise is left as it is, and `differing` is told its key. What is over is left out. Doing
+    /// it again is harmless, so one that was broken off is done again.
     ///
-    /// `progress` is told from time to time how many bytes were read, and may break it off. **Durable when it returns**,
-    /// and each operation by itself before that: what came before an error stays. [`check_export`] tells beforehand
-    /// whether there will be one.
+    /// `progress` is told from time to time how many bytes were read, and may break it off. **Durable when it
+    /// returns**, and each operation by itself before that: what came before an error stays. [`check_export`] tells
+    /// beforehand whether there will be one.
     ///
     /// Operations get new numbers, in the order of the lines. A time that is later than the store's own becomes that
     /// (P11). No limit on what the store keeps refuses what has begun elsewhere.
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Corrupt`] with the line where it is no export, was damaged or cut short, [`ErrorKind::NewerFormat`],
-    /// [`ErrorKind::Io`] where `from` fails; [`ErrorKind::Cancelled`]; otherwise those of
+    /// [`ErrorKind::Corrupt`] with the line where it is no export, was damaged or cut short,
+    /// [`ErrorKind::NewerFormat`], [`ErrorKind::Io`] where `from` fails; [`ErrorKind::Cancelled`]; otherwise those of
     /// [`advance`](Self::advance).
     pub fn import(
         &self,
