@@ -121,8 +121,6 @@ pub enum ErrorKind {
     /// acknowledged is there. After a failed sync restart the machine first, or copy the file and open the copy: the
     /// system may show what it has not written.
     Failed,
-    /// The call was broken off by its own report of progress. What it made is removed, or, of an import, stays.
-    Cancelled,
     /// The store was opened to be read ([`Builder::open_to_read`](crate::Builder::open_to_read)). Open it for writing;
     /// nothing was changed.
     ReadOnly,

@@ -63,6 +63,15 @@ fn not_a_byte_of_a_store_that_is_read_changes_and_it_tells_all() {
 }
 
 #[test]
+fn a_store_that_is_read_can_be_copied() {
+    let (folder, path) = made(fill);
+    let store = builder().open_to_read(&path).unwrap();
+    let copy = folder.path().join("copy.reentry");
+    assert_eq!(store.backup(&copy).unwrap().operations, 2);
+    assert_eq!(listed(&builder().open_to_read(&copy).unwrap()), listed(&store));
+}
+
+#[test]
 fn whatever_would_change_something_is_refused() {
     let (_folder, path) = made(fill);
     let before = state_of(&path);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use super::capacity::Kept;
 use super::disk::Disk;
 use super::log::{Access, Log, OnProgress, OpenCheck, Opening, broken_off};
+use super::queue::Shut;
 use super::snapshot::Snapshot;
 use super::{Engine, file};
 use crate::clock::Timestamp;
@@ -107,7 +108,7 @@ impl Engine {
     }
 
     fn check_serving(&self) -> Result<()> {
-        self.shared.queue.is_shut().map_or(Ok(()), |shut| Err(shut.error()))
+        self.shared.queue.is_shut().filter(|shut| *shut != Shut::ReadOnly).map_or(Ok(()), |shut| Err(shut.error()))
     }
 }
 

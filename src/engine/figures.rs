@@ -47,6 +47,8 @@ pub enum Condition {
     Full,
     /// It stopped after a fault ([`ErrorKind::Failed`](crate::ErrorKind::Failed)): open it anew.
     Failed,
+    /// It was opened to be read ([`Builder::open_to_read`](crate::Builder::open_to_read)): replays are served.
+    ReadOnly,
     /// It was closed.
     Closed,
 }
@@ -105,6 +107,7 @@ impl Engine {
         match self.shared.queue.is_shut() {
             Some(Shut::Closed) => Condition::Closed,
             Some(Shut::Failed) => Condition::Failed,
+            Some(Shut::ReadOnly) => Condition::ReadOnly,
             None if self.shared.is_full.load(Ordering::Acquire) => Condition::Full,
             None => Condition::Serving,
         }

@@ -7,24 +7,22 @@
 //!    first row above it.
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
 
-use std::hash::{BuildHasher, Hasher, RandomState};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
-    TableError, WriteTransaction,
+    WriteTransaction,
 };
-use serde::{Deserialize, Serialize};
 
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
 use super::gathered::Gathered;
 use super::index::NUMBER_MAX;
+use super::meta::{self, Meta};
 use super::transaction::{ReadTransaction as Rows, Transaction};
 use crate::error::{Error, ErrorKind, Result};
-use crate::payload::{read_fixed, write_fixed};
 use crate::record::{Body, Record, format};
 use crate::sync::RwLock;
 
@@ -33,7 +31,6 @@ pub(super) type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 const LOG: Definition<'_> = TableDefinition::new("reentry/log");
 const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
 pub(super) const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
-const META: Definition<'_> = TableDefinition::new("reentry/meta");
 
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
 const SHARE_OF_CHECK: f64 = 0.5;
@@ -45,28 +42,11 @@ const ROWS_A_REPORT: u32 = 16 * 1024;
 /// other's. Eight million copies of copies use them up; then a copy goes on where the original was.
 const NUMBERS_OF_THE_ORIGINAL: u64 = 1 << 40;
 
-/// Where the one meta row stands.
-const META_ROW: u64 = 0;
-
-/// The version of the file as a whole that this crate writes, and the newest it reads.
-const FILE_VERSION: u32 = 1;
-
 /// Where a record stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Place {
     Log(u64),
     Tombstone(u64),
-}
-
-/// What the store knows of itself.
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-pub(crate) struct Meta {
-    version: u32,
-    store: [u8; 16],
-    /// No number below this one is free.
-    pub(crate) next: u64,
-    /// The highest time that anything was decided at.
-    pub(crate) highest_time: u64,
 }
 
 /// How thoroughly a store is checked when it opens.
@@ -156,8 +136,8 @@ impl Log {
         for table in [LOG, TOMBSTONES, BODIES] {
             transaction.open_table(table).map_err(engine)?;
         }
-        let meta = Meta { version: FILE_VERSION, store, next: 1, highest_time: 0 };
-        write_meta(&transaction, meta)?;
+        let meta = Meta::new(store);
+        meta::write(&transaction, meta)?;
         transaction.commit().map_err(engine)?;
         database.close().map_err(engine)
     }
@@ -173,7 +153,7 @@ impl Log {
         let (open, meta) = unwound(|| {
             let open = Open::staged(Arc::clone(&disk), opening)?;
             if opening.access == Access::Salvage {
-                return Ok((open, Meta { version: FILE_VERSION, store: [0; 16], next: NUMBER_MAX, highest_time: 0 }));
+                return Ok((open, Meta::unknown()));
             }
             let meta = open.meta()?;
             open.scan(opening, |place, record| match place.number() {
@@ -204,7 +184,7 @@ impl Log {
             open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
             meta.next = meta.next.max(meta.next.saturating_add(NUMBERS_OF_THE_ORIGINAL).min(NUMBER_MAX / 2));
             let transaction = open.database.begin_write().map_err(engine)?;
-            write_meta(&transaction, meta)?;
+            meta::write(&transaction, meta)?;
             transaction.commit().map_err(engine)?;
             open.database.close().map_err(engine)
         })
@@ -382,7 +362,7 @@ impl Open {
     }
 
     fn meta(&self) -> Result<Meta> {
-        meta(&self.database.begin_read().map_err(engine)?)
+        meta::read(&self.database.begin_read().map_err(engine)?)
     }
 
     fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
@@ -541,7 +521,7 @@ impl<'t> Tables<'t> {
     }
 
     pub(crate) fn put_meta(&mut self, meta: Meta) -> Result<()> {
-        write_meta(self.transaction, meta)
+        meta::write(self.transaction, meta)
     }
 
     fn table(&mut self, place: Place) -> Result<&mut Table<'t, u64, &'static [u8]>> {
@@ -584,50 +564,6 @@ fn builder(cache_bytes: usize) -> redb::Builder {
     let mut builder = redb::Builder::new();
     builder.set_cache_size(cache_bytes);
     builder
-}
-
-/// What the store knows of itself.
-pub(super) fn meta(reader: &ReadTransaction) -> Result<Meta> {
-    let no_store = "holds a redb database that is no store of this crate";
-    let table = match reader.open_table(META) {
-        Err(TableError::Storage(error)) => return Err(engine(error)),
-        Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
-        Ok(table) => table,
-    };
-    let row = table.get(META_ROW).map_err(engine)?;
-    read_meta(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
-}
-
-fn write_meta(transaction: &WriteTransaction, meta: Meta) -> Result<()> {
-    let mut row = Vec::new();
-    write_fixed(&meta, &mut row)?;
-    row.extend_from_slice(&crc32fast::hash(&row).to_le_bytes());
-    transaction.open_table(META).map_err(engine)?.insert(META_ROW, row.as_slice()).map_err(engine)?;
-    Ok(())
-}
-
-fn read_meta(row: &[u8]) -> Result<Meta> {
-    let damaged = || Error::new(ErrorKind::Corrupt, "the meta row is damaged");
-    let (body, checksum) = row.split_last_chunk::<4>().ok_or_else(damaged)?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
-        return Err(damaged());
-    }
-    // The version stands first in every format there will be.
-    let version = u32::from_le_bytes(*body.first_chunk::<4>().ok_or_else(damaged)?);
-    if version > FILE_VERSION {
-        let message = format!("the store has format {version}; this version of the crate reads up to {FILE_VERSION}");
-        return Err(Error::new(ErrorKind::NewerFormat, message));
-    }
-    match read_fixed(body) {
-        Ok((meta, used)) if used == body.len() => Ok(meta),
-        _ => Err(damaged()),
-    }
-}
-
-/// 16 bytes that no other store has: std's hashers are seeded from the system's randomness.
-pub(crate) fn random_id() -> [u8; 16] {
-    let half = || u128::from(RandomState::new().build_hasher().finish());
-    (half() << 64 | half()).to_le_bytes()
 }
 
 /// Names the row in an error about it.

@@ -9,16 +9,17 @@
 use std::fmt;
 use std::ops::ControlFlow;
 use std::panic::{RefUnwindSafe, UnwindSafe};
-use std::path::Path;
 use std::sync::Arc;
 
 use crate::clock::{Clock, Timeline, Timestamp};
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::Key;
-use crate::pending::{Answer, Pending, may_ask, may_block, promise, thread_waited_for};
+#[cfg(any(test, feature = "testing"))]
+use crate::pending::thread_waited_for;
+use crate::pending::{Answer, Pending, may_ask, may_block, promise};
+use crate::record::Outcome;
 use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
-use crate::record::{Outcome, Record};
-use crate::sync::thread::{self, JoinHandle};
+use crate::sync::thread::JoinHandle;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::trace::{Found, Span, Trace};
 
@@ -38,9 +39,11 @@ mod index;
 mod list;
 mod log;
 mod lookup;
+mod meta;
 mod meter;
 #[cfg(any(test, feature = "testing"))]
 mod mishap;
+mod opening;
 #[cfg(all(test, loom))]
 mod orders;
 mod queue;
@@ -57,14 +60,15 @@ mod writer;
 pub(crate) use backup::Made;
 use capacity::Ledger;
 pub(crate) use capacity::{Capacity, Most};
+#[cfg(any(test, feature = "testing"))]
 pub(crate) use disk::Disk;
 pub use figures::Condition;
 pub(crate) use figures::Figures;
-use index::{Index, KeyHash, Open, Tally, Waiter};
+use index::{Index, KeyHash, Waiter};
 pub(crate) use list::{Order, Page};
+use log::Log;
 pub use log::OpenCheck;
 pub(crate) use log::{Access, OnProgress, Opening, Place};
-use log::{Log, Meta};
 pub(crate) use meter::Noted;
 use meter::{Answered, Meter};
 #[cfg(any(test, feature = "testing"))]
@@ -80,6 +84,7 @@ pub use simulated::{Loss, SimulatedDisk, Unsynced};
 use snapshot::LiveDisk;
 pub use transaction::{ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
 pub(crate) use verify::Verdict;
+#[cfg(any(test, feature = "testing"))]
 use writer::Writer;
 
 /// What an engine is made from.
@@ -135,123 +140,6 @@ pub(crate) struct Shared {
 }
 
 impl Engine {
-    /// The store in the file at `path`, which is created where there is none.
-    pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
-        if options.only_private {
-            file::check_private_folder(path)?;
-        }
-        let file = match options.opening.access {
-            Access::Write => file::open(path, |disk| Log::initialise(disk, log::random_id()))?,
-            Access::Read | Access::Salvage => file::open_to_read(path)?,
-        };
-        if options.only_private {
-            file.check_private()?;
-        }
-        let opened = match options.opening.access {
-            Access::Write => Self::prepare(Arc::new(file), options).and_then(Self::start),
-            Access::Read | Access::Salvage => Self::open_to_read(Arc::new(file), options),
-        };
-        opened.map_err(|error| error.within(&path.display().to_string()))
-    }
-
-    /// The store on this disk, with nobody to change it.
-    pub(crate) fn open_to_read(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
-        let (shared, _) = Self::read(disk, options)?;
-        // What it tells of an expiry is kept by nobody.
-        shared.durable_time.store(u64::MAX, Ordering::Release);
-        shared.queue.shut(Shut::ReadOnly);
-        Ok(Arc::new(Self { shared, writer: Mutex::new(None) }))
-    }
-
-    /// A store in memory.
-    pub(crate) fn open_memory(options: Options) -> Result<Arc<Self>> {
-        let disk = Arc::new(disk::Memory::default());
-        Log::initialise(Arc::<disk::Memory>::clone(&disk), log::random_id())?;
-        Self::prepare(disk, options).and_then(Self::start)
-    }
-
-    /// A store on a simulated disk, which is initialised where it is empty. By hand it works only when it is told to.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn open_simulated(disk: &SimulatedDisk, options: Options, by_hand: bool) -> Result<Arc<Self>> {
-        let unnamed = |e| error::engine(redb::Error::Io(e));
-        if disk.is_empty() {
-            let made = Arc::new(disk::Memory::default());
-            // Without an id of its own: the same calls leave the same bytes.
-            Log::initialise(Arc::<disk::Memory>::clone(&made), [0; 16])?;
-            disk.publish(made.image()).map_err(unnamed)?;
-        }
-        disk.settle_name().map_err(unnamed)?;
-        let writer = Self::prepare(Arc::new(disk.clone()), options)?;
-        if !by_hand {
-            return Self::start(writer);
-        }
-        let shared = Arc::clone(writer.shared());
-        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(AtWork::ByHand(Box::new(writer.by_hand())))) }))
-    }
-
-    /// The store on this disk, which holds one. Its writer does nothing of its own accord, so that one caller's calls
-    /// come to the same batches whenever they are made.
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) fn open_disk(disk: Arc<dyn Disk>, options: Options) -> Result<Arc<Self>> {
-        Self::prepare(disk, options).map(Writer::by_hand).and_then(Self::start)
-    }
-
-    /// Opens what is on the disk.
-    fn prepare(disk: Arc<dyn Disk>, options: Options) -> Result<Writer> {
-        let (shared, meta) = Self::read(disk, options)?;
-        let mut writer = Writer::new(shared, meta);
-        // Where the check is off, redb may first meet damage here, and panic.
-        error::unwound(|| writer.reserve())?;
-        writer.shared().tell_opened();
-        Ok(writer)
-    }
-
-    /// Reads what is on the disk.
-    fn read(disk: Arc<dyn Disk>, options: Options) -> Result<(Arc<Shared>, Meta)> {
-        let (index, ledger) =
-            (Index::new(options.hash_mask, options.policy.attempts_max), Ledger::new(options.capacity));
-        let mut highest_time = 0;
-        let each = |place: Place, record: Record| {
-            highest_time = highest_time.max(record.written.as_millis());
-            index.replace(index.hash(&record.key), None, Some(place));
-            ledger.found(&record);
-            if let Some(tally) = Tally::of(&record) {
-                index.unfinished().insert(record.born, Open { place, tally });
-            }
-            Ok(())
-        };
-        let disk = Arc::new(LiveDisk::new(disk));
-        let (log, mut meta) = Log::open(Arc::<LiveDisk>::clone(&disk), &options.opening, each)?;
-        meta.highest_time = meta.highest_time.max(highest_time);
-        let shared = Arc::new(Shared {
-            queue: Arc::new(Queue::new(options.queue)),
-            index,
-            log,
-            disk,
-            timeline: Timeline::start(options.clock, Timestamp::from_millis(meta.highest_time)),
-            policy: options.policy,
-            ledger,
-            trace: options.trace,
-            at_work: Mutex::default(),
-            is_moving: AtomicBool::new(false),
-            ended: AtomicBool::new(false),
-            durable_time: AtomicU64::new(meta.highest_time),
-            meter: Meter::default(),
-            is_full: AtomicBool::new(false),
-            is_read_only: options.opening.access != Access::Write,
-        });
-        Ok((shared, meta))
-    }
-
-    /// Lets the writer work.
-    fn start(writer: Writer) -> Result<Arc<Self>> {
-        let shared = Arc::clone(writer.shared());
-        let work = move || thread_waited_for(|| writer.run());
-        let thread = thread::Builder::new().name("reentry-writer".to_owned()).spawn(work);
-        let thread = thread.map_err(|e| Error::because(ErrorKind::Io, "cannot start the writer thread", e))?;
-        Ok(Arc::new(Self { shared, writer: Mutex::new(Some(AtWork::OnItsThread(thread))) }))
-    }
-
     /// Lets a writer that works by hand do what is queued, as one batch. Returns whether it goes on.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn work_by_hand(&self) -> bool {

@@ -7,7 +7,8 @@ use redb::ReadTransaction;
 
 use super::error::{engine, unwound};
 use super::list::{Order, Page, read_row};
-use super::log::{self, Log, Meta, Place, at};
+use super::log::{Log, Place, at};
+use super::meta::{self, Meta};
 use crate::error::{Error, Result};
 use crate::record::Record;
 
@@ -27,7 +28,7 @@ impl Log {
         unknown: Meta,
         mut each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<(Self, Meta)> {
-        let known = self.reading(log::meta).ok();
+        let known = self.reading(meta::read).ok();
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
         let mut after = Some(Order::OldestFirst.start());
         while let Some(place) = after {

@@ -202,6 +202,7 @@ impl fmt::Display for Condition {
             Self::Serving => "serving",
             Self::Full => "full",
             Self::Failed => "failed",
+            Self::ReadOnly => "read-only",
             Self::Closed => "closed",
         })
     }
