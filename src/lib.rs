@@ -45,7 +45,10 @@ pub use record::{Checkpoint, Late, Note, Outcome, Resolution, Revision, Step, St
 pub use resumer::{Resumer, ResumerBuilder, ResumerStats};
 pub use run::Run;
 pub use step::{Failure, Rechecked, StepBuilder, not_applied};
-pub use store::{Advance, Backup, Builder, Claims, Condition, LastFault, Percentiles, Stats, Store, Verified};
+pub use store::{
+    Advance, Backup, Builder, Claims, Compacted, Condition, FORMAT_VERSION, LastFault, Migrated, Percentiles, Stats,
+    Store, Verified,
+};
 #[cfg(any(shuttle, loom))]
 #[doc(hidden)]
 pub use sync::pass_time;

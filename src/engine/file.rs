@@ -177,6 +177,16 @@ pub(crate) fn open_to_read(path: &Path) -> Result<RealFile> {
     open_existing(&absolute, Use::Read)
 }
 
+/// The store's file at `path`, to be changed; nothing is created.
+///
+/// # Errors
+///
+/// As for [`open_to_read`].
+pub(crate) fn open_to_write(path: &Path) -> Result<RealFile> {
+    let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
+    open_existing(&absolute, Use::Write)
+}
+
 /// What a file is opened for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {

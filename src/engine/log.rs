@@ -238,6 +238,30 @@ impl Log {
         std::mem::forget(std::mem::replace(&mut *self.open.write(), State::Failed));
     }
 
+    /// Gives back what the file holds and does not use, as far as redb can.
+    pub(super) fn compact(&self) -> Result<()> {
+        let mut state = self.open.write();
+        let State::Open(open) = &mut *state else { return state.opened().map(drop) };
+        unwound(|| {
+            while open.database.compact().map_err(engine)? {}
+            Ok(())
+        })
+    }
+
+    /// The format of the file on this disk, which is not changed.
+    pub(super) fn format(disk: Arc<dyn Disk>, opening: &Opening) -> Result<u32> {
+        unwound(|| meta::version(&Open::staged(disk, opening)?.database.begin_read().map_err(engine)?))
+    }
+
+    /// The database on this disk, checked page by page.
+    pub(super) fn database(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Database> {
+        unwound(|| {
+            let open = Open::staged(disk, opening)?;
+            open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+            Ok(open.database)
+        })
+    }
+
     /// The gravest fault of the disk since a batch began.
     pub(crate) fn fault(&self) -> Option<Fault> {
         self.open.read().opened().ok().and_then(|open| open.backend.fault())

@@ -4,7 +4,7 @@
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 
-use redb::{ReadTransaction, TableError, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::error::engine;
@@ -18,8 +18,8 @@ const META: Definition<'_> = Definition::new("reentry/meta");
 /// Where the one meta row stands.
 const META_ROW: u64 = 0;
 
-/// The version of the file as a whole that this crate writes, and the newest it reads.
-const FILE_VERSION: u32 = 1;
+/// The format of the files that this version of the crate writes, and the newest that it reads: `docs/format.md`.
+pub const FORMAT_VERSION: u32 = 1;
 
 /// What the store knows of itself.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -35,7 +35,7 @@ pub(crate) struct Meta {
 impl Meta {
     /// That of an empty store.
     pub(super) fn new(store: [u8; 16]) -> Self {
-        Self { version: FILE_VERSION, store, next: 1, highest_time: 0 }
+        Self { version: FORMAT_VERSION, store, next: 1, highest_time: 0 }
     }
 
     /// What stands for one that cannot be read: nothing is known to be free.
@@ -45,15 +45,33 @@ impl Meta {
 }
 
 /// What the store knows of itself.
+///
+/// # Errors
+///
+/// `NewerFormat` for a format that this crate does not know, whatever follows its version.
 pub(super) fn read(reader: &ReadTransaction) -> Result<Meta> {
-    let no_store = "holds a redb database that is no store of this crate";
-    let table = match reader.open_table(META) {
-        Err(TableError::Storage(error)) => return Err(engine(error)),
-        Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
-        Ok(table) => table,
-    };
-    let row = table.get(META_ROW).map_err(engine)?;
-    decode(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value())
+    let body = body(reader)?;
+    check_version(version_of(&body)?)?;
+    match read_fixed(&body) {
+        Ok((meta, used)) if used == body.len() => Ok(meta),
+        _ => Err(damaged()),
+    }
+}
+
+/// The format of the file, known or not.
+pub(super) fn version(reader: &ReadTransaction) -> Result<u32> {
+    version_of(&body(reader)?)
+}
+
+/// # Errors
+///
+/// `NewerFormat` for a format that this crate does not know.
+pub(super) fn check_version(version: u32) -> Result<()> {
+    if version > FORMAT_VERSION {
+        let message = format!("the store has format {version}; this version of the crate reads up to {FORMAT_VERSION}");
+        return Err(Error::new(ErrorKind::NewerFormat, message));
+    }
+    Ok(())
 }
 
 pub(super) fn write(transaction: &WriteTransaction, meta: Meta) -> Result<()> {
@@ -64,22 +82,40 @@ pub(super) fn write(transaction: &WriteTransaction, meta: Meta) -> Result<()> {
     Ok(())
 }
 
-fn decode(row: &[u8]) -> Result<Meta> {
-    let damaged = || Error::new(ErrorKind::Corrupt, "the meta row is damaged");
+/// Says that the file has this format from now on.
+pub(super) fn set_version(transaction: &WriteTransaction, version: u32) -> Result<()> {
+    let mut table = transaction.open_table(META).map_err(engine)?;
+    let mut body = checked(table.get(META_ROW).map_err(engine)?.ok_or_else(damaged)?.value())?.to_vec();
+    *body.first_chunk_mut::<4>().ok_or_else(damaged)? = version.to_le_bytes();
+    body.extend_from_slice(&crc32fast::hash(&body).to_le_bytes());
+    table.insert(META_ROW, body.as_slice()).map_err(engine)?;
+    Ok(())
+}
+
+/// The row, without its checksum.
+fn body(reader: &ReadTransaction) -> Result<Vec<u8>> {
+    let no_store = "holds a redb database that is no store of this crate";
+    let table = match reader.open_table(META) {
+        Err(TableError::Storage(error)) => return Err(engine(error)),
+        Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
+        Ok(table) => table,
+    };
+    let row = table.get(META_ROW).map_err(engine)?;
+    checked(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value()).map(<[u8]>::to_vec)
+}
+
+fn checked(row: &[u8]) -> Result<&[u8]> {
     let (body, checksum) = row.split_last_chunk::<4>().ok_or_else(damaged)?;
-    if crc32fast::hash(body) != u32::from_le_bytes(*checksum) {
-        return Err(damaged());
-    }
-    // The version stands first in every format there will be.
-    let version = u32::from_le_bytes(*body.first_chunk::<4>().ok_or_else(damaged)?);
-    if version > FILE_VERSION {
-        let message = format!("the store has format {version}; this version of the crate reads up to {FILE_VERSION}");
-        return Err(Error::new(ErrorKind::NewerFormat, message));
-    }
-    match read_fixed(body) {
-        Ok((meta, used)) if used == body.len() => Ok(meta),
-        _ => Err(damaged()),
-    }
+    if crc32fast::hash(body) == u32::from_le_bytes(*checksum) { Ok(body) } else { Err(damaged()) }
+}
+
+/// The version stands first in every format there will be.
+fn version_of(body: &[u8]) -> Result<u32> {
+    Ok(u32::from_le_bytes(*body.first_chunk::<4>().ok_or_else(damaged)?))
+}
+
+fn damaged() -> Error {
+    Error::new(ErrorKind::Corrupt, "the meta row is damaged")
 }
 
 /// 16 bytes that no other store has: std's hashers are seeded from the system's randomness.

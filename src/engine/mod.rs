@@ -54,6 +54,7 @@ mod salvage;
 mod simulated;
 mod snapshot;
 mod transaction;
+mod upkeep;
 mod verify;
 mod writer;
 
@@ -69,6 +70,7 @@ pub(crate) use list::{Order, Page};
 use log::Log;
 pub use log::OpenCheck;
 pub(crate) use log::{Access, OnProgress, Opening, Place};
+pub use meta::FORMAT_VERSION;
 pub(crate) use meter::Noted;
 use meter::{Answered, Meter};
 #[cfg(any(test, feature = "testing"))]
@@ -83,6 +85,7 @@ use request::{OwnRows, Reply, Request, Turn};
 pub use simulated::{Loss, SimulatedDisk, Unsynced};
 use snapshot::LiveDisk;
 pub use transaction::{ReadRows, ReadTransaction, RowRange, Rows, Table, Transaction};
+pub(crate) use upkeep::{compact, migrate};
 pub(crate) use verify::Verdict;
 #[cfg(any(test, feature = "testing"))]
 use writer::Writer;

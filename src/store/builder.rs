@@ -368,7 +368,7 @@ impl Builder {
         Ok(Store { engine: Engine::open_disk(disk, options)?, limits })
     }
 
-    fn check_values(self) -> Result<(Limits, Options)> {
+    pub(super) fn check_values(self) -> Result<(Limits, Options)> {
         let payload_bytes_max = self.payload_bytes_max as u64;
         let least = Room::bytes_min(payload_bytes_max);
         let operation_bytes_max = self.operation_bytes_max.unwrap_or(least + OPERATION_BYTES_BESIDE);

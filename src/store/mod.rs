@@ -22,10 +22,12 @@ mod builder;
 #[cfg(feature = "metrics")]
 mod metrics;
 mod stats;
+mod upkeep;
 
 pub use backup::Backup;
 pub use builder::Builder;
 pub use stats::{Claims, Condition, LastFault, Percentiles, Stats};
+pub use upkeep::{Compacted, FORMAT_VERSION, Migrated};
 
 /// An idempotency store: one file, one handle that is cheap to clone, `Send` and `Sync`.
 ///

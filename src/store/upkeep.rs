@@ -1,0 +1,64 @@
+//! What is done to a store that nobody has open.
+
+use std::path::Path;
+
+use super::Builder;
+use crate::engine::{compact, migrate};
+#[cfg(doc)]
+use crate::error::ErrorKind;
+use crate::error::Result;
+
+/// The format of the files that this version of the crate writes, and the newest that it reads: `docs/format.md`.
+pub use crate::engine::FORMAT_VERSION;
+
+/// What [`Builder::compact`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Compacted {
+    /// How many bytes the file had.
+    pub bytes_before: u64,
+    /// How many it has now.
+    pub bytes_after: u64,
+}
+
+/// What [`Builder::migrate`] came to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Migrated {
+    /// The format that the file had.
+    pub from: u32,
+    /// The one that it has now. Where it is the same the file was not changed.
+    pub to: u32,
+}
+
+impl Builder {
+    /// Gives back what the file of a store that nobody has open holds and does not use. While a store serves, what is
+    /// freed is used again, so this is for one that will not become as large again soon. It moves most of the file: have
+    /// a copy, and room for as much again.
+    ///
+    /// **Durable when it returns**; a crash meanwhile leaves the store whole.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Self::open), but that nothing is created: [`ErrorKind::Io`] where there is no such file.
+    pub fn compact(self, path: impl AsRef<Path>) -> Result<Compacted> {
+        let (_, options) = self.check_values()?;
+        let [bytes_before, bytes_after] = compact(path.as_ref(), &options.opening)?;
+        Ok(Compacted { bytes_before, bytes_after })
+    }
+
+    /// Brings the file of a store that nobody has open to the newest format, one format after the other, each in one
+    /// commit. Format 1 is the first and the newest, so today there is nothing to bring anywhere.
+    ///
+    /// **Durable when it returns.**
+    ///
+    /// # Errors
+    ///
+    /// As for [`compact`](Self::compact); [`ErrorKind::NewerFormat`] where it has a newer one than this version of the
+    /// crate knows.
+    pub fn migrate(self, path: impl AsRef<Path>) -> Result<Migrated> {
+        let (_, options) = self.check_values()?;
+        let [from, to] = migrate(path.as_ref(), &options.opening)?;
+        Ok(Migrated { from, to })
+    }
+}
