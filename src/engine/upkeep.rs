@@ -33,12 +33,13 @@ pub(crate) fn compact(path: &Path, opening: &Opening) -> Result<[u64; 2]> {
     Ok([before, after])
 }
 
-/// Brings the file to the newest format. Returns which it had, and has now; where these are the same, it was not changed.
+/// Brings the file to the newest format. Returns which it had, and has now; where these are the same, it was not
+/// changed.
 pub(crate) fn migrate(path: &Path, opening: &Opening) -> Result<[u32; 2]> {
     let named = |error: Error| error.within(&path.display().to_string());
     let reading = Opening { access: Access::Read, ..opening.clone() };
     let found = Log::format(Arc::new(file::open_to_read(path)?), &reading).map_err(named)?;
-    meta::check_version(found)?;
+    meta::check_version(found).map_err(named)?;
     if found == FORMAT_VERSION {
         return Ok([found; 2]);
     }

@@ -328,6 +328,18 @@ impl Builder {
         Ok(Store { engine: Engine::open_memory(options)?, limits })
     }
 
+    /// The store on a simulated disk, which holds one, to read it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open_to_read`](Self::open_to_read).
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_to_read_on(mut self, disk: &crate::SimulatedDisk) -> Result<Store> {
+        self.opening.access = Access::Read;
+        let (limits, options) = self.check_values()?;
+        Ok(Store { engine: Engine::open_to_read(Arc::new(disk.clone()), options)?, limits })
+    }
+
     /// The store on a simulated disk, made where the disk is empty.
     ///
     /// # Errors

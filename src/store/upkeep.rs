@@ -33,8 +33,8 @@ pub struct Migrated {
 
 impl Builder {
     /// Gives back what the file of a store that nobody has open holds and does not use. While a store serves, what is
-    /// freed is used again, so this is for one that will not become as large again soon. It moves most of the file: have
-    /// a copy, and room for as much again.
+    /// freed is used again, so this is for one that will not become as large again soon. It moves most of the file:
+    /// have a copy, and room for as much again.
     ///
     /// **Durable when it returns**; a crash meanwhile leaves the store whole.
     ///

@@ -1,0 +1,51 @@
+//! How far a long command is, where somebody sits before it.
+
+use std::ops::ControlFlow;
+
+use indicatif::{ProgressBar, ProgressStyle};
+
+/// Parts that the whole is told in.
+const PARTS: u32 = 1000;
+
+/// A bar on the standard error, which shows where that is a terminal.
+#[derive(Debug, Clone)]
+pub(crate) struct Bar(ProgressBar);
+
+impl Bar {
+    /// A bar for work of which the share is known that is done.
+    pub(crate) fn new(what: &'static str) -> Self {
+        let bar = ProgressBar::new(PARTS.into()).with_message(what);
+        // A style that cannot be read leaves the ordinary one.
+        if let Ok(style) = ProgressStyle::with_template("{msg} {wide_bar} {percent} %, {eta} left") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    /// A bar for work of which nobody knows how much it is, told in bytes.
+    pub(crate) fn of_bytes(what: &'static str) -> Self {
+        let bar = ProgressBar::no_length().with_message(what);
+        if let Ok(style) = ProgressStyle::with_template("{msg} {bytes}, {binary_bytes_per_sec}") {
+            bar.set_style(style);
+        }
+        Self(bar)
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is 0 to 1")]
+    pub(crate) fn share(&self, share: f64) -> ControlFlow<()> {
+        self.0.set_position((share * f64::from(PARTS)).round() as u64);
+        ControlFlow::Continue(())
+    }
+
+    pub(crate) fn bytes(&self, bytes: u64) -> ControlFlow<()> {
+        self.0.set_position(bytes);
+        ControlFlow::Continue(())
+    }
+}
+
+/// The last to go takes the bar off the terminal.
+impl Drop for Bar {
+    fn drop(&mut self) {
+        self.0.finish_and_clear();
+    }
+}
