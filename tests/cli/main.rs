@@ -14,5 +14,6 @@ mod support;
 mod afternoon;
 mod commands;
 mod flips;
+mod guide;
 mod terminal;
 mod tool;
