@@ -49,6 +49,13 @@ mod tests {
         changed(Some(unfinished()), Change::End { success: true, bytes: bytes("done"), until, gone }, at(10))
     }
 
+    /// Ended at 10 s, and over at 20 s.
+    fn over() -> Record {
+        let ended = ended();
+        let phase = Phase::Completed { outcome: outcome(&ended), until: at(15).time, gone: at(20).time };
+        Record { phase, ..ended }
+    }
+
     fn commands() -> Vec<(&'static str, Command)> {
         let claim = |fingerprint| Command::Claim(Ask { fingerprint, request: None, deferred: false });
         let advance = |token, revision| {
@@ -79,6 +86,8 @@ mod tests {
             ("free", Command::Free),
             ("forget", Command::Forget),
             ("revoke", Command::Revoke),
+            ("adopt", Command::Adopt(Arc::new(unfinished()))),
+            ("adopt what is over", Command::Adopt(Arc::new(over()))),
             ("look", Command::Look),
         ]
     }
@@ -103,6 +112,8 @@ mod tests {
     free:                      NotFound Free     Free       Free   Finished Finished NotFound
     forget:                    Nothing  Remove   Busy       Busy   Remove   Remove   Nothing
     revoke:                    Nothing  Nothing  Unseat     Unseat Nothing  Nothing  Nothing
+    adopt:                     Adopt    Same     Same       Same   Differs  Differs  Adopt
+    adopt what is over:        Over     Over     Over       Over   Over     Over     Over
     look:                      Nothing  Nothing  Nothing    Nothing Nothing Nothing  Nothing";
 
     /// The variant inside a decision: `Enter` of `Change(Enter { .. })`.
@@ -182,6 +193,41 @@ mod tests {
         assert_eq!(fate(&tombstone, at(160).time, POLICY), Fate::Goes);
         assert_eq!(fate(&unfinished(), at(102).time, POLICY), Fate::Stays);
         assert_eq!(fate(&unfinished(), at(103).time, POLICY), Fate::Moves, "it is never removed");
+    }
+
+    #[test]
+    fn p5_p11_what_is_adopted_is_as_it_was_but_for_its_number_and_times_that_are_not_yet() {
+        let exported = Record { born: 99, released: 1, ..ended() };
+        let adopt = |now| changed(None, Change::Adopt(Arc::new(exported.clone())), now);
+        assert_eq!(adopt(at(10)), Record { born: OURS, ..exported.clone() });
+        assert_eq!(adopt(at(50)), Record { born: OURS, ..exported.clone() });
+        let behind = adopt(at(0));
+        assert_eq!((behind.since, behind.written), (at(0).time, at(0).time));
+        assert_eq!(Record { born: 99, since: exported.since, written: exported.written, ..behind.clone() }, exported);
+        // Done again it is the same, wherever its payloads stand by now, and when it has become a tombstone.
+        let decided = |known: &Record, time| {
+            let situation = Situation { record: Some(known), owner: None };
+            word(&decide(situation, &Command::Adopt(Arc::new(exported.clone())), at(time), POLICY))
+        };
+        let mut apart = behind.clone();
+        for body in apart.bodies_mut() {
+            let (len, crc) = (u32::try_from(body.bytes().len()).unwrap(), crc32fast::hash(body.bytes()));
+            *body = Body::Apart { row: 7, len, crc };
+        }
+        let Fate::Fades(faded) = fate(&behind, at(110).time, POLICY) else { panic!("it fades") };
+        assert_eq!((decided(&behind, 20), decided(&apart, 20), decided(&faded, 110)), three("Same"));
+        // What differs in anything else is another.
+        let others = [
+            Record { attempt: 2, ..behind.clone() },
+            Record { fingerprint: Fingerprint::of("another"), ..faded.as_ref().clone() },
+            Record { phase: Phase::Tombstone { completed_at: at(11).time, gone: at(160).time }, ..*faded },
+        ];
+        let [one, another, third] = others.each_ref().map(|other| decided(other, 110));
+        assert_eq!((one, another, third), three("Differs"));
+    }
+
+    fn three(word: &str) -> (String, String, String) {
+        (word.to_owned(), word.to_owned(), word.to_owned())
     }
 
     fn outcome(record: &Record) -> crate::record::Outcome {
