@@ -103,6 +103,14 @@ mod tests {
 
     const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
+    fn append(gathered: &mut Gathered, number: u64, row: &[u8]) {
+        let write = |bytes: &mut Vec<u8>| {
+            bytes.extend_from_slice(row);
+            Ok(())
+        };
+        gathered.append(number, write).unwrap();
+    }
+
     /// A log in memory, done to in batches, and what it ought to hold.
     struct Both {
         database: Database,
@@ -125,7 +133,7 @@ mod tests {
             for _ in 0..appended {
                 let number = self.next;
                 let row = vec![number.to_le_bytes()[0]; usize::try_from(number % 300).unwrap()];
-                gathered.append(number, |bytes| Ok(bytes.extend_from_slice(&row))).unwrap();
+                append(&mut gathered, number, &row);
                 self.rows.insert(number, row);
                 // Bodies of their own take numbers too.
                 self.next += 1 + number % 3;
@@ -180,7 +188,7 @@ mod tests {
         let mut log = transaction.open_table(LOG).unwrap();
         let mut gathered = Gathered::default();
         for number in [7, 5] {
-            gathered.append(number, |row| Ok(row.push(1))).unwrap();
+            append(&mut gathered, number, &[1]);
         }
         assert_eq!(gathered.apply(&mut log).unwrap_err().kind(), ErrorKind::Failed);
     }
