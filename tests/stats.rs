@@ -190,6 +190,16 @@ fn the_last_commits_are_told_by_their_time_and_size() {
 }
 
 #[test]
+fn a_sync_of_a_real_disk_takes_its_time() {
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let store = Store::open(folder.path().join("orders.reentry")).unwrap();
+    (0..20).for_each(|n| drop(run(&store, &key(&n.to_string()))));
+    let Stats { commit_time, sync_time, .. } = figures(&store);
+    let (commit, sync) = (commit_time.unwrap().max, sync_time.unwrap().max);
+    assert!(Duration::ZERO < sync && sync < commit, "{sync:?} of {commit:?}");
+}
+
+#[test]
 fn p10_the_last_fault_is_told_with_its_time() {
     let clock = ManualClock::at(START);
     let disk = SimulatedDisk::new();

@@ -12,7 +12,7 @@ use crate::GO_ON;
 use crate::chain::{Chain, moves_of};
 use crate::support::{Dice, START, key, run};
 
-const STORES: u64 = 20;
+const STORES: u64 = 12;
 const COPIES: usize = 15;
 const CHAIN: &str = "chain";
 
