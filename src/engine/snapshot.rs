@@ -272,7 +272,7 @@ impl GivenUp {
 
 #[cfg(test)]
 mod tests {
-    use super::super::disk::Memory;
+    use super::super::disk::{Memory, copy_in};
     use super::*;
     use crate::sync::plain::{AtomicBool, Ordering};
 
@@ -346,7 +346,7 @@ mod tests {
     /// The writer never waits for the reader, so whatever is read may be written over at that moment.
     #[test]
     fn a_snapshot_is_the_file_as_it_was_while_another_thread_writes_as_fast_as_it_can() {
-        let (memory, live) = disk(300_000);
+        let (memory, live) = disk(2_000_000);
         let (pause, is_over) = (Mutex::new(()), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
@@ -354,18 +354,22 @@ mod tests {
                 while !is_over.load(Ordering::Relaxed) {
                     let paused = pause.lock();
                     let fill = u8::try_from(chance.below(256)).unwrap();
-                    live.write(chance.below(300_000 - 9_000), &[fill; 9_000]).unwrap();
+                    live.write(chance.below(2_000_000 - 9_000), &[fill; 9_000]).unwrap();
                     drop(paused);
                 }
             });
-            for nth in 0..40 {
+            for nth in 0..100 {
                 let paused = pause.lock();
                 let (snapshot, before) = (live.snapshot().unwrap(), memory.image());
                 drop(paused);
-                let mut copy = vec![None; before.len()];
-                while read(&snapshot, &mut copy, 4 * 4096) {}
-                let is_same = copy.into_iter().eq(before.into_iter().map(Some));
-                is_over.store(!is_same || nth == 39, Ordering::Relaxed);
+                let mut copy = vec![0; before.len()];
+                while let Some(parts) = snapshot.read(16 * 4096).unwrap() {
+                    for part in parts {
+                        copy_in(&mut copy, part.offset, &part.bytes).unwrap();
+                    }
+                }
+                let is_same = copy == before;
+                is_over.store(!is_same || nth == 99, Ordering::Relaxed);
                 assert!(is_same, "snapshot {nth}");
             }
         });
