@@ -26,7 +26,7 @@ impl Chain {
         let name = link_name(&self.name, link);
         let run = &mut self.runs[usize::try_from(link).unwrap()];
         let moved = run.advance_with("counted", &to.to_string().repeat(30), move |tx| {
-            tx.open_table(COUNTED)?.insert(name.as_bytes(), &to.to_le_bytes())?;
+            tx.open_table(COUNTED)?.insert(name.as_bytes(), to.to_le_bytes())?;
             Ok(())
         });
         moved.wait().unwrap();

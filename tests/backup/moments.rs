@@ -179,9 +179,9 @@ fn two_copies_at_once_show_their_own_moments() {
 #[test]
 fn a_copy_that_is_asked_for_within_a_batch_begins_when_that_is_over() {
     let store = Store::builder().open_on(&SimulatedDisk::new()).unwrap();
-    let (copy, (tell, hears)) = (SimulatedDisk::new(), mpsc::channel());
-    let hears = Arc::new(Mutex::new(hears));
-    let (other, to, heard) = (store.clone(), copy.clone(), Arc::clone(&hears));
+    let (copy, (tell, answers)) = (SimulatedDisk::new(), mpsc::channel());
+    let answers = Arc::new(Mutex::new(answers));
+    let (other, to, inner) = (store.clone(), copy.clone(), Arc::clone(&answers));
     // The closure runs in the middle of its batch.
     let ended = run(&store, &key("order")).complete_with(&"paid".to_owned(), move |_| {
         let (other, to, tell) = (other.clone(), to.clone(), tell.clone());
@@ -189,14 +189,14 @@ fn a_copy_that_is_asked_for_within_a_batch_begins_when_that_is_over() {
             tell.send(None).unwrap();
             tell.send(Some(other.backup_onto(&to, |_| GO_ON))).unwrap();
         });
-        let heard = heard.lock().unwrap();
-        assert!(heard.recv().unwrap().is_none(), "it begins");
+        let inner = inner.lock().unwrap();
+        assert!(inner.recv().unwrap().is_none(), "it begins");
         // Time enough for one that does not wait.
-        assert!(heard.recv_timeout(Duration::from_millis(300)).is_err(), "it did not wait for the batch");
+        assert!(inner.recv_timeout(Duration::from_millis(300)).is_err(), "it did not wait for the batch");
         Ok(())
     });
     ended.wait().unwrap();
-    let made = hears.lock().unwrap().recv().unwrap();
+    let made = answers.lock().unwrap().recv().unwrap();
     made.unwrap().unwrap();
     let restored = Store::builder().open_on(&copy).unwrap();
     assert!(restored.progress(&key("order")).unwrap().unwrap().outcome().is_some());
