@@ -144,7 +144,6 @@ impl Shift {
 }
 
 /// Each caller's own rate, added up: so neither the first to begin nor the last to end distorts it.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn sum(records: impl IntoIterator<Item = Record>) -> Slice {
     let mut slice = Slice { rate: 0.0, latencies: histogram(), claims: histogram() };
     for record in records {
@@ -160,7 +159,6 @@ fn put(histogram: &mut Histogram<u64>, latency: Duration) {
 }
 
 /// Lets threads look keys up, each with its own reader, each beginning somewhere else.
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 pub(crate) fn read(readers: Vec<Box<dyn Lookup>>, keys: usize, is_there: bool, span: Duration) -> Slice {
     let threads = readers.len();
     let reader = |nth: usize, mut reader: Box<dyn Lookup>| {
@@ -179,8 +177,8 @@ pub(crate) fn read(readers: Vec<Box<dyn Lookup>>, keys: usize, is_there: bool, s
     };
     let reader = &reader;
     let read: Vec<_> = std::thread::scope(|scope| {
-        let spawn = |(nth, lookup)| scope.spawn(move || reader(nth, lookup));
-        let threads: Vec<_> = readers.into_iter().enumerate().map(spawn).collect();
+        let start = |(nth, lookup)| scope.spawn(move || reader(nth, lookup));
+        let threads: Vec<_> = readers.into_iter().enumerate().map(start).collect();
         threads.into_iter().map(|thread| thread.join().expect("no reader fails")).collect()
     });
     let mut slice = Slice { rate: 0.0, latencies: histogram(), claims: histogram() };

@@ -154,7 +154,6 @@ impl Chart {
                 for (at, (name, figure)) in panel.bars.iter().enumerate() {
                     let middle = top + 30 + i32::try_from(at)? * (BAR + GAP) + BAR / 2;
                     let start = left + LABEL;
-                    #[expect(clippy::cast_possible_truncation, reason = "a bar is as long as a part of the width")]
                     let length = (f64::from(column - LABEL - FIGURE - 24) * figure / most).max(1.0) as i32;
                     let bar = [(start, middle - BAR / 2), (start + length, middle + BAR / 2)];
                     root.draw(&Rectangle::new(bar, colour(*name).filled()))?;

@@ -20,8 +20,12 @@ fn started<T>(change: impl FnOnce(&mut BTreeSet<u32>, &mut BTreeSet<PathBuf>) ->
 pub(crate) fn on_interrupt() {
     let interrupted = || {
         started(|processes, folders| {
-            processes.iter().for_each(|process| kill_family(*process));
-            folders.iter().for_each(|folder| remove(folder));
+            for process in processes.iter() {
+                kill_family(*process);
+            }
+            for folder in folders.iter() {
+                remove(folder);
+            }
         });
         std::process::exit(130);
     };

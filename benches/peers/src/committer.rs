@@ -79,7 +79,7 @@ struct Counts {
 impl<T: Table> GroupCommit<T> {
     pub(crate) fn new(table: T) -> Self {
         let table = Arc::new(Mutex::new(table));
-        let committed = Arc::clone(&table);
+        let own = Arc::clone(&table);
         let (asks, queue) = mpsc::channel::<Ask>();
         let counts = Arc::new(Counts::default());
         let counted = Arc::clone(&counts);
@@ -87,7 +87,7 @@ impl<T: Table> GroupCommit<T> {
             while let Ok(first) = queue.recv() {
                 let batch = std::iter::once(first).chain(queue.try_iter()).take(BATCH_MAX);
                 let (commands, callers): (Vec<_>, Vec<_>) = batch.map(|ask| (ask.command, ask.answer)).unzip();
-                let answers = locked(&committed).apply(&commands);
+                let answers = locked(&own).apply(&commands);
                 counted.changes.fetch_add(commands.len() as u64, Ordering::Relaxed);
                 counted.commits.fetch_add(1, Ordering::Relaxed);
                 for (caller, answer) in callers.into_iter().zip(answers) {

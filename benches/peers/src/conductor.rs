@@ -42,9 +42,10 @@ pub(crate) struct Conductor {
 impl Conductor {
     pub(crate) fn new(options: &Options, modes: &[Mode], slices: usize) -> Result<Self, String> {
         let library = Folder::in_folder(&std::env::temp_dir())?;
-        let fixed_sync = match modes.contains(&Mode::Fixed) {
-            true => Some(FixedSync { library: crate::preload::build(library.path())?, micros: options.sync }),
-            false => None,
+        let fixed_sync = if modes.contains(&Mode::Fixed) {
+            Some(FixedSync { library: crate::preload::build(library.path())?, micros: options.sync })
+        } else {
+            None
         };
         let bar = ProgressBar::new(slices as u64);
         let style = ProgressStyle::with_template("{elapsed_precise} [{bar:40}] {pos}/{len} {eta_precise} {wide_msg}");
@@ -158,7 +159,6 @@ impl Conductor {
     fn rounds(&mut self, stage: &Stage, hired: &mut Vec<Hired>, work: Work, callers: Callers) {
         let mut found: BTreeMap<Name, Vec<Measured>> = BTreeMap::new();
         let span = if work == Work::Quiet { REMOVAL_SPAN.max(stage.span) } else { stage.span };
-        #[expect(clippy::cast_precision_loss, reason = "there are not that many callers")]
         let mut batch = callers.count as f64;
         // The round before the first is not counted: it connects, prepares, and fills caches.
         for round in 0..=stage.rounds {
@@ -248,7 +248,6 @@ impl Conductor {
     }
 
     /// Each is killed in the midst of work and opened again, some rounds; then its neighbour.
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     fn openings(&mut self, stage: &Stage, hired: &mut Vec<Hired>) {
         let mut found: BTreeMap<Name, Vec<Measured>> = BTreeMap::new();
         self.each(hired, |this, hired| {
@@ -271,7 +270,6 @@ impl Conductor {
     }
 
     /// Each has its million expire at once, and works until all of it is removed.
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     fn removals(&mut self, stage: &Stage, hired: &mut Vec<Hired>, callers: Callers) {
         self.each(hired, |this, hired| {
             let name = hired.name();

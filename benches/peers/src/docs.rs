@@ -40,21 +40,19 @@ fn measured(results: &Results) -> String {
 }
 
 fn whole(results: &Results, charts: &[(String, String)]) -> String {
-    let mut text = format!("Measured {}\n", measured(results));
-    for why in &results.left_out {
-        text += &format!("\nLeft out: {why}.\n");
-    }
-    text += "\n| contender | as measured |\n| --- | --- |\n";
-    for (name, settings) in &results.settings {
-        text += &format!("| `{name}` | {settings} |\n");
-    }
-    for (file, title) in charts {
-        text += &format!("\n![{title}]({file})\n");
-    }
-    for table in report::tables(results) {
-        text += &format!("\n### {}\n\n{}", table.title, table.markdown());
-    }
-    text
+    let left_out = results.left_out.iter().map(|why| format!("\nLeft out: {why}.\n"));
+    let settings = results.settings.iter().map(|(name, settings)| format!("| `{name}` | {settings} |\n"));
+    let charts = charts.iter().map(|(file, title)| format!("\n![{title}]({file})\n"));
+    let tables = report::tables(results);
+    let tables = tables.iter().map(|table| format!("\n### {}\n\n{}", table.title, table.markdown()));
+    [format!("Measured {}\n", measured(results))]
+        .into_iter()
+        .chain(left_out)
+        .chain(["\n| contender | as measured |\n| --- | --- |\n".to_owned()])
+        .chain(settings)
+        .chain(charts)
+        .chain(tables)
+        .collect()
 }
 
 /// The README's: one chart and one small table, of the mode that can be repeated.

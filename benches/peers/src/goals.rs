@@ -94,7 +94,6 @@ fn single(figure: f64) -> Option<Estimate> {
     Estimate::of([figure])
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
 fn float(bytes: u64) -> f64 {
     bytes as f64
 }
@@ -135,7 +134,6 @@ impl Rows<'_> {
     }
 
     /// Bytes on disk of an operation, beside its payload.
-    #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
     fn beside(&self, size: u64) -> Option<Estimate> {
         let row = self.find(Work::Footprint, size, Callers::threads(1), Name::Reentry).filter(|_| size >= 100_000)?;
         single(float(row.disk_bytes?) / size as f64 - row.payload_bytes as f64)
@@ -153,7 +151,6 @@ impl Rows<'_> {
         single(figure(minutes.last()?)? / figure(minutes.first()?)?)
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
     fn churned(&self, size: u64) -> Option<Estimate> {
         let last = *self.minutes(size).last()?;
         single(float(last.disk_bytes?) / size as f64 / (last.payload_bytes as f64 + 100.0))

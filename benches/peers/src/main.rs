@@ -4,6 +4,12 @@
 //! `cargo run --release --manifest-path benches/peers/Cargo.toml -- --quick` measures a useful part in under a minute.
 //! How it is measured, and what each contender does, stands in `docs/benchmarks/README.md`.
 #![allow(clippy::print_stdout, clippy::print_stderr, reason = "a program for a terminal")]
+#![allow(
+    clippy::cast_precision_loss,
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    reason = "counts and rates are far below 2^52, and figures for people need no exactness"
+)]
 #![allow(clippy::unwrap_used, reason = "a contender that fails stops its process, and the others go on without it")]
 
 mod callers;
@@ -28,6 +34,7 @@ mod work;
 mod worker;
 
 use std::process::ExitCode;
+use std::time::Instant;
 
 use clap::Parser;
 
@@ -53,17 +60,19 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<(), String> {
-    let json = options.json();
+    let (json, begun) = (options.json(), Instant::now());
     let mut results = if options.append || options.show { Results::read(&json)? } else { Results::default() };
     if !options.show {
         results.merge(measure(options)?);
         results.write(&json)?;
     }
-    report::tables(&results).iter().for_each(|table| print!("{}", table.plain()));
+    for table in report::tables(&results) {
+        print!("{}", table.plain());
+    }
     println!("\n{}", results.machine);
     results.settings.iter().for_each(|(name, settings)| println!("{name}: {settings}"));
     results.left_out.iter().for_each(|why| println!("left out: {why}"));
-    println!("rows: {}", json.display());
+    println!("rows: {}; took {:.0} s", json.display(), begun.elapsed().as_secs_f64());
     if options.docs {
         docs::write(&results)?;
     }

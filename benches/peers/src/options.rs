@@ -11,6 +11,7 @@ use crate::work::{KeyShape, Mode, Work};
 ///
 /// Without options: all of it, about an hour. Each option narrows it; `--quick` is a useful part in under a minute.
 #[derive(Debug, Clone, Parser)]
+#[expect(clippy::struct_excessive_bools, reason = "a command line is made of them")]
 pub(crate) struct Options {
     /// A useful part in under a minute.
     #[arg(long)]

@@ -106,7 +106,6 @@ fn rate_table(title: String, rows: &[&Row]) -> Table {
     without_empty(Table { title, head, lines: rows.iter().map(line).collect() })
 }
 
-#[expect(clippy::cast_precision_loss, reason = "sizes are far below 2^52")]
 fn footprint_table(title: String, rows: &[&Row]) -> Table {
     let line = |row: &&Row| {
         let each =

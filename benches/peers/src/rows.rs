@@ -127,7 +127,7 @@ impl Estimate {
         figures.sort_by(f64::total_cmp);
         let (min, max) = (*figures.first()?, *figures.last()?);
         // Of an even number the mean of the two in the middle.
-        let middle = (figures[(figures.len() - 1) / 2] + figures[figures.len() / 2]) / 2.0;
+        let middle = figures[(figures.len() - 1) / 2].midpoint(figures[figures.len() / 2]);
         Some(Self { median: middle, min, max })
     }
 

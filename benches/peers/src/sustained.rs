@@ -58,7 +58,6 @@ fn one(conductor: &mut Conductor, stage: &Stage, name: Name, callers: Callers, s
     let rate = trial.work(shift(Work::ClaimComplete, callers, TRIAL, 1.0))?.rate;
     drop(trial);
     std::fs::remove_dir_all(&setup.folder).map_err(|error| error.to_string())?;
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     let retention = Duration::from_secs_f64(stage.kept as f64 / rate);
     setup.retention_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
     let Some(mut hired) = conductor.hire(setup, stage.mode) else { return Ok(()) };
@@ -89,7 +88,6 @@ fn run_for(hired: &mut Hired, callers: Callers, span: Duration) -> Result<Vec<Me
     Ok(found)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn put(
     conductor: &mut Conductor,
     stage: &Stage,
@@ -104,20 +102,21 @@ fn put(
     let claimed: f64 = found.iter().map(|measured| measured.rate).sum();
     let removed: f64 = found.iter().map(|measured| measured.removed as f64).sum();
     let seconds = SLICE.as_secs_f64();
-    let removed_rate = Some(removed / (seconds * found.len() as f64));
+    let removed_rate = removed / (seconds * found.len() as f64);
     conductor.bar.suspend(|| {
         println!(
             "{} minute {minute}: {:.0} claims + completions/s, {:.0} removed/s, claim p99 {:.0} us, memory {} MiB, \
              disk {} MiB",
             hired.name(),
             claimed / found.len() as f64,
-            removed_rate.unwrap_or_default(),
+            removed_rate,
             row.claim_p99_us,
             memory_bytes >> 20,
             disk_bytes >> 20
         );
     });
     let (memory_bytes, disk_bytes, minute) = (Some(memory_bytes), Some(disk_bytes), Some(minute));
+    let removed_rate = Some(removed_rate);
     conductor.results.put(Row { memory_bytes, disk_bytes, removed_rate, minute, ..row });
     Ok(())
 }

@@ -173,11 +173,6 @@ pub(crate) struct Load {
 }
 
 impl Load {
-    /// The scope of an operation, which the server chooses: one of a hundred customers.
-    pub(crate) fn scope(self, number: u64) -> String {
-        format!("checkout/customer-{:02}", number % 100)
-    }
-
     /// The client's key of an operation.
     pub(crate) fn client_key(self, number: u64) -> String {
         let (high, low) = (scattered(number), scattered(!number));
@@ -194,7 +189,7 @@ impl Load {
 
     /// Scope and client key as a table by hand keeps them: with the scope's length before, so that no two are alike.
     pub(crate) fn row_key(self, number: u64) -> Arc<[u8]> {
-        let scope = self.scope(number);
+        let scope = scope(number);
         let mut key = vec![u8::try_from(scope.len()).expect("scopes are short")];
         key.extend_from_slice(scope.as_bytes());
         key.extend_from_slice(self.client_key(number).as_bytes());
@@ -205,6 +200,11 @@ impl Load {
     pub(crate) fn payload(self) -> Arc<[u8]> {
         (0..self.payload_bytes as u64).map(|at| scattered(at).to_le_bytes()[0]).collect()
     }
+}
+
+/// The scope of an operation, which the server chooses: one of a hundred customers.
+pub(crate) fn scope(number: u64) -> String {
+    format!("checkout/customer-{:02}", number % 100)
 }
 
 /// Numbers all over the range (`SplitMix64`), each only once.

@@ -225,13 +225,11 @@ fn open(setup: &Setup) -> Arc<dyn Contender> {
     Arc::from(setup.name.open(&place))
 }
 
-#[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
 fn mean(before: (u64, u64), after: (u64, u64)) -> Option<f64> {
     let (changes, commits) = (after.0 - before.0, after.1 - before.1);
     (commits > 0).then(|| changes as f64 / commits as f64)
 }
 
-#[expect(clippy::cast_precision_loss, reason = "latencies are far below 2^52")]
 fn measured(slice: &Slice, flush_us: f64) -> Measured {
     let micros = |histogram: &Histogram<u64>, share| histogram.value_at_quantile(share) as f64 / 1000.0;
     Measured {

@@ -38,7 +38,6 @@ impl Contender for Disk {
         unreachable!("the loop works alone")
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     fn alone(&self, work: Work, span: Duration, batch: f64) -> Option<f64> {
         let (file, batches) = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (waits, mut bytes) = (work.waits(), Vec::new());

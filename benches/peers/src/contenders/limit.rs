@@ -14,7 +14,7 @@ use tokio::sync::oneshot;
 
 use super::{Contender, Performed};
 use crate::table::{CACHE_BYTES, Place};
-use crate::work::{FINGERPRINT, Kind, Load, Operation, Work};
+use crate::work::{FINGERPRINT, Kind, Load, Operation, Work, scope};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
@@ -39,7 +39,7 @@ impl Rows {
         let path = folder.path().join("rows.reentry");
         let store = Store::open(&path).unwrap();
         let payload = load.payload().to_vec();
-        let claim = |number| claimed(&store, &Key::new(load.scope(number), load.client_key(number)).unwrap());
+        let claim = |number| claimed(&store, &Key::new(scope(number), load.client_key(number)).unwrap());
         claim(0).release();
         let _ = claim(1).advance("paid", &payload).wait().unwrap();
         claim(2).complete(&payload).wait().unwrap();
@@ -129,7 +129,6 @@ pub(crate) struct Batches {
 }
 
 impl Batches {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "batches are small and not negative")]
     pub(crate) fn next(&mut self, batch: f64, waits: usize, open: usize) -> (usize, usize) {
         self.owed += batch.max(1.0);
         let changes = self.owed.floor() as usize;
@@ -165,28 +164,22 @@ impl Contender for Limit {
         unreachable!("the loop works alone")
     }
 
-    #[expect(clippy::cast_precision_loss, reason = "counts are far below 2^52")]
     fn alone(&self, work: Work, span: Duration, batch: f64) -> Option<f64> {
         let (log, batches) = &mut *self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let (waits, rows) = (work.waits(), Arc::clone(&log.rows));
         let mut open: VecDeque<(u64, usize)> = VecDeque::new();
-        let (start, mut finished) = (Instant::now(), 0);
+        let (start, mut total) = (Instant::now(), 0);
         while start.elapsed() < span {
             let (new, moves) = batches.next(batch, waits, open.len());
-            let moved: Vec<_> = open.drain(..moves).map(|(number, changes)| (Some(number), changes + 1)).collect();
-            let changes = moved.into_iter().chain(std::iter::repeat_n((None, 1), new));
-            let changes: Vec<_> = changes.collect();
+            let mut changes: Vec<_> = open.drain(..moves).map(|(number, nth)| (Some(number), nth + 1)).collect();
+            changes.extend(std::iter::repeat_n((None, 1), new));
             let first = log.next;
             log.commit(changes.iter().map(|(replaced, nth)| (&**rows.after(*nth, waits), *replaced)));
-            for (number, (_, nth)) in (first..).zip(changes) {
-                if nth == waits {
-                    finished += 1;
-                } else {
-                    open.push_back((number, nth));
-                }
-            }
+            total += changes.len();
+            let unfinished = (first..).zip(changes).filter(|(_, (_, nth))| *nth < waits);
+            open.extend(unfinished.map(|(number, (_, nth))| (number, nth)));
         }
-        Some(f64::from(finished) / start.elapsed().as_secs_f64())
+        Some(total as f64 / waits as f64 / start.elapsed().as_secs_f64())
     }
 }
 

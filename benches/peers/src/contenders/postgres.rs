@@ -18,7 +18,7 @@ use crate::work::{FINGERPRINT, Kind};
 
 /// Connections at most, as a pool has them; callers beyond that wait for one, or share one where they are tasks. More of
 /// them were slower on two cores.
-const CONNECTIONS: usize = 64;
+const CONNECTIONS: usize = 32;
 
 /// Rows of one statement while a table is filled.
 const FILL: usize = 20_000;
@@ -83,7 +83,7 @@ impl Postgres {
             "unix_socket_directories=".to_owned(),
             "synchronous_commit=on".to_owned(),
             "fsync=on".to_owned(),
-            "max_connections=100".to_owned(),
+            "max_connections=200".to_owned(),
             // In its own folder, so that a server that is killed leaves nothing elsewhere.
             "dynamic_shared_memory_type=mmap".to_owned(),
             format!("shared_buffers={}kB", 2 * CACHE_BYTES / 1024),

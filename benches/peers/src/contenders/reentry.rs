@@ -11,7 +11,7 @@ use tokio::task::JoinSet;
 use super::{Contender, Lookup, Performed};
 use crate::callers;
 use crate::table::{CACHE_BYTES, Place};
-use crate::work::{FINGERPRINT, Kind, Load, Operation, Work};
+use crate::work::{FINGERPRINT, Kind, Load, Operation, Work, scope};
 
 /// Tasks that fill a store, through its own calls.
 const FILLERS: u64 = 4096;
@@ -53,7 +53,7 @@ impl Drop for Reentry {
 
 impl Server {
     fn key(&self, number: u64) -> Key {
-        Key::new(self.load.scope(number), self.load.client_key(number)).unwrap()
+        Key::new(scope(number), self.load.client_key(number)).unwrap()
     }
 
     /// As a thread does it.
@@ -144,8 +144,8 @@ impl Contender for Reentry {
     }
 
     fn reader(&self, work: Work, numbers: &[u64]) -> Box<dyn Lookup> {
-        let keys = numbers.iter().map(|number| self.0.key(*number)).collect();
-        Box::new(Keys { store: self.0.store.clone(), keys, is_absent: work == Work::Absent })
+        let asked = numbers.iter().map(|number| self.0.key(*number)).collect();
+        Box::new(Keys { store: self.0.store.clone(), asked, is_absent: work == Work::Absent })
     }
 
     fn counts(&self) -> Option<(u64, u64)> {
@@ -166,13 +166,13 @@ impl Contender for Reentry {
 /// Keys that one thread asks for: with a claim, as a retry does; or without one, where a claim would begin it.
 struct Keys {
     store: Store,
-    keys: Vec<Key>,
+    asked: Vec<Key>,
     is_absent: bool,
 }
 
 impl Lookup for Keys {
     fn outcome(&mut self, at: usize) -> Option<Vec<u8>> {
-        let key = &self.keys[at];
+        let key = &self.asked[at];
         if self.is_absent {
             let progress = self.store.progress(key).unwrap();
             assert!(progress.is_none(), "{progress:?}");

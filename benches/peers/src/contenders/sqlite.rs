@@ -88,7 +88,7 @@ impl Table for Sqlite {
     }
 }
 
-/// Times are in the lower half of what SQLite's integers hold.
+/// Times are in the lower half of what `SQLite`'s integers hold.
 fn signed(until: u64) -> i64 {
     i64::try_from(until).unwrap_or(i64::MAX)
 }

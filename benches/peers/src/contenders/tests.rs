@@ -99,14 +99,15 @@ fn of_many_that_claim_a_key_at_once_one_runs_and_all_others_get_its_outcome() {
 #[test]
 fn what_is_filled_is_found_and_is_removed_once_it_is_over_but_nothing_else_is() {
     const COUNT: u64 = 3000;
+    const PLACES: usize = 3000;
     for name in stores() {
         let folder = folder();
         let contender = name.open(&place(&folder, LOAD));
         contender.fill(COUNT, true);
         let numbers: Vec<u64> = (0..=COUNT).collect();
         let found = |contender: &dyn Contender| {
-            let mut reader = contender.reader(Work::ReplayCold, &numbers[..COUNT as usize]);
-            (0..COUNT as usize).filter(|at| reader.outcome(*at).is_some()).count() as u64
+            let mut reader = contender.reader(Work::ReplayCold, &numbers[..PLACES]);
+            (0..PLACES).filter(|at| reader.outcome(*at).is_some()).count() as u64
         };
         assert_eq!(found(&*contender), COUNT, "{name}");
         if !name.takes_part(Work::Removal, Callers::threads(1)) {
