@@ -70,6 +70,7 @@ impl Conductor {
             self.fill_all(stage, &mut hired);
         }
         for &(work, callers) in &stage.rows {
+            self.say(&format!("{}, {} kept: {work}, {callers}", stage.mode, stage.kept));
             if !is_kept && work != Work::Open {
                 self.fill_all(stage, &mut hired);
             }
@@ -80,8 +81,16 @@ impl Conductor {
                 _ => self.rounds(stage, &mut hired, work, callers),
             }
         }
-        self.bar.set_message("tidying up");
+        self.say("tidying up");
         Ok(())
+    }
+
+    /// Tells what comes next: beside the bar, or in a line where there is no terminal to draw one on.
+    pub(crate) fn say(&self, what: &str) {
+        self.bar.set_message(what.to_owned());
+        if self.bar.is_hidden() {
+            eprintln!("{:6.0} s  {what}", self.bar.elapsed().as_secs_f64());
+        }
     }
 
     pub(crate) fn folder(&self, mode: Mode) -> Result<Folder, String> {
@@ -102,8 +111,8 @@ impl Conductor {
                 is_expiring: stage.is_expiring(),
                 retention_ms: u64::try_from(RETENTION.as_millis()).unwrap_or(u64::MAX),
                 kept: 0,
+                predecessors: 0,
             };
-            self.bar.set_message(format!("{}: {name} opens", stage.mode));
             hired.extend(self.hire(setup, stage.mode));
         }
         hired
@@ -146,7 +155,7 @@ impl Conductor {
     fn fill_all(&mut self, stage: &Stage, hired: &mut Vec<Hired>) {
         self.each(hired, |this, hired| {
             if stage.kept > SMALL {
-                this.bar.set_message(format!("{}: {} is filled with {}", stage.mode, hired.name(), stage.kept));
+                this.say(&format!("{}: {} is filled with {}", stage.mode, hired.name(), stage.kept));
             }
             let fill = Request::Fill { count: stage.kept, expires_soon: stage.is_expiring() };
             hired.setup.kept = stage.kept;

@@ -165,3 +165,71 @@ pub(crate) fn shown(size: u64) -> String {
         size => size.to_string(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::work::KeyShape;
+
+    fn row(work: Work, size: u64, concurrency: Callers, contender: Name, rates: &[f64]) -> Row {
+        Row {
+            work,
+            size,
+            concurrency,
+            contender,
+            mode: Mode::Fixed,
+            key: KeyShape::Uuid,
+            payload_bytes: 100,
+            rate: rates[0],
+            p50_us: 0.0,
+            p99_us: 0.0,
+            claim_p50_us: 100.0 + size as f64 / 100_000.0,
+            claim_p99_us: if work == Work::Removal { 300.0 } else { 100.0 },
+            ratio_to_limit: None,
+            ratio_min: None,
+            ratio_max: None,
+            flush_us: 150.0,
+            batch: None,
+            memory_bytes: None,
+            disk_bytes: Some(size * 190),
+            removed_rate: None,
+            minute: None,
+            rates: rates.to_vec(),
+            date: String::new(),
+        }
+    }
+
+    #[test]
+    fn goals_are_ratios_of_rounds_that_stand_beside_each_other() {
+        let (one, many) = (Callers::threads(1), Callers::threads(256));
+        let (claims, large) = (Work::ClaimComplete, 1_000_000);
+        let rows = vec![
+            row(claims, 10_000, one, Name::Reentry, &[9.0, 18.0]),
+            row(claims, 10_000, one, Name::Limit, &[10.0, 20.0]),
+            row(claims, 10_000, one, Name::Sqlite, &[10.0, 20.0]),
+            row(claims, 10_000, many, Name::Reentry, &[28.0, 28.0]),
+            row(claims, 10_000, many, Name::FjallGroup, &[20.0, 20.0]),
+            row(claims, 10_000, many, Name::SqliteGroup, &[10.0, 10.0]),
+            row(claims, large, one, Name::Reentry, &[9.0, 18.0]),
+            row(Work::Footprint, large, one, Name::Reentry, &[0.0]),
+            row(Work::Open, large, one, Name::Reentry, &[500_000.0]),
+            row(Work::Quiet, large, many, Name::Reentry, &[1.0]),
+            row(Work::Removal, large, many, Name::Reentry, &[1.0]),
+        ];
+        let goals = goals(&Results { rows, ..Results::default() }, Mode::Fixed);
+        let told: Vec<(&str, f64, bool)> = goals
+            .iter()
+            .map(|goal| (&*goal.text, (goal.found.median * 100.0).round() / 100.0, goal.is_reached()))
+            .collect();
+        let expected = [
+            ("1 thread: of the limit", 0.9, true),
+            ("1 thread: of SQLite", 0.9, false),
+            ("256 threads: of the best peer with a group commit", 1.4, true),
+            ("1 M kept: open after kill -9, seconds a million", 2.0, false),
+            ("1 M kept: bytes on disk beside the payload", 90.0, true),
+            ("1 M kept: a claim's p50, to that of 10 k", 1.1, true),
+            ("1 M expired are removed: claims' p99, to the quiet one", 3.0, false),
+        ];
+        assert_eq!(told, expected);
+    }
+}

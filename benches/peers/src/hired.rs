@@ -83,6 +83,7 @@ impl Hired {
         self.process.send(&Request::Work(shift))?;
         std::thread::sleep(half);
         self.process.kill();
+        self.setup.predecessors += 1;
         *self = Self::hire(self.setup.clone(), self.fixed_sync.clone())?;
         Ok(())
     }

@@ -63,8 +63,10 @@ fn run(options: &Options) -> Result<(), String> {
     let (json, begun) = (options.json(), Instant::now());
     let mut results = if options.append || options.show { Results::read(&json)? } else { Results::default() };
     if !options.show {
-        results.merge(measure(options)?);
-        results.write(&json)?;
+        measure(options, |found| {
+            results.merge(found);
+            results.write(&json)
+        })?;
     }
     for table in report::tables(&results) {
         print!("{}", table.plain());
@@ -79,7 +81,8 @@ fn run(options: &Options) -> Result<(), String> {
     Ok(())
 }
 
-fn measure(options: &Options) -> Result<Results, String> {
+/// Measures what the options ask for, and hands over what each stage found: who interrupts the run has all before.
+fn measure(options: &Options, mut keep: impl FnMut(Results) -> Result<(), String>) -> Result<(), String> {
     let plan = plan::plan(options);
     let modes: Vec<Mode> = match options.sustained {
         Some(_) => options.modes.clone().unwrap_or_else(|| vec![Mode::Disk]),
@@ -90,10 +93,15 @@ fn measure(options: &Options) -> Result<Results, String> {
     }
     let slices = plan.iter().map(plan::Stage::slices).sum();
     let mut conductor = Conductor::new(options, &modes, slices)?;
-    match options.sustained {
-        Some(minutes) => sustained::sustain(&mut conductor, options, minutes)?,
-        None => plan.iter().try_for_each(|stage| conductor.stage(stage))?,
+    if let Some(minutes) = options.sustained {
+        sustained::sustain(&mut conductor, options, minutes)?;
+        keep(conductor.results.clone())?;
+    } else {
+        for stage in &plan {
+            conductor.stage(stage)?;
+            keep(conductor.results.clone())?;
+        }
     }
     conductor.bar.finish_and_clear();
-    Ok(std::mem::take(&mut conductor.results))
+    Ok(())
 }

@@ -210,3 +210,40 @@ fn order(work: Work) -> (u8, Work) {
     };
     (place, work)
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    fn planned(arguments: &[&str]) -> Vec<Stage> {
+        plan(&Options::parse_from(["peers"].iter().chain(arguments)))
+    }
+
+    #[test]
+    fn a_narrow_question_is_one_stage_with_what_was_asked_for_alone() {
+        let arguments = ["--modes=disk", "--sizes=7", "--payload=9", "--threads=3", "--works=claim-complete"];
+        let [stage] = &planned(&arguments)[..] else { panic!("one mode, size and payload are one stage") };
+        assert_eq!((stage.mode, stage.kept, stage.load.payload_bytes), (Mode::Disk, 7, 9));
+        assert_eq!(stage.rows, [(Work::ClaimComplete, Callers::threads(3))]);
+        assert_eq!(planned(&["--contenders=redis", "--quick"])[0].contenders, [Name::Redis]);
+    }
+
+    #[test]
+    fn bare_loops_stand_behind_the_store_whose_batches_they_take() {
+        for stage in planned(&[]) {
+            let place = |name| stage.contenders.iter().position(|known| *known == name);
+            assert!(place(Name::Reentry) < place(Name::Limit) && place(Name::Reentry) == Some(0));
+        }
+    }
+
+    #[test]
+    fn what_removes_everything_has_files_of_its_own_and_a_quiet_time_before() {
+        let apart: Vec<Stage> = planned(&[]).into_iter().filter(Stage::is_expiring).collect();
+        assert!(!apart.is_empty());
+        for stage in apart {
+            assert_eq!(stage.rows.iter().map(|row| row.0).collect::<Vec<_>>(), [Work::Quiet, Work::Removal]);
+        }
+    }
+}

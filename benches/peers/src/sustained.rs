@@ -52,8 +52,9 @@ fn one(conductor: &mut Conductor, stage: &Stage, name: Name, callers: Callers, s
         is_expiring: true,
         retention_ms: u64::try_from(RETENTION.as_millis()).unwrap_or(u64::MAX),
         kept: 0,
+        predecessors: 0,
     };
-    conductor.bar.set_message(format!("{}: how fast {name} is", stage.mode));
+    conductor.say(&format!("{}: how fast {name} is", stage.mode));
     let Some(mut trial) = conductor.hire(setup.clone(), stage.mode) else { return Ok(()) };
     let rate = trial.work(shift(Work::ClaimComplete, callers, TRIAL, 1.0))?.rate;
     drop(trial);
@@ -62,7 +63,7 @@ fn one(conductor: &mut Conductor, stage: &Stage, name: Name, callers: Callers, s
     setup.retention_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX);
     let Some(mut hired) = conductor.hire(setup, stage.mode) else { return Ok(()) };
     hired.ask(&Request::Fill { count: 0, expires_soon: false })?;
-    conductor.bar.set_message(format!("{}: {name} works until {} are kept", stage.mode, stage.kept));
+    conductor.say(&format!("{}: {name} works until {} are kept", stage.mode, stage.kept));
     // One and a half, so that what is removed at first has had time to come round.
     run_for(&mut hired, callers, retention + retention / 2)?;
     let begun = Instant::now();
@@ -71,7 +72,7 @@ fn one(conductor: &mut Conductor, stage: &Stage, name: Name, callers: Callers, s
         if left < Duration::from_secs(1) {
             return Ok(());
         }
-        conductor.bar.set_message(format!("{}: {name}, minute {minute}", stage.mode));
+        conductor.say(&format!("{}: {name}, minute {minute}", stage.mode));
         let found = run_for(&mut hired, callers, left.min(Duration::from_secs(60)))?;
         put(conductor, stage, callers, &mut hired, minute, &found)?;
     }

@@ -47,6 +47,8 @@ pub(crate) struct Setup {
     pub(crate) retention_ms: u64,
     /// Operations that are there already, to look one up: it is open when that is answered.
     pub(crate) kept: u64,
+    /// How many processes had this folder before: each has new keys of its own.
+    pub(crate) predecessors: u64,
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -127,7 +129,7 @@ impl Served {
         }
         let seconds = begun.elapsed().as_secs_f64();
         let reply = Reply::Opened { seconds, settings: contender.settings(), server: contender.server(), flush_us };
-        let (kept, next) = (setup.kept, Arc::new(AtomicU64::new(0)));
+        let (kept, next) = (setup.kept, Arc::new(AtomicU64::new(setup.kept + (setup.predecessors << 32))));
         (Self { setup, contender: Some(contender), probe, kept, next }, reply)
     }
 
