@@ -158,15 +158,13 @@ fn put(histogram: &mut Histogram<u64>, latency: Duration) {
     histogram.saturating_record(u64::try_from(latency.as_nanos()).unwrap_or(u64::MAX));
 }
 
-/// Lets threads look keys up, each with its own reader, each beginning somewhere else.
+/// Lets threads look keys up, each with a reader of its own that knows so many.
 pub(crate) fn read(readers: Vec<Box<dyn Lookup>>, keys: usize, is_there: bool, span: Duration) -> Slice {
-    let threads = readers.len();
-    let reader = |nth: usize, mut reader: Box<dyn Lookup>| {
-        let (start, first, mut latencies) = (Instant::now(), nth * keys / threads, histogram());
-        let mut reads = 0;
+    let reader = |mut reader: Box<dyn Lookup>| {
+        let (start, mut reads, mut latencies) = (Instant::now(), 0, histogram());
         while start.elapsed() < span {
             let begin = Instant::now();
-            for at in (reads..reads + BLOCK).map(|at| (first + at) % keys) {
+            for at in (reads..reads + BLOCK).map(|at| at % keys) {
                 assert_eq!(reader.outcome(at).is_some(), is_there, "key {at}");
             }
             // A look at the clock would take as long as the fastest reads: one for each block, then, and its average.
@@ -177,8 +175,8 @@ pub(crate) fn read(readers: Vec<Box<dyn Lookup>>, keys: usize, is_there: bool, s
     };
     let reader = &reader;
     let read: Vec<_> = std::thread::scope(|scope| {
-        let start = |(nth, lookup)| scope.spawn(move || reader(nth, lookup));
-        let threads: Vec<_> = readers.into_iter().enumerate().map(start).collect();
+        let start = |lookup| scope.spawn(move || reader(lookup));
+        let threads: Vec<_> = readers.into_iter().map(start).collect();
         threads.into_iter().map(|thread| thread.join().expect("no reader fails")).collect()
     });
     let mut slice = Slice { rate: 0.0, latencies: histogram(), claims: histogram() };

@@ -77,7 +77,8 @@ fn short(results: &Results) -> String {
         cells
     };
     let text = format!(
-        "![Claim and complete, operations a second](docs/benchmarks/claims-fixed.svg)\n\nClaims with completion a second, \
+        "![Claim and complete, operations a second](docs/benchmarks/claims-fixed.svg)\n\n\
+         Claims with completion a second, \
          {} kept, {} bytes of payload, every sync {}. Measured {}\n\n",
         shown(least.0),
         least.1,

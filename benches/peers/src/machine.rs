@@ -20,7 +20,8 @@ pub(crate) fn describe(options: &Options) -> String {
         "{}, {cores} cores, {} GiB of memory, Linux {}; disk: {}, memory: {}",
         field("/proc/cpuinfo", "model name"),
         kibibytes.unwrap_or(0).div_ceil(1024 * 1024),
-        system.trim(),
+        // Whose build of it that is says nothing about how fast it is.
+        system.trim().split('-').next().unwrap_or("?"),
         file_system(&options.folder),
         file_system(&options.memory_folder),
     )

@@ -211,9 +211,10 @@ impl Served {
             _ => u64::MAX - nth,
         };
         let numbers: Vec<u64> = (0..KEYS).map(number).collect();
-        let reader = |_| self.contender().reader(shift.work, &numbers);
-        let readers = (0..shift.callers.count).map(reader).collect();
-        callers::read(readers, numbers.len(), shift.work != Work::Absent, span)
+        let each = (numbers.len() / shift.callers.count).max(1);
+        let reader = |numbers| self.contender().reader(shift.work, numbers);
+        let readers = numbers.chunks(each).take(shift.callers.count).map(reader).collect();
+        callers::read(readers, each, shift.work != Work::Absent, span)
     }
 }
 

@@ -17,6 +17,8 @@ pub(crate) struct Fjall {
     operations: SingleWriterTxKeyspace,
     by_time: SingleWriterTxKeyspace,
     is_expiring: bool,
+    /// Up to where the index by time was removed: a tree of this kind walks over what is gone but not yet compacted.
+    swept: Vec<u8>,
 }
 
 impl Fjall {
@@ -25,10 +27,10 @@ impl Fjall {
         let database = SingleWriterTxDatabase::builder(path).cache_size(CACHE_BYTES as u64).open().unwrap();
         let keyspace = |name| database.keyspace(name, KeyspaceCreateOptions::default).unwrap();
         let (operations, by_time) = (keyspace("operations"), keyspace("by time"));
-        Self { database, operations, by_time, is_expiring: place.is_expiring }
+        Self { database, operations, by_time, is_expiring: place.is_expiring, swept: Vec::new() }
     }
 
-    fn carry_out(&self, transaction: &mut Transaction<'_>, command: &Command) -> Answer {
+    fn carry_out(&mut self, transaction: &mut Transaction<'_>, command: &Command) -> Answer {
         match command {
             Command::Claim(key) => match transaction.get(&self.operations, key).unwrap() {
                 Some(row) => row::answer(&row),
@@ -57,11 +59,15 @@ impl Fjall {
                 Answer::Done
             }
             Command::Expire(now, most) => {
-                let over = transaction.range(&self.by_time, ..now.to_be_bytes().to_vec()).take(*most);
+                let until = self.swept.clone()..now.to_be_bytes().to_vec();
+                let over = transaction.range(&self.by_time, until).take(*most);
                 let over: Vec<_> = over.map(|entry| entry.key().unwrap()).collect();
                 for entry in &over {
                     transaction.remove(&self.operations, &entry[8..]);
                     transaction.remove(&self.by_time, entry.clone());
+                }
+                if let Some(last) = over.last() {
+                    self.swept = last.to_vec();
                 }
                 Answer::Removed(over.len())
             }
@@ -71,7 +77,8 @@ impl Fjall {
 
 impl Table for Fjall {
     fn apply(&mut self, commands: &[Command]) -> Vec<Answer> {
-        let mut transaction = self.database.write_tx().durability(Some(PersistMode::SyncData));
+        let database = self.database.clone();
+        let mut transaction = database.write_tx().durability(Some(PersistMode::SyncData));
         let answers = commands.iter().map(|command| self.carry_out(&mut transaction, command)).collect();
         transaction.commit().unwrap();
         answers

@@ -16,8 +16,8 @@ use super::server::{Server, as_ordinary_user, find, free_port, ordinary_user};
 use crate::table::{Answer, CACHE_BYTES, Calls, Command, Place, Reader};
 use crate::work::{FINGERPRINT, Kind};
 
-/// Connections at most, as a pool has them; callers beyond that wait for one, or share one where they are tasks. More of
-/// them were slower on two cores.
+/// Connections at most, as a pool has them; callers beyond that wait for one, or share one where they are tasks. Twice
+/// as many were no faster on two cores.
 const CONNECTIONS: usize = 32;
 
 /// Rows of one statement while a table is filled.
@@ -76,6 +76,9 @@ impl Postgres {
             initdb.arg("-D").arg(&data).current_dir("/").stdout(Stdio::null());
             assert!(as_ordinary_user(&mut initdb).status().unwrap().success(), "initdb failed");
         }
+        // Left by a server that was killed. It names a process that may still be there as a zombie, and would hold up
+        // this one; the folder is ours alone, so there is no other.
+        let _ = fs::remove_file(data.join("postmaster.pid"));
         let port = free_port();
         let mut command = Program::new(find("postgres").expect("it was asked for before"));
         let settings = [

@@ -162,3 +162,41 @@ fn the_limits_finish_operations_in_batches_of_the_size_they_are_told() {
     assert_eq!(sizes, [(1, 1), (1, 2), (1, 1), (1, 2)]);
     assert_eq!(limit::Batches::default().next(10.0, 5, 3), (7, 3));
 }
+
+/// What a sync takes in the process that the next test starts, and how that process is told.
+const SLOW_SYNC: Duration = Duration::from_millis(20);
+const IS_SLOW: &str = "REENTRY_PEERS_SYNCS_ARE_SLOW";
+
+/// Durability cannot be seen from outside, but a sync that takes long can: who answered sooner did not wait for one.
+#[test]
+fn nobody_acknowledges_a_change_before_it_is_synced() {
+    let folder = folder();
+    let Ok(library) = crate::preload::build(folder.path()) else {
+        println!("no C compiler is here");
+        return;
+    };
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["--exact", "contenders::tests::an_operation_takes_as_long_as_its_syncs"]);
+    again.env("LD_PRELOAD", library).env("FIXED_SYNC_MICROS", SLOW_SYNC.as_micros().to_string()).env(IS_SLOW, "");
+    let output = again.output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+}
+
+#[test]
+fn an_operation_takes_as_long_as_its_syncs() {
+    if std::env::var_os(IS_SLOW).is_none() {
+        println!("only in a process whose syncs are slow: the test before starts it");
+        return;
+    }
+    for name in stores() {
+        let folder = folder();
+        let contender = name.open(&place(&folder, LOAD));
+        // Not the first, which may make files.
+        perform(&*contender, 0, Work::ClaimComplete, Kind::Threads);
+        for (number, kind) in (1..).zip(kinds(name)) {
+            let begun = Instant::now();
+            perform(&*contender, number, Work::ClaimComplete, kind);
+            assert!(begun.elapsed() >= 2 * SLOW_SYNC, "{name} as {kind:?}: {:?}", begun.elapsed());
+        }
+    }
+}
