@@ -1,6 +1,8 @@
 #![doc = include_str!("../README.md")]
 #![cfg_attr(not(test), deny(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, clippy::panic))]
 
+#[cfg(feature = "admin")]
+pub mod admin;
 mod claim;
 mod clock;
 mod effect;
@@ -76,6 +78,11 @@ pub struct Effects;
 #[cfg(doctest)]
 #[doc = include_str!("../docs/operating.md")]
 pub struct Operating;
+
+/// The guide to the page for operators, likewise.
+#[cfg(all(doctest, feature = "admin"))]
+#[doc = include_str!("../docs/admin.md")]
+pub struct Admin;
 
 /// The guide to testing a handler, likewise.
 #[cfg(all(doctest, feature = "testing"))]

@@ -5,6 +5,8 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::claim::{Claim, Request};
+#[cfg(feature = "admin")]
+use crate::clock::Timestamp;
 use crate::engine::{Advanced, Carried, Engine, ReadTransaction};
 #[cfg(doc)]
 use crate::error::ErrorKind;
@@ -241,6 +243,12 @@ impl Store {
     /// [`ErrorKind::Io`] where the file's size cannot be asked for.
     pub fn stats(&self) -> Result<Stats> {
         self.engine.figures().map(Stats::of)
+    }
+
+    /// The store's time: what ages are counted to (P11).
+    #[cfg(feature = "admin")]
+    pub(crate) fn time(&self) -> Timestamp {
+        self.engine.time()
     }
 
     /// Checks every rule over every record (P10): its checksum and payloads, that its key stands once and the index

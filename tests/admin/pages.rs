@@ -1,0 +1,339 @@
+//! What the pages show, and where they lead.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::routing::get;
+use http::StatusCode;
+use reentry::admin::Page;
+use reentry::{Key, Resolution, Store};
+
+use super::server::{NEST, Served, completed, in_doubt, link, owned_by, serve, serve_page, serve_routes, store, stuck};
+use super::support::{does, key, run, times_out};
+
+/// The keys that a list shows, in its order.
+fn listed(served: &Served, link: &str) -> Vec<String> {
+    let page = served.get(link);
+    page.links().iter().filter_map(|link| link.strip_prefix("operation?scope=scope&key=")).map(str::to_owned).collect()
+}
+
+#[test]
+fn the_overview_tells_what_needs_somebody_and_leads_there() {
+    let (store, clock) = store();
+    let served = serve(&store);
+    assert!(served.get("overview").text().contains("Nothing"));
+    stuck(&store, &key("st"));
+    in_doubt(&store, &key("doubt"), "charge");
+    let _run = owned_by(&store, &key("own"));
+    completed(&store, &key("done"), "receipt");
+    clock.advance(Duration::from_secs(2));
+    let page = served.get("overview");
+    assert_eq!(listed(&served, page.link("1 operation stuck")), ["st"]);
+    assert_eq!(listed(&served, page.link("1 operation in doubt")), ["doubt"]);
+    let figure = |name: &str| {
+        let rows = page.rows();
+        let row = rows.iter().find(|row| row.first().is_some_and(|cell| cell.starts_with(name))).unwrap();
+        row.last().unwrap().to_string()
+    };
+    assert_eq!([figure("Unfinished"), figure("Owned"), figure("In doubt"), figure("Stuck")], ["3", "1", "1", "1"]);
+    let left = page.text().split("Nothing").count();
+    assert_eq!((left, page.text().contains("3 operations unfinished, the oldest claimed 2.0 s ago")), (1, true));
+    assert!(page.text().contains("As of 2023-11-14 22:13:22.000 UTC"), "{}", page.text());
+}
+
+#[test]
+fn the_overview_is_kept_live_by_a_script_or_loaded_anew_without_one() {
+    let (store, clock) = store();
+    let served = serve(&store);
+    let page = served.get("overview");
+    assert_eq!(
+        page.all("script").map(|script| (script.attribute("src"), &*script.text)).collect::<Vec<_>>(),
+        [(Some("live.js"), "")]
+    );
+    assert!(page.all("meta").all(|meta| meta.attribute("http-equiv").is_none()));
+    let anew = served.get(page.link("Load anew"));
+    assert!(anew.all("meta").any(|meta| meta.attribute("http-equiv") == Some("refresh")));
+    assert_eq!(anew.link("Stop"), "overview");
+    clock.advance(Duration::from_secs(2));
+    let part = served.get_as("reader", "live");
+    assert!(!part.body.contains("<html") && part.body.contains("<svg"), "{}", part.body);
+}
+
+#[test]
+fn a_list_shows_what_it_is_asked_for() {
+    let (store, clock) = store();
+    stuck(&store, &key("st"));
+    in_doubt(&store, &key("doubt"), "charge");
+    let run = owned_by(&store, &key("own"));
+    completed(&store, &key("done"), "receipt");
+    clock.advance(Duration::from_secs(600));
+    let mut checked = super::support::run(&store, &key("paid"));
+    checked.advance("paid", &"x".to_owned()).wait().unwrap();
+    drop(checked);
+    drop(super::support::run(&store, &Key::new("scope2", "other").unwrap()));
+    drop(super::support::run(&store, &key("bad")).fail(&"no".to_owned()).wait().unwrap());
+    let served = serve(&store);
+    for (link, expected) in [
+        ("operations", &["st", "doubt", "own", "paid"][..]),
+        ("operations?scope=scope", &["st", "doubt", "own", "paid"]),
+        ("operations?scope=scop", &[]),
+        ("operations?state=stuck", &["st"]),
+        ("operations?state=in+doubt", &["doubt"]),
+        ("operations?state=owned", &["own"]),
+        ("operations?state=free", &["st", "doubt", "paid"]),
+        ("operations?minutes=10", &["st", "doubt", "own"]),
+        ("operations?minutes=11", &[]),
+        ("operations?checkpoint=paid", &["paid"]),
+        ("operations?checkpoint=paid&state=stuck", &[]),
+        ("operations?state=succeeded", &["done"]),
+        ("operations?state=failed", &["bad"]),
+        ("operations?state=succeeded&scope=scope2", &[]),
+        ("operations?state=any&scope=scope", &["bad", "paid", "done", "own", "doubt", "st"]),
+        ("operations?state=any&minutes=10&checkpoint=paid", &[]),
+        ("operations?state=any&checkpoint=paid", &["paid"]),
+    ] {
+        assert_eq!(listed(&served, link), expected, "{link}");
+    }
+    let page = served.get("operations?scope=scope&state=stuck&minutes=3");
+    let chosen: Vec<_> = page.all("option").filter(|option| option.attribute("selected").is_some()).collect();
+    assert_eq!(chosen[0].attribute("value"), Some("stuck"), "what was asked for stays in the form");
+    let page = served.get("operations?state=in+doubt");
+    let row = &page.rows()[1];
+    assert_eq!(row[1..], ["unfinished", "charge", "", "1", "2023-11-14 22:13:20.000", "10 min 0 s"]);
+    drop(run);
+}
+
+#[test]
+fn a_list_goes_on_page_by_page_and_shows_everything_once() {
+    let (store, _clock) = store();
+    let names: Vec<String> = (0..120).map(|nth| format!("k{nth:03}")).collect();
+    for name in &names {
+        drop(run(&store, &key(name)));
+    }
+    let served = serve(&store);
+    for (state, order) in [("free", names.clone()), ("any", names.into_iter().rev().collect())] {
+        let (mut seen, mut sizes) = (Vec::new(), Vec::new());
+        let mut next = Some(format!("operations?state={state}&scope=scope"));
+        while let Some(link) = next {
+            let page = served.get(&link);
+            let shown = listed(&served, &link);
+            sizes.push(shown.len());
+            seen.extend(shown);
+            let link = page.all("a").find(|link| link.attribute("rel") == Some("next"));
+            next = link.map(|link| link.attribute("href").unwrap().to_owned());
+            assert!(next.as_ref().is_none_or(|next| next.contains("scope=scope") && next.contains(state)));
+        }
+        assert_eq!(seen, order, "{state}");
+        assert_eq!(sizes[..3], [50, 50, 20], "{state}");
+    }
+}
+
+/// No page reads all that is kept: the clock stands still here, so only the number of rows ends a search.
+#[test]
+fn a_search_that_finds_nothing_soon_stops_and_offers_to_go_on() {
+    let (store, _clock) = store();
+    for nth in 0..5_100 {
+        drop(run(&store, &Key::new("many", nth.to_string()).unwrap()));
+    }
+    drop(run(&store, &key("last")));
+    let served = serve(&store);
+    let page = served.get("operations?scope=scope");
+    assert!(page.text().contains("None so far.") && !page.text().contains("last"));
+    let next = page.link("Go on looking");
+    assert_eq!(listed(&served, next), ["last"]);
+    assert!(served.get(next).all("a").all(|link| link.attribute("rel") != Some("next")));
+}
+
+#[test]
+fn p3_a_timeline_tells_everything_that_is_kept_in_order_and_how_long_lay_between() {
+    let (store, clock) = store();
+    let pass = |millis| clock.advance(Duration::from_millis(millis));
+    let (served, at) = (serve(&store), key("k"));
+    let mut first = run(&store, &at);
+    pass(250);
+    does(&mut first, "reserve", "seat 7");
+    first.advance("reserved", &"seat 7".to_owned()).wait().unwrap();
+    pass(61_000);
+    times_out(&mut first, "charge");
+    store.revoke(&at).wait().unwrap();
+    drop(first);
+    store.resolve(&at, "charge", Resolution::DidNotHappen, "the bank says no").wait().unwrap();
+    pass(1_000);
+    let mut second = run(&store, &at);
+    does(&mut second, "charge", "receipt");
+    pass(5);
+    drop(second.complete(&"done".to_owned()).wait().unwrap());
+    let page = served.get(&link("operation", &at, &[]));
+    let rows: Vec<Vec<&str>> = page.rows().into_iter().skip(1).map(|row| row[1..4].to_vec()).collect();
+    assert_eq!(
+        rows,
+        [
+            vec!["", "claimed for the first time", "1"],
+            vec!["250 ms", "step reserve: intent, the last", "1"],
+            vec!["0 ms", "step reserve: result, 0 ms after its intent", ""],
+            vec!["0 ms", "checkpoint reserved, revision 1", ""],
+            vec!["1 min 1 s", "step charge: resolved by hand, it did not happen: the bank says no", ""],
+            vec!["1.0 s", "step charge: intent, the last", "2"],
+            // A result is reported with what the run does next.
+            vec!["5 ms", "step charge: result, 5 ms after its intent", ""],
+            vec!["0 ms", "outcome: completed", ""],
+        ]
+    );
+    let when: Vec<_> = page.all("time").filter_map(|time| time.attribute("datetime")).collect();
+    assert!(when.contains(&"2023-11-14T22:13:20.250Z"), "{when:?}");
+    let payloads: Vec<&str> = page.all("pre").map(|pre| pre.text.as_str()).collect();
+    assert_eq!(payloads, ["seat 7", "seat 7", "receipt", "done"]);
+    assert!(page.text().contains("succeeded completed; its outcome is kept and replayed"));
+}
+
+#[test]
+fn p7_what_a_fenced_run_reported_late_is_in_the_timeline_as_evidence() {
+    let (store, _clock) = store();
+    let at = key("k");
+    let mut first = run(&store, &at);
+    let taken = store.clone();
+    let reported = first.step("charge").run_keyed(|_| {
+        taken.revoke(&at).wait().unwrap();
+        Ok::<_, reentry::Failure>("paid late".to_owned())
+    });
+    drop((reported, first));
+    super::support::settle(&store);
+    let page = serve(&store).get(&link("operation", &at, &[]));
+    assert!(page.text().contains("reported late, by a run that had lost the operation, that it happened"));
+    assert!(page.all("pre").any(|pre| pre.text == "paid late"));
+}
+
+#[test]
+fn a_long_timeline_is_shown_in_parts_and_nothing_is_left_out() {
+    let (store, _clock) = store();
+    let mut long = run(&store, &key("long"));
+    (0..400).for_each(|nth| does(&mut long, &format!("step-{nth:03}"), "result"));
+    drop(long.complete(&"done".to_owned()).wait().unwrap());
+    let served = serve(&store);
+    let (mut next, mut seen) = (Some(link("operation", &key("long"), &[])), Vec::new());
+    let mut parts = 0;
+    while let Some(link) = next {
+        let page = served.get(&link);
+        let rows = page.rows().into_iter().skip(1);
+        seen.extend(rows.map(|row| row[2].to_owned()));
+        let link = page.all("a").find(|link| link.attribute("rel") == Some("next"));
+        next = link.map(|link| link.attribute("href").unwrap().to_owned());
+        parts += 1;
+    }
+    assert_eq!((parts, seen.len(), seen.iter().collect::<BTreeSet<_>>().len()), (3, 802, 802));
+}
+
+#[test]
+fn what_is_unknown_or_over_is_said() {
+    let (store, clock) = store();
+    completed(&store, &key("done"), "receipt");
+    let served = serve(&store);
+    assert!(served.get(&link("operation", &key("never"), &[])).text().contains("Nothing is known of it"));
+    let kept = served.get(&link("operation", &key("done"), &[]));
+    assert!(kept.text().contains("Outcome kept until2023-11-15 22:13:20.000 UTC"), "{}", kept.text());
+    clock.advance(Duration::from_secs(25 * 3600));
+    assert!(served.get(&link("operation", &key("done"), &[])).text().contains("Nothing is known of it"));
+    let bad = served.get_as("writer", "operation?scope=&key=k");
+    assert_eq!(bad.status, StatusCode::BAD_REQUEST);
+    assert!(bad.document().text().contains("scope is empty"));
+}
+
+#[test]
+fn p9_payloads_are_hidden_unless_the_server_shows_them() {
+    let (store, _clock) = store();
+    let at = key("k");
+    let mut first = run(&store, &at);
+    does(&mut first, "charge", "secret-result");
+    first.advance("paid", &"secret-checkpoint".to_owned()).wait().unwrap();
+    drop(first.complete(&"secret-outcome".to_owned()).wait().unwrap());
+    let (hides, shows) = (
+        serve_page(Page::new(&store).writable().unprotected()),
+        serve_page(Page::new(&store).show_payloads().unprotected()),
+    );
+    for secret in ["secret-result", "secret-checkpoint", "secret-outcome"] {
+        assert!(!hides.get_as("", &link("operation", &at, &[])).body.contains(secret), "{secret}");
+        assert!(shows.get_as("", &link("operation", &at, &[])).body.contains(secret), "{secret}");
+    }
+    assert!(hides.get(&link("operation", &at, &[])).text().contains("13 bytes"));
+}
+
+/// Every page there is, from wherever the router is nested: whole, and with no link that leads nowhere.
+#[test]
+fn every_link_leads_somewhere_wherever_the_page_is_nested() {
+    let (store, _clock) = store();
+    stuck(&store, &key("st"));
+    in_doubt(&store, &key("a \"b\" <c>&d=%41+/?#"), "charge & mail");
+    let _run = owned_by(&store, &key("own"));
+    completed(&store, &key("done"), "receipt");
+    let page = || Page::new(&store).writable().show_payloads().unprotected().router().unwrap();
+    let nested = Router::new().nest("/a", Router::new().nest("/b/c", page())).nest("/admin/", page()).merge(page());
+    let served = serve_routes(nested);
+    for root in ["/admin/", "/a/b/c", "/"] {
+        let base = reqwest::Url::parse(&format!("http://{}{root}", served.address)).unwrap();
+        let (mut seen, mut open) = (BTreeSet::new(), vec![base.clone()]);
+        while let Some(url) = open.pop() {
+            if !seen.insert(url.to_string()) {
+                continue;
+            }
+            let path = url.query().map_or(url.path().to_owned(), |query| format!("{}?{query}", url.path()));
+            let got = served.get_at(&path);
+            assert!(path.starts_with(root.trim_end_matches('/')), "{path} is outside of {root}");
+            if got.status == StatusCode::SEE_OTHER {
+                open.push(url.join(got.location()).unwrap());
+                continue;
+            }
+            assert_eq!(got.status, StatusCode::OK, "{path}");
+            if got.headers["content-type"] != "text/html; charset=utf-8" || path.ends_with("/live") {
+                continue;
+            }
+            let document = got.document();
+            let sources = ["href", "src"].map(|name| document.elements.iter().filter_map(move |it| it.attribute(name)));
+            open.extend(
+                sources.into_iter().flatten().filter(|link| !link.starts_with('#')).map(|it| url.join(it).unwrap()),
+            );
+        }
+        assert!(seen.len() > 12, "{root}: {seen:?}");
+        for page in ["overview", "operations", "resolve", "release", "revoke", "forget", "style.css", "live.js"] {
+            assert!(
+                seen.iter().any(|seen| seen.contains(&format!("/{page}"))),
+                "{page} is linked nowhere under {root}"
+            );
+        }
+    }
+}
+
+#[test]
+fn a_page_that_is_not_there_is_said_so() {
+    let served = serve(&store().0);
+    let got = served.get_as("reader", "nothing-here");
+    assert_eq!(got.status, StatusCode::NOT_FOUND);
+    assert_eq!(got.document().link("To the overview"), "overview");
+    assert_eq!(served.get_at(NEST).location(), "page/overview");
+}
+
+/// A server's own routes have a state, whatever it is; the page asks for none.
+#[test]
+fn the_page_is_nested_among_routes_with_a_state() {
+    let (store, _clock) = store();
+    let own = |State(answer): State<u32>| async move { answer.to_string() };
+    let page = Page::new(&store).unprotected().router().unwrap();
+    let routes = Router::new().route("/answer", get(own)).nest(NEST, page).with_state(42_u32);
+    let served = serve_routes(routes);
+    served.get("overview");
+    assert_eq!(served.get_at("/answer").body, "42");
+}
+
+/// A store of any age and any trouble has a whole overview: an empty one, and one of the machine's own clock.
+#[test]
+fn an_empty_store_has_whole_pages() {
+    let store = Store::builder().in_memory().unwrap();
+    let served = serve(&store);
+    for page in
+        ["overview", "operations", "operations?state=any", "operations?state=gone&after=7", "overview?refresh=5"]
+    {
+        served.get(page);
+    }
+    assert!(served.get("operations?state=gone").text().contains("None."));
+}
