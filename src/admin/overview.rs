@@ -160,7 +160,7 @@ fn spread(stats: &Stats) -> Markup {
                 } }
                 tbody { @for (name, values, meaning) in rows { tr {
                     th scope="row" { (name) span.quiet { " " (meaning) } }
-                    @for nth in 0..4 { td.number.span {
+                    @for nth in 0..4 { td.number {
                         @if let Some(value) = values.as_ref().and_then(|values| values.get(nth)) { (value) }
                     } }
                 } } }

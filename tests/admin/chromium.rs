@@ -11,6 +11,9 @@ use tungstenite::{Message, WebSocket};
 
 use super::support::{PATIENCE, next_told};
 
+/// Ends what it starts when nobody holds its input any more, so that no browser outlives a test, killed or not.
+const UNTIL_LEFT: &str = "\"$@\" & cat > /dev/null; kill $!; wait $!";
+
 /// One page in one browser of its own.
 pub(crate) struct Chromium {
     process: Child,
@@ -32,7 +35,8 @@ impl Chromium {
             return None;
         }
         let profile = tempfile::tempdir().unwrap();
-        let mut process = Command::new(program)
+        let mut process = Command::new("sh")
+            .args(["-c", UNTIL_LEFT, "sh", &program])
             .args([
                 "--headless",
                 "--disable-gpu",
@@ -43,7 +47,7 @@ impl Chromium {
             // It shows pages of this test alone, and its sandbox needs more rights than a container has.
             .args(["--no-sandbox", "--disable-dev-shm-usage", "--remote-debugging-port=0", "--lang=en"])
             .arg(format!("--user-data-dir={}", profile.path().display()))
-            .stdin(Stdio::null())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
@@ -189,7 +193,7 @@ impl Chromium {
 
 impl Drop for Chromium {
     fn drop(&mut self) {
-        self.process.kill().ok();
+        drop(self.process.stdin.take());
         self.process.wait().ok();
     }
 }
