@@ -409,3 +409,23 @@ fn p6_no_end_leaves_a_request_behind() {
     again.complete(&()).wait().unwrap();
     assert_eq!(payload_rows(&store), 0);
 }
+
+/// What is read ahead is bounded by its bytes too, and the next page goes on behind it.
+#[cfg(target_os = "linux")]
+#[test]
+fn large_payloads_are_read_a_few_at_a_time_and_listed_once_each() {
+    const MIB: usize = 1024 * 1024;
+    let folder = tempfile::tempdir().unwrap();
+    let store = Store::builder().cache_bytes(0).open(folder.path().join("large.reentry")).unwrap();
+    let names: Vec<String> = (0..16).map(|nth| format!("large-{nth:02}")).collect();
+    for name in &names {
+        drop(run_of(store.claim(&key(name), Request::of(vec![7; MIB])).wait().unwrap()));
+    }
+    let before = bytes_read();
+    let mut list = store.unfinished();
+    assert_eq!(name(&list.next().unwrap().unwrap()), names[0]);
+    let read = bytes_read() - before;
+    assert!(read < 10 * MIB as u64, "{read} bytes were read for one operation of 1 MiB");
+    let others: Vec<String> = list.map(|found| name(&found.unwrap())).collect();
+    assert_eq!(others, names[1..]);
+}

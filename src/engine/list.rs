@@ -25,7 +25,7 @@ use crate::record::{Record, format};
 /// Rows looked at in one read.
 const PAGE_ROWS: u64 = 512;
 /// Bytes of payloads after which a page ends.
-const PAGE_BYTES: u64 = 4 * 1024 * 1024;
+pub(super) const PAGE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Which way a listing goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -375,12 +375,18 @@ impl Engine {
         let page: Vec<_> = opens.after(after).take(most).map(|(born, open)| (born, open.place)).collect();
         drop(opens);
         let last = page.last().map(|(born, _)| *born).filter(|_| page.len() == most);
-        let mut seen = Vec::with_capacity(page.len());
+        let (mut seen, mut bytes, mut before) = (Vec::with_capacity(page.len()), 0, None);
         for (born, place) in page {
+            // Large payloads end a page too.
+            if bytes >= list::PAGE_BYTES {
+                return Ok((seen, before));
+            }
+            before = Some(born);
             // A damaged row is told where it stands, and stops none behind it.
             match self.shared.follow_unfinished(born, place) {
                 Ok(record) => {
                     let record = record.filter(|record| record.born == born && record.is_unfinished());
+                    bytes += record.as_ref().map_or(0, |record| record.bytes_here());
                     seen.extend(record.map(|record| Ok(self.shared.seen(record))));
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => seen.push(Err(error)),
