@@ -14,6 +14,7 @@ use super::problem::Problem;
 use super::shown;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind};
+use crate::key::Key;
 use crate::progress::{Cursor, Operations, Position, Progress, State};
 use crate::store::Store;
 
@@ -23,6 +24,9 @@ const PAGE: usize = 50;
 const UNFINISHED_MAX: u64 = 5_000;
 const UNFINISHED_FOR: Duration = Duration::from_millis(500);
 const ROWS_MAX: u64 = 20_000;
+
+/// Most steps in doubt that a row names.
+const IN_DOUBT_MAX: usize = 3;
 
 /// What can be asked for: as links call it, what it is, and how it is found.
 const WANTED: [(&str, &str, Wanted); 9] = [
@@ -145,8 +149,35 @@ impl<'a> Filter<'a> {
 /// What one page shows, and where the next begins.
 #[derive(Default)]
 struct Found {
-    rows: Vec<Result<Progress, Error>>,
+    rows: Vec<Result<Row, Error>>,
     next: Option<u64>,
+}
+
+/// What a row shows of an operation. Its payloads are let go of at once: they may be large.
+struct Row {
+    key: Key,
+    state: State,
+    /// The first few of the steps in doubt, and whether there are more.
+    in_doubt: Vec<String>,
+    has_more: bool,
+    checkpoint: String,
+    attempt: u32,
+    since: Timestamp,
+}
+
+impl Row {
+    fn of(progress: &Progress) -> Self {
+        let in_doubt = progress.in_doubt().map(|step| step.name().to_owned());
+        Self {
+            key: progress.key().clone(),
+            state: progress.state(),
+            in_doubt: in_doubt.take(IN_DOUBT_MAX).collect(),
+            has_more: progress.in_doubt().nth(IN_DOUBT_MAX).is_some(),
+            checkpoint: progress.checkpoint().map_or("", |checkpoint| checkpoint.name()).to_owned(),
+            attempt: progress.attempt(),
+            since: progress.since(),
+        }
+    }
 }
 
 impl Found {
@@ -155,7 +186,7 @@ impl Found {
         match row {
             Ok(progress) if !is_wanted(&progress) => {}
             Err(error) if error.kind() != ErrorKind::Corrupt => return Err(error),
-            row => self.rows.push(row),
+            row => self.rows.push(row.map(|progress| Row::of(&progress))),
         }
         Ok(())
     }
@@ -219,7 +250,7 @@ fn forms(filter: &Filter<'_>) -> Markup {
     }
 }
 
-fn table(rows: &[Result<Progress, Error>], now: Timestamp) -> Markup {
+fn table(rows: &[Result<Row, Error>], now: Timestamp) -> Markup {
     html! {
         div.wide tabindex="0" role="region" aria-label="Operations" {
             table {
@@ -230,7 +261,7 @@ fn table(rows: &[Result<Progress, Error>], now: Timestamp) -> Markup {
                     th scope="col" { "First claimed (UTC)" } th scope="col" { "Ago" }
                 } }
                 tbody { @for row in rows { @match row {
-                    Ok(progress) => (line(progress, now)),
+                    Ok(row) => (line(row, now)),
                     Err(error) => tr { td.problem colspan="7" { (error) } },
                 } } }
             }
@@ -238,18 +269,19 @@ fn table(rows: &[Result<Progress, Error>], now: Timestamp) -> Markup {
     }
 }
 
-fn line(progress: &Progress, now: Timestamp) -> Markup {
+fn line(row: &Row, now: Timestamp) -> Markup {
     html! {
         tr {
-            th scope="row" { a href=(link_to("operation", progress.key(), &[])) { (shown::key(progress.key())) } }
-            td { (state(progress.state())) }
-            td { @for (nth, step) in progress.in_doubt().take(3).enumerate() {
-                @if nth > 0 { ", " } (shown::text(step.name()))
-            } @if progress.in_doubt().nth(3).is_some() { ", ..." } }
-            td { @if let Some(checkpoint) = progress.checkpoint() { (shown::text(checkpoint.name())) } }
-            td.number { (progress.attempt()) }
-            td { (shown::time(progress.since())) }
-            td.span { (shown::span(now.since(progress.since()))) }
+            th scope="row" { a href=(link_to("operation", &row.key, &[])) { (shown::key(&row.key)) } }
+            td { (state(row.state)) }
+            td {
+                @for (nth, step) in row.in_doubt.iter().enumerate() { @if nth > 0 { ", " } (shown::text(step)) }
+                @if row.has_more { ", ..." }
+            }
+            td { @if !row.checkpoint.is_empty() { (shown::text(&row.checkpoint)) } }
+            td.number { (row.attempt) }
+            td { (shown::time(row.since)) }
+            td.span { (shown::span(now.since(row.since))) }
         }
     }
 }
