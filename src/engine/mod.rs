@@ -17,7 +17,7 @@ use crate::key::Key;
 #[cfg(any(test, feature = "testing"))]
 use crate::pending::thread_waited_for;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise};
-use crate::record::Outcome;
+use crate::record::{Outcome, Record};
 use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
@@ -386,7 +386,7 @@ impl Engine {
             match self.shared.follow_unfinished(born, place) {
                 Ok(record) => {
                     let record = record.filter(|record| record.born == born && record.is_unfinished());
-                    bytes += record.as_ref().map_or(0, |record| record.bytes_here());
+                    bytes += record.as_ref().map_or(0, Record::bytes_here);
                     seen.extend(record.map(|record| Ok(self.shared.seen(record))));
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => seen.push(Err(error)),
