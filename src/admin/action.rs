@@ -129,11 +129,16 @@ impl Target {
 
 /// The form: what it will do, and to what.
 pub(super) fn form(asked: &Asked, action: Action) -> Result<Answer, Problem> {
+    Ok(Answer::Page(Sheet::new(action.title(), filled_form(asked, action)?)))
+}
+
+/// The form, filled with what was said already.
+fn filled_form(asked: &Asked, action: Action) -> Result<Markup, Problem> {
     let Target { progress, step, seen } = Target::of(asked, action)?;
     let key = progress.key();
     let token = asked.console.secret.token(&Target::parts(key, action, &step, &seen));
     let hidden = [("scope", key.scope()), ("key", key.key()), ("step", &step), ("seen", &seen), ("token", &token)];
-    let body = html! {
+    Ok(html! {
         p.subject { (shown::key(key)) }
         @if action == Action::Resolve { p {
             "Step " (shown::text(&step)) ", effect id " code { (progress.effect_id(&step)) }
@@ -142,7 +147,7 @@ pub(super) fn form(asked: &Asked, action: Action) -> Result<Answer, Problem> {
         form.act method="post" action=(action.verb()) {
             @for (name, value) in hidden { input type="hidden" name=(name) value=(value); }
             @match action {
-                Action::Resolve => (resolution_fields()),
+                Action::Resolve => (resolution_fields(&asked.fields)),
                 Action::Forget => label.check {
                     input type="checkbox" name="sure" value="yes" required;
                     " I know that the next claim of this key runs it again"
@@ -154,34 +159,37 @@ pub(super) fn form(asked: &Asked, action: Action) -> Result<Answer, Problem> {
                 " " a href=(link_to("operation", key, &[])) { "Leave it as it is" }
             }
         }
-    };
-    Ok(Answer::Page(Sheet::new(action.title(), body)))
+    })
 }
 
-fn resolution_fields() -> Markup {
+fn resolution_fields(said: &Fields) -> Markup {
+    let is_said = |name: &str, value: &str| said.get(name) == value;
     html! {
         fieldset {
             legend { "What became of it" }
             label.check {
-                input type="radio" name="happened" value="no" required;
+                input type="radio" name="happened" value="no" required checked[is_said("happened", "no")];
                 " It did not happen: the step runs when it is asked for"
             }
             label.check {
-                input type="radio" name="happened" value="yes" required;
+                input type="radio" name="happened" value="yes" required checked[is_said("happened", "yes")];
                 " It happened, with this result:"
             }
             label { "Result, as the step's type decodes it; nobody checks that"
-                textarea name="result" rows="4" autocomplete="off" spellcheck="false" dir="auto" {}
+                // HTML takes the first line's end for no part of it.
+                textarea name="result" rows="4" autocomplete="off" spellcheck="false" dir="auto" {
+                    "\n" (said.get("result"))
+                }
             }
             label { "The result is given as"
                 select name="form" {
                     option value="text" { "text, lines ended by LF" }
-                    option value="hex" { "hexadecimal numbers" }
+                    option value="hex" selected[is_said("form", "hex")] { "hexadecimal numbers" }
                 }
             }
         }
         label { "Note: who says so, and why; kept with the step"
-            input name="note" required maxlength="1000" autocomplete="off" dir="auto";
+            input name="note" value=(said.get("note")) required maxlength="1000" autocomplete="off" dir="auto";
         }
     }
 }
@@ -202,7 +210,8 @@ pub(super) fn act(asked: &Asked, action: Action) -> Result<Answer, Problem> {
         let text = "The operation has moved since the form was made: nothing was done. Look at it anew.";
         return Err(Problem::new(StatusCode::CONFLICT, "It has moved", text));
     }
-    let done = perform(asked.store(), &key, action, fields)?;
+    let again = |problem: Problem| problem.with(filled_form(asked, action).ok());
+    let done = perform(asked.store(), &key, action, fields).map_err(again)?;
     Ok(Answer::To(link_to("operation", &key, &[("done", done)])))
 }
 
@@ -237,7 +246,7 @@ fn resolution(fields: &Fields) -> Result<Resolution, Problem> {
 }
 
 fn unsaid(text: &str) -> Problem {
-    Problem::new(StatusCode::BAD_REQUEST, "Not complete", format!("{text} Go back; nothing was done."))
+    Problem::new(StatusCode::BAD_REQUEST, "Not complete", format!("{text} Nothing was done."))
 }
 
 /// The bytes that hexadecimal digits say, in pairs, however they are set apart.

@@ -2,23 +2,28 @@
 
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use maud::html;
+use maud::{Markup, html};
 
 use super::frame::Sheet;
 use crate::error::{Error, ErrorKind};
 
 /// A page that says what went wrong.
-#[derive(Debug)]
 pub(super) struct Problem {
     pub(super) status: StatusCode,
     title: &'static str,
     text: String,
     next: &'static str,
+    /// The form to try it again with.
+    again: Option<Markup>,
 }
 
 impl Problem {
     pub(super) fn new(status: StatusCode, title: &'static str, text: impl Into<String>) -> Self {
-        Self { status, title, text: text.into(), next: "" }
+        Self { status, title, text: text.into(), next: "", again: None }
+    }
+
+    pub(super) fn with(self, again: Option<Markup>) -> Self {
+        Self { again, ..self }
     }
 
     /// Something of this page itself has panicked.
@@ -37,7 +42,7 @@ impl From<Error> for Problem {
             text = format!("{text}: {cause}");
             source = cause.source();
         }
-        Self { status, title, text, next }
+        Self { status, title, text, next, again: None }
     }
 }
 
@@ -52,7 +57,7 @@ fn of_kind(kind: ErrorKind) -> (StatusCode, &'static str, &'static str) {
         ErrorKind::InvalidName => (
             StatusCode::BAD_REQUEST,
             "The note cannot be kept",
-            "Go back, and give 1 to 1,000 bytes of printable text. Nothing was changed.",
+            "Give 1 to 1,000 bytes of printable text. Nothing was changed.",
         ),
         ErrorKind::PayloadTooLarge => {
             (StatusCode::PAYLOAD_TOO_LARGE, "The result is too large", "Nothing was changed.")
@@ -110,6 +115,7 @@ impl IntoResponse for Problem {
         let body = html! {
             p.problem role="alert" { (self.text) }
             @if !self.next.is_empty() { p { (self.next) } }
+            @if let Some(form) = self.again { h2 { "Again" } (form) }
             p { a href="overview" { "To the overview" } }
         };
         Sheet::new(self.title, body).into_response_as(self.status)

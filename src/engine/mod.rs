@@ -17,8 +17,8 @@ use crate::key::Key;
 #[cfg(any(test, feature = "testing"))]
 use crate::pending::thread_waited_for;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise};
-use crate::record::{Outcome, Record};
 use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
+use crate::record::{Outcome, Record};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::trace::{Found, Span, Trace};

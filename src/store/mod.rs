@@ -192,8 +192,8 @@ impl Store {
     /// Every unfinished operation, oldest first (P6): what a server finishes by itself after a restart. One whose claim
     /// is still deferred is not among them: no restart would find it.
     ///
-    /// The iterator reads the file on the thread that drives it, at most 256 operations and about 4 MiB of payloads at a
-    /// time; a task gives it to a thread that may block.
+    /// The iterator reads the file on the thread that drives it, 256 operations or 4 MiB of payloads at a time; a task
+    /// gives it to a thread that may block.
     pub fn unfinished(&self) -> Unfinished {
         Unfinished::new(Arc::clone(&self.engine))
     }

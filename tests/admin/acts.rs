@@ -98,7 +98,7 @@ fn a_resolution_that_is_not_complete_changes_nothing() {
     let served = serve(&store);
     in_doubt(&store, &key("k"), "charge");
     let link = link("resolve", &key("k"), &[("step", "charge")]);
-    let long = "x".repeat(1_001);
+    let (long, mut last) = ("x".repeat(1_001), None);
     for (fields, says) in [
         (&[("note", "why"), ("form", "text")][..], "Say whether it happened."),
         (&[("happened", "maybe"), ("note", "why"), ("form", "text")], "Say whether it happened."),
@@ -111,9 +111,24 @@ fn a_resolution_that_is_not_complete_changes_nothing() {
     ] {
         let got = served.act(&link, fields);
         assert_eq!(got.status, StatusCode::BAD_REQUEST, "{fields:?}");
-        assert!(got.document().text().contains(says), "{fields:?}: {}", got.document().text());
+        let page = got.document();
+        assert!(page.text().contains(says), "{fields:?}: {}", page.text());
+        // And the form stands there again, with what was said.
+        let said = |name: &str| fields.iter().find(|(known, _)| *known == name).map_or("", |(_, value)| value);
+        let note = page.all("input").find(|input| input.attribute("name") == Some("note")).unwrap();
+        assert_eq!(note.attribute("value"), Some(said("note")));
+        assert_eq!(page.all("textarea").next().unwrap().text, said("result"));
+        let chosen = page.all("input").find(|input| input.attribute("checked").is_some());
+        let known = ["yes", "no"].contains(&said("happened")).then(|| said("happened"));
+        assert_eq!(chosen.and_then(|chosen| chosen.attribute("value")), known);
+        last = Some(page.hidden());
     }
     assert_eq!(step_of(&store, &key("k"), "charge").unwrap().state(), StepState::InDoubt);
+    // It is a whole form: sent again, complete, it acts.
+    let complete = owned(&[("happened", "yes"), ("form", "text"), ("result", "\n x"), ("note", "why")]);
+    let form = [last.unwrap(), complete].concat();
+    is_done(&served.post_as("writer", "resolve", &form, &[("sec-fetch-site", "same-origin")]), "resolved");
+    assert_eq!(step_of(&store, &key("k"), "charge").unwrap().bytes(), Some(&b"\n x"[..]));
 }
 
 /// A form that stood open while the operation went on: it is about what was seen, and nothing else.
