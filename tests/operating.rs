@@ -32,7 +32,9 @@ fn damage(path: &Path) {
     let mut bytes = fs::read(path).unwrap();
     let found: Vec<_> = bytes.windows(10).enumerate().filter(|(_, w)| *w == b"the canary").map(|(at, _)| at).collect();
     assert!(!found.is_empty());
-    found.into_iter().for_each(|at| bytes[at] ^= 1);
+    for at in found {
+        bytes[at] ^= 1;
+    }
     fs::write(path, bytes).unwrap();
 }
 

@@ -295,7 +295,7 @@ mod tests {
     }
 
     /// Reads a part of a snapshot into a copy. Returns whether there may be more.
-    fn read(snapshot: &Snapshot, copy: &mut Vec<Option<u8>>, most: usize) -> bool {
+    fn read(snapshot: &Snapshot, copy: &mut [Option<u8>], most: usize) -> bool {
         let Some(parts) = snapshot.read(most).unwrap() else { return false };
         for part in parts {
             for (nth, byte) in part.bytes.into_iter().enumerate() {
@@ -379,7 +379,7 @@ mod tests {
     fn several_snapshots_are_each_of_their_moment_and_the_last_one_cuts() {
         let (memory, live) = disk(100_000);
         let (first, first_image) = (live.snapshot().unwrap(), memory.image());
-        live.write(3_000, &[1; 50_000]).unwrap();
+        live.write(3_000, &vec![1; 50_000]).unwrap();
         let (second, second_image) = (live.snapshot().unwrap(), memory.image());
         live.set_len(10_000).unwrap();
         live.write(0, &[2; 9_000]).unwrap();
@@ -401,7 +401,7 @@ mod tests {
         let (memory, live) = disk(len);
         let snapshot = live.snapshot().unwrap();
         for offset in (0..len).step_by(64 * 1024) {
-            live.write(offset, &[9; 64 * 1024]).unwrap();
+            live.write(offset, &vec![9; 64 * 1024]).unwrap();
         }
         assert_eq!(snapshot.read(4096).unwrap_err().kind(), io::ErrorKind::TimedOut);
         let image = memory.image();
