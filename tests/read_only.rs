@@ -4,10 +4,11 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
+use std::panic;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use reentry::{Error, ErrorKind, Key, ManualClock, Progress, Resolution, Revision, State, Store};
+use reentry::{Error, ErrorKind, Key, ManualClock, Operations, Progress, Resolution, Revision, State, Store};
 use support::{START, does, key, kind, request, run, times_out};
 use tempfile::TempDir;
 
@@ -151,6 +152,19 @@ fn number(progress: &Progress) -> u64 {
     progress.key().key().parse().unwrap()
 }
 
+/// What a list gives, each once, and what it says is damaged.
+fn read(list: Operations) -> (BTreeSet<u64>, Vec<Error>) {
+    let (mut found, mut errors) = (BTreeSet::new(), Vec::<Error>::new());
+    for progress in list {
+        match progress {
+            Ok(progress) => assert!(found.insert(number(&progress)), "it came twice"),
+            Err(error) => errors.push(error),
+        }
+    }
+    assert!(errors.iter().all(|error| error.kind() == ErrorKind::Corrupt), "{errors:?}");
+    (found, errors)
+}
+
 /// Many small operations, each under the number that is its key.
 fn many(store: &Store) {
     let claims: Vec<_> = (0..600).map(|nth| store.claim(&key(&nth.to_string()), request())).collect();
@@ -161,10 +175,18 @@ fn many(store: &Store) {
 
 #[test]
 fn p10_every_row_that_can_be_reached_of_a_damaged_store_is_told_and_every_other_is_an_error() {
+    // The engine panics in a damaged page once for each number that is looked for there, and is caught: only what this
+    // file says is worth telling.
+    let tell = panic::take_hook();
+    panic::set_hook(Box::new(move |panic| {
+        if panic.location().is_some_and(|place| place.file().starts_with("tests")) {
+            tell(panic);
+        }
+    }));
     let (_folder, path) = made(many);
     let image = fs::read(&path).unwrap();
     let (mut tried, mut lost) = (0, 0);
-    for page in (1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1).step_by(3) {
+    for page in (1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1) {
         // A leaf whose number of rows makes no sense, and one that is no page any more.
         for damage in [&[0xFF_u8; 4][..], &[0x5A; PAGE]] {
             let mut image = image.clone();
@@ -173,15 +195,13 @@ fn p10_every_row_that_can_be_reached_of_a_damaged_store_is_told_and_every_other_
             fs::write(&path, &image).unwrap();
             tried += 1;
             let Ok(store) = builder().open_damaged(&path) else { continue };
-            let (mut found, mut errors) = (BTreeSet::new(), Vec::<Error>::new());
-            for progress in store.operations() {
-                match progress {
-                    Ok(progress) => assert!(found.insert(number(&progress)), "it came twice"),
-                    Err(error) => errors.push(error),
-                }
+            let (found, errors) = read(store.operations());
+            let (again, errors_again) = read(store.operations().oldest_first());
+            assert!(found == again, "page {page}: {} in one order, {} in the other", found.len(), again.len());
+            // Where the rows are missing that were claimed first, or last, nothing comes behind them in one order.
+            for errors in [&errors, &errors_again] {
+                assert!(found.len() == 600 || !errors.is_empty(), "page {page}: {} in silence", found.len());
             }
-            assert!(errors.iter().all(|error| error.kind() == ErrorKind::Corrupt));
-            assert!(found.len() == 600 || !errors.is_empty(), "page {page}: {} in silence", found.len());
             // One leaf holds 50 rows or less.
             assert!(found.len() > 500, "page {page}: {} of 600, {errors:?}", found.len());
             for nth in &found {
