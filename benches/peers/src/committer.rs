@@ -178,8 +178,8 @@ mod tests {
         let (gate, (sender, batches)) = (Arc::new(Barrier::new(2)), mpsc::channel());
         let group = GroupCommit::new(Gated { table: InMemory::default(), gate: Arc::clone(&gate), batches: sender });
         let first = group.call(claim(0), Kind::Threads);
-        // The same key twice in one batch: the second sees the first.
-        let calls: Vec<_> = [0, 1, 1, 2].map(|number| group.call(claim(number), Kind::Tasks)).into();
+        // The same key more than once in a batch: the second sees the first. No order of answers is its own reverse.
+        let calls: Vec<_> = [0, 1, 1, 1].map(|number| group.call(claim(number), Kind::Tasks)).into();
         gate.wait();
         assert_eq!(pollster::block_on(first), Answer::Claimed);
         let mut sizes = vec![batches.recv().unwrap()];
@@ -188,7 +188,7 @@ mod tests {
             sizes.push(batches.recv().unwrap());
         }
         let answers: Vec<_> = calls.into_iter().map(pollster::block_on).collect();
-        assert_eq!(answers, [Answer::Running, Answer::Claimed, Answer::Running, Answer::Claimed]);
+        assert_eq!(answers, [Answer::Running, Answer::Claimed, Answer::Running, Answer::Running]);
         assert!(sizes == [1, 4] || sizes == [5], "{sizes:?}");
         assert_eq!(group.counts(), Some((5, sizes.len() as u64)));
     }

@@ -45,7 +45,7 @@ impl fmt::Display for Work {
 impl Work {
     /// Checkpoints and steps of its operations.
     pub(crate) fn operation(self, number: u64) -> Operation {
-        let checkpoints = if self == Self::Checkpoints { 3 } else { 0 };
+        let checkpoints = if self == Self::Checkpoints { CHECKPOINTS } else { 0 };
         let steps: &'static [&'static str] = if self == Self::Steps { &["charge", "mail", "notify"] } else { &[] };
         Operation { number, checkpoints, steps }
     }
@@ -162,6 +162,9 @@ impl fmt::Display for KeyShape {
     }
 }
 
+/// How often a checkpoint moves in an operation that has one.
+const CHECKPOINTS: usize = 3;
+
 /// The fingerprint of every request. It is made once, for all contenders: hashing is nobody's store.
 pub(crate) const FINGERPRINT: [u8; 32] = [0x5A; 32];
 
@@ -199,6 +202,12 @@ impl Load {
     /// A payload that nobody's compression makes smaller.
     pub(crate) fn payload(self) -> Arc<[u8]> {
         (0..self.payload_bytes as u64).map(|at| scattered(at).to_le_bytes()[0]).collect()
+    }
+
+    /// Payloads of an operation's checkpoints: each other than the one before, or a store may find nothing to write.
+    pub(crate) fn checkpoints(self) -> Vec<Arc<[u8]>> {
+        let nth = |nth: usize| self.payload().iter().map(|byte| byte.wrapping_add(nth as u8)).collect();
+        (1..=CHECKPOINTS).map(nth).collect()
     }
 }
 

@@ -26,6 +26,7 @@ pub(crate) struct ByHand {
     calls: Box<dyn Calls>,
     load: Load,
     payload: Arc<[u8]>,
+    checkpoints: Vec<Arc<[u8]>>,
     retention: Duration,
     /// How far time was moved on.
     ahead: AtomicU64,
@@ -50,6 +51,7 @@ impl ByHand {
             calls: Box::new(calls),
             load: place.load,
             payload: place.load.payload(),
+            checkpoints: place.load.checkpoints(),
             retention: place.retention,
             ahead: AtomicU64::new(0),
             removed: AtomicU64::new(0),
@@ -109,8 +111,8 @@ impl Contender for ByHand {
                 other => panic!("a claim is answered, got {other:?}"),
             }
             let claim = begun.elapsed();
-            for _ in 0..operation.checkpoints {
-                self.calls.call(Command::Checkpoint(Arc::clone(&key), Arc::clone(&self.payload)), kind).await;
+            for payload in &self.checkpoints[..operation.checkpoints] {
+                self.calls.call(Command::Checkpoint(Arc::clone(&key), Arc::clone(payload)), kind).await;
             }
             for name in operation.steps {
                 self.calls.call(Command::Intent(Arc::clone(&key), name), kind).await;

@@ -26,6 +26,7 @@ struct Server {
     store: Store,
     load: Load,
     payload: Vec<u8>,
+    checkpoints: Vec<Vec<u8>>,
     retention: Duration,
     ahead: Arc<AtomicU64>,
 }
@@ -41,7 +42,8 @@ impl Reentry {
             .open(place.folder.join("operations.reentry"))
             .unwrap();
         let (load, retention) = (place.load, place.retention);
-        Self(Arc::new(Server { store, load, payload: load.payload().to_vec(), retention, ahead }))
+        let checkpoints = load.checkpoints().iter().map(|payload| payload.to_vec()).collect();
+        Self(Arc::new(Server { store, load, payload: load.payload().to_vec(), checkpoints, retention, ahead }))
     }
 }
 
@@ -68,8 +70,8 @@ impl Server {
             Err(outcome) => return Performed::replayed(begun, outcome.bytes().to_vec()),
         };
         let claim = begun.elapsed();
-        for _ in 0..operation.checkpoints {
-            run.advance("paid", &self.payload).wait().unwrap();
+        for payload in &self.checkpoints[..operation.checkpoints] {
+            run.advance("paid", payload).wait().unwrap();
         }
         for name in operation.steps {
             run.step(name).run_keyed(|_| Ok::<_, Error>(self.payload.clone())).unwrap();
@@ -90,8 +92,8 @@ impl Server {
             Err(outcome) => return Performed::replayed(begun, outcome.bytes().to_vec()),
         };
         let claim = begun.elapsed();
-        for _ in 0..operation.checkpoints {
-            run.advance("paid", &self.payload).await.unwrap();
+        for payload in &self.checkpoints[..operation.checkpoints] {
+            run.advance("paid", payload).await.unwrap();
         }
         for name in operation.steps {
             let payload = self.payload.clone();
