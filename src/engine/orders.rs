@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn whoever_pushes_into_a_queue_that_is_taken_is_answered() {
         in_every_order(|| {
-            let (queue, hash) = (queue(8), Index::new(0).hash(&key()));
+            let (queue, hash) = (queue(8), Index::new(0, 1).hash(&key()));
             let asks = Arc::clone(&queue);
             let asks = thread::spawn(move || assert!(ask(&asks, hash).unwrap()));
             answer_in_turns(&queue, 1);
@@ -97,7 +97,7 @@ mod tests {
     #[test]
     fn who_waits_outside_a_full_queue_gets_in_and_is_answered() {
         in_every_order_of(3, || {
-            let (queue, hash) = (queue(1), Index::new(0).hash(&key()));
+            let (queue, hash) = (queue(1), Index::new(0, 1).hash(&key()));
             // It is full from the start.
             let (promise, first) = promise();
             assert!(queue.push(request(hash, Reply::Done(promise))).is_none());
@@ -112,7 +112,7 @@ mod tests {
     #[test]
     fn a_queue_that_is_shut_beside_a_push_answers_or_refuses_it() {
         in_every_order_of(3, || {
-            let (queue, hash) = (queue(8), Index::new(0).hash(&key()));
+            let (queue, hash) = (queue(8), Index::new(0, 1).hash(&key()));
             let writer = Arc::clone(&queue);
             let writer = thread::spawn(move || answer_until_shut(&writer));
             let shuts = Arc::clone(&queue);
@@ -129,7 +129,7 @@ mod tests {
     #[test]
     fn a_full_queue_that_is_shut_answers_or_refuses_who_waits_outside() {
         in_every_order_of(3, || {
-            let (queue, hash) = (queue(1), Index::new(0).hash(&key()));
+            let (queue, hash) = (queue(1), Index::new(0, 1).hash(&key()));
             let (promise, first) = promise();
             assert!(queue.push(request(hash, Reply::Done(promise))).is_none());
             let asks = Arc::clone(&queue);
@@ -149,7 +149,7 @@ mod tests {
     #[test]
     fn a_reader_of_the_index_finds_the_old_place_or_the_new_one_and_never_none() {
         in_every_order(|| {
-            let index = Arc::new(Index::new(0));
+            let index = Arc::new(Index::new(0, 1));
             let hash = index.hash(&key());
             index.replace(hash, None, Some(Place::Log(1)));
             let moves = Arc::clone(&index);
@@ -181,7 +181,7 @@ mod tests {
     #[test]
     fn p7_a_claim_that_goes_into_line_as_the_owner_leaves_has_its_turn_once() {
         in_every_order(|| {
-            let (index, queue) = (Arc::new(Index::new(0)), queue(8));
+            let (index, queue) = (Arc::new(Index::new(0, 1)), queue(8));
             let hash = index.hash(&key());
             assert!(index.shard(hash).seat(hash, &key(), owner(1), None).is_empty());
             let leaves = (Arc::clone(&index), Arc::clone(&queue));
