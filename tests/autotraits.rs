@@ -4,10 +4,10 @@ use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::time::Duration;
 
 use reentry::{
-    Advance, Backup, Busy, Checkpoint, Claim, Claims, Condition, EffectId, Error, Failure, Fingerprint, Gone, Key,
-    LastFault, Late, Note, Outcome, Pending, Percentiles, Position, Progress, Rechecked, Rejected, Request, Resolution,
-    Result, Resumer, ResumerBuilder, ResumerStats, Revision, Run, State, Stats, Step, StepBuilder, StepState, Store,
-    Table, Timestamp, Unfinished, Verified,
+    Advance, Backup, Busy, Checkpoint, Claim, Claims, Compacted, Condition, Cursor, EffectId, Error, Exported, Failure,
+    Fingerprint, Gone, Imported, Key, LastFault, Late, Migrated, Note, Operations, Outcome, Pending, Percentiles,
+    Position, Progress, Rechecked, Rejected, Request, Resolution, Result, Resumer, ResumerBuilder, ResumerStats,
+    Revision, Run, State, Stats, Step, StepBuilder, StepState, Store, Table, Timestamp, Unfinished, Verified,
 };
 
 fn send<T: Send>() {}
@@ -28,6 +28,14 @@ fn a_store_is_shared_by_threads_and_tasks() {
     all!(sync: Backup, Claims, Condition, LastFault, Percentiles<Duration>);
     all!(sync: Store, Key, Fingerprint, Timestamp, Run, Busy, Claim, Outcome, Checkpoint, Error, Advance, Progress);
     all!(owned: Store, Run, Busy, Claim, Pending<Claim>, Error);
+}
+
+#[test]
+fn what_is_listed_and_what_a_copy_came_to_goes_to_other_threads() {
+    all!(send: Operations, Cursor, Exported, Imported, Compacted, Migrated);
+    all!(sync: Operations, Cursor, Exported, Imported, Compacted, Migrated);
+    all!(owned: Operations, Cursor, Exported, Imported, Compacted, Migrated);
+    assert!(size_of::<Cursor>() == 8);
 }
 
 #[test]
