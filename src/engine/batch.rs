@@ -202,7 +202,7 @@ impl<'b, 't> Batch<'b, 't> {
         };
         if self.shared.policy.lease.is_some() {
             owner.moved = self.now.time;
-            self.done.renewed.push((request.hash, request.key.clone(), owner.token));
+            self.done.renewed.push(self.done.told.len());
         }
     }
 

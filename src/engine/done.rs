@@ -28,8 +28,9 @@ pub(super) struct Done {
     pub(super) draft: Draft,
     /// What each request came to, in their order, and how many moves there were after it.
     pub(super) told: Vec<(Told, usize)>,
-    /// The runs that showed that they are at work; kept where there is a lease.
-    pub(super) renewed: Vec<(KeyHash, Key, u64)>,
+    /// Which requests, by their place, came from runs that showed by them that they are at work; kept where there is a
+    /// lease.
+    pub(super) renewed: Vec<usize>,
     /// The keys whose last owner had left something behind, which is taken in now.
     pub(super) left: Vec<(KeyHash, Key)>,
     /// How many rows retention removed.
@@ -89,11 +90,8 @@ impl Done {
         for (hash, key) in &self.left {
             shared.index.shard(*hash).forget_left(*hash, key, |_| true);
         }
-        for (hash, key, token) in &self.renewed {
-            shared.index.shard(*hash).renew(*hash, key, *token, now.time);
-        }
         shared.ledger.publish(std::mem::take(&mut self.draft));
-        let freed = self.publish_requests(shared, requests);
+        let freed = self.publish_requests(shared, requests, now);
         shared.meter.removed.fetch_add(self.removed, Ordering::Relaxed);
         shared.meter.refused.fetch_add(self.refused, Ordering::Relaxed);
         shared.meter.fenced.fetch_add(self.fenced, Ordering::Relaxed);
@@ -104,12 +102,16 @@ impl Done {
 
     /// Publishes what each request did, and what no request asked for behind that. Answers for each request who waits
     /// for its key no longer.
-    fn publish_requests(&self, shared: &Shared, requests: &[Request]) -> Vec<Vec<Waiter>> {
+    fn publish_requests(&self, shared: &Shared, requests: &[Request], now: Now) -> Vec<Vec<Waiter>> {
         let (mut unfinished, mut moves) = (shared.index.unfinished(), self.moves.iter());
+        let mut renewed = self.renewed.iter().peekable();
         let mut freed = Vec::with_capacity(requests.len());
         let mut published = 0;
-        for (request, (told, moved)) in requests.iter().zip(&self.told) {
+        for (nth, (request, (told, moved))) in requests.iter().zip(&self.told).enumerate() {
             let mut part = shared.index.shard(request.hash);
+            if renewed.next_if_eq(&&nth).is_some() {
+                request.command.token().inspect(|token| part.renew(request.hash, &request.key, *token, now.time));
+            }
             for movement in moves.by_ref().take(moved.saturating_sub(published)) {
                 shared.index.replace_in(&mut part, movement.hash, movement.old, movement.new);
                 movement.list(&mut unfinished);

@@ -288,6 +288,17 @@ fn p7_a_lease_is_taken_over_when_it_has_lapsed_and_no_sooner() {
 }
 
 #[test]
+fn p7_an_outcome_whose_closure_may_have_failed_unheard_may_have_begun_the_lease_anew() {
+    let story = |ends_run| {
+        let ended = Act::End { by: 7, success: true, bytes: bytes("done"), ends_run };
+        let owned = Story::default().then(CLAIM, run(7, 1, None)).later(90).then(ended, None).later(50);
+        owned.then(CLAIM, Answer::Wait { attempt: 1 })
+    };
+    story(false).holds(leased());
+    story(true).breaks(leased(), &CLAIM);
+}
+
+#[test]
 fn p5_an_outcome_is_replayed_until_its_retention_ends_and_its_tombstone_stands_then() {
     let ended = || Story::default().then(CLAIM, run(7, 1, None)).then(end(7), replay());
     ended().later(99).then(CLAIM, replay()).later(1).then(CLAIM, Answer::Gone).holds(kept_for_100());

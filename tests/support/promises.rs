@@ -267,7 +267,9 @@ impl Promises {
                     let unheard = before.is_owned_by(*by).then(|| Box::new(ended.clone()));
                     (Operation { unheard, ..before.let_go_after(&call.act) }, Answer::Done)
                 });
-                left.into_iter().chain([written().end(*by, ended)]).collect()
+                // Where the server's closure failed, its run is at work all the same.
+                let aborted = (!is_known && !ends_run).then(|| written().by(Some(*by), call.times, |_| Answer::Done));
+                left.into_iter().chain(aborted).chain([written().end(*by, ended)]).collect()
             }
         }
     }
