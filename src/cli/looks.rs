@@ -1,6 +1,5 @@
 //! What only looks: nothing here can change a byte.
 
-use std::ops::ControlFlow;
 use std::path::Path;
 
 use reentry::{ErrorKind, FORMAT_VERSION, Key, Operations, Stats, Store};
@@ -24,7 +23,7 @@ pub(crate) fn read(file: &Path) -> reentry::Builder {
     let bar = std::fs::metadata(file).is_ok_and(|found| found.len() > 1 << 24).then(|| Bar::new("opening"));
     Store::builder().payload_bytes_max(1 << 30).on_open_progress(move |share| {
         if let Some(bar) = &bar {
-            let ControlFlow::Continue(()) = bar.share(share) else { return };
+            bar.show(share);
         }
     })
 }

@@ -32,8 +32,13 @@ impl Bar {
     }
 
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a share is 0 to 1")]
-    pub(crate) fn share(&self, share: f64) -> ControlFlow<()> {
+    pub(crate) fn show(&self, share: f64) {
         self.0.set_position((share * f64::from(PARTS)).round() as u64);
+    }
+
+    /// The same, for a call that may be broken off, which this never does.
+    pub(crate) fn share(&self, share: f64) -> ControlFlow<()> {
+        self.show(share);
         ControlFlow::Continue(())
     }
 
