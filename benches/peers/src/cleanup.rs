@@ -2,12 +2,16 @@
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 
 use crate::probe::family;
+
+static IS_INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
 static STARTED: Mutex<(BTreeSet<u32>, BTreeSet<PathBuf>)> = Mutex::new((BTreeSet::new(), BTreeSet::new()));
 
@@ -19,6 +23,7 @@ fn started<T>(change: impl FnOnce(&mut BTreeSet<u32>, &mut BTreeSet<PathBuf>) ->
 /// From now on Ctrl-C and SIGTERM end what was started and remove what was made.
 pub(crate) fn on_interrupt() {
     let interrupted = || {
+        IS_INTERRUPTED.store(true, Ordering::Relaxed);
         started(|processes, folders| {
             for process in processes.iter() {
                 kill_family(*process);
@@ -34,12 +39,21 @@ pub(crate) fn on_interrupt() {
     }
 }
 
+/// Whoever finds a process gone calls this before it says so: after Ctrl-C, which reaches all processes at once, that is
+/// no news, and this program is about to end.
+pub(crate) fn end_if_interrupted() {
+    std::thread::sleep(Duration::from_millis(100));
+    while IS_INTERRUPTED.load(Ordering::Relaxed) {
+        std::thread::park();
+    }
+}
+
 /// Removes a folder, although a process that was killed a moment ago may still make files in it.
 fn remove(folder: &Path) {
     for _ in 0..100 {
         match std::fs::remove_dir_all(folder) {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                std::thread::sleep(std::time::Duration::from_millis(20));
+                std::thread::sleep(Duration::from_millis(20));
             }
             _ => return,
         }

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
-use crate::cleanup::{began, ended, kill_family};
+use crate::cleanup::{began, end_if_interrupted, ended, kill_family};
 use crate::contenders::Name;
 use crate::worker::{Measured, Reply, Request, Setup, Shift};
 
@@ -108,7 +108,10 @@ impl Process {
         self.send(request)?;
         let mut line = String::new();
         match self.replies.read_line(&mut line) {
-            Ok(0) | Err(_) => Err(format!("{name} ended in the midst of its work; why stands above")),
+            Ok(0) | Err(_) => {
+                end_if_interrupted();
+                Err(format!("{name} ended in the midst of its work; why stands above"))
+            }
             Ok(_) => serde_json::from_str(&line).map_err(|error| format!("{name} answered {line:?}: {error}")),
         }
     }
@@ -116,7 +119,10 @@ impl Process {
     fn send(&mut self, request: &Request) -> Result<(), String> {
         let line = serde_json::to_string(request).map_err(|error| error.to_string())?;
         let requests = self.requests.as_mut().ok_or("the process was told to end")?;
-        writeln!(requests, "{line}").and_then(|()| requests.flush()).map_err(|error| error.to_string())
+        writeln!(requests, "{line}").and_then(|()| requests.flush()).map_err(|error| {
+            end_if_interrupted();
+            error.to_string()
+        })
     }
 
     fn kill(&mut self) {

@@ -61,7 +61,8 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<(), String> {
     let (json, begun) = (options.json(), Instant::now());
-    let mut results = if options.append || options.show { Results::read(&json)? } else { Results::default() };
+    let is_continued = options.show || (options.append && json.exists());
+    let mut results = if is_continued { Results::read(&json)? } else { Results::default() };
     if !options.show {
         measure(options, |found| {
             results.merge(found);

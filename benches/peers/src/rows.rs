@@ -93,7 +93,11 @@ impl Results {
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::create_dir_all(folder).map_err(|error| format!("{}: {error}", folder.display()))?;
         }
-        fs::write(path, text).map_err(|error| format!("{}: {error}", path.display()))
+        // Whoever interrupts the run in this moment keeps what was there.
+        let new = path.with_extension("new");
+        fs::write(&new, text)
+            .and_then(|()| fs::rename(&new, path))
+            .map_err(|error| format!("{}: {error}", path.display()))
     }
 
     /// Adds a row, in the place of an older one of the same.
@@ -146,5 +150,46 @@ mod tests {
         let ratio = Estimate::ratio(&[1.0, 6.0, 2.0, 9.0], &[2.0, 2.0, 4.0, 3.0]).unwrap();
         assert_eq!(ratio, Estimate { median: 1.75, min: 0.5, max: 3.0 });
         assert_eq!(Estimate::ratio(&[], &[1.0]), None);
+    }
+
+    #[test]
+    fn rows_come_back_from_their_file_and_a_newer_one_takes_the_place_of_an_older() {
+        let row = |contender, rate| Row {
+            work: Work::ClaimComplete,
+            size: 10_000,
+            concurrency: Callers::tasks(4096),
+            contender,
+            mode: Mode::Fixed,
+            key: KeyShape::Uuid,
+            payload_bytes: 100,
+            rate,
+            p50_us: 1.5,
+            p99_us: 2.5,
+            claim_p50_us: 1.0,
+            claim_p99_us: 2.0,
+            ratio_to_limit: Some(0.5),
+            ratio_min: None,
+            ratio_max: None,
+            flush_us: 150.0,
+            batch: Some(8.0),
+            memory_bytes: None,
+            disk_bytes: None,
+            removed_rate: None,
+            minute: None,
+            rates: vec![rate],
+            date: "2026-11-28".to_owned(),
+        };
+        let path = tempfile::tempdir().unwrap().keep().join("new folder/results.json");
+        let mut results = Results { machine: "a \"machine\"".to_owned(), ..Results::default() };
+        results.put(row(Name::Redis, 1.0));
+        results.put(row(Name::Reentry, 2.0));
+        results.write(&path).unwrap();
+        let mut read = Results::read(&path).unwrap();
+        assert_eq!(read.machine, results.machine);
+        read.merge(Results { rows: vec![row(Name::Redis, 3.0)], ..Results::default() });
+        let told: Vec<_> = read.rows.iter().map(|row| (row.contender, row.concurrency, row.rate)).collect();
+        let by = Callers::tasks(4096);
+        assert_eq!(told, [(Name::Reentry, by, 2.0), (Name::Redis, by, 3.0)]);
+        std::fs::remove_dir_all(path.parent().and_then(Path::parent).unwrap()).unwrap();
     }
 }

@@ -42,6 +42,13 @@ pub(crate) enum Answer {
     Removed(usize),
 }
 
+impl Answer {
+    /// Whether anything was changed.
+    pub(crate) fn is_of_a_change(&self) -> bool {
+        !matches!(self, Self::Running | Self::Outcome(_) | Self::Removed(0))
+    }
+}
+
 /// A table on some store. One thread at a time uses it; it commits what it is given in one durable transaction.
 pub(crate) trait Table: Send + 'static {
     /// Carries out all of these, each seeing those before it, and answers them in their order.

@@ -79,8 +79,12 @@ impl Table for Fjall {
     fn apply(&mut self, commands: &[Command]) -> Vec<Answer> {
         let database = self.database.clone();
         let mut transaction = database.write_tx().durability(Some(PersistMode::SyncData));
-        let answers = commands.iter().map(|command| self.carry_out(&mut transaction, command)).collect();
-        transaction.commit().unwrap();
+        let answers: Vec<_> = commands.iter().map(|command| self.carry_out(&mut transaction, command)).collect();
+        if answers.iter().any(Answer::is_of_a_change) {
+            transaction.commit().unwrap();
+        } else {
+            transaction.rollback();
+        }
         answers
     }
 
