@@ -190,6 +190,6 @@ mod tests {
         let told: Vec<_> = read.rows.iter().map(|row| (row.contender, row.concurrency, row.rate)).collect();
         let by = Callers::tasks(4096);
         assert_eq!(told, [(Name::Reentry, by, 2.0), (Name::Redis, by, 3.0)]);
-        std::fs::remove_dir_all(path.parent().and_then(Path::parent).unwrap()).unwrap();
+        fs::remove_dir_all(path.parent().and_then(Path::parent).unwrap()).unwrap();
     }
 }
