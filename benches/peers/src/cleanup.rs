@@ -39,8 +39,8 @@ pub(crate) fn on_interrupt() {
     }
 }
 
-/// Whoever finds a process gone calls this before it says so: after Ctrl-C, which reaches all processes at once, that is
-/// no news, and this program is about to end.
+/// Whoever finds a process gone calls this before it says so: after Ctrl-C, which reaches all processes at once, that
+/// is no news, and this program is about to end.
 pub(crate) fn end_if_interrupted() {
     std::thread::sleep(Duration::from_millis(100));
     while IS_INTERRUPTED.load(Ordering::Relaxed) {
