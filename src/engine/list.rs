@@ -18,7 +18,7 @@ use super::queue::Shut;
 use super::salvage::probe;
 use super::{Engine, Seen};
 use crate::clock::Timestamp;
-use crate::error::{ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::transitions::{is_kept, is_over};
 use crate::record::{Record, format};
 
@@ -104,6 +104,12 @@ impl Log {
                 let row = if order == Order::OldestFirst { rows.next() } else { rows.next_back() };
                 let Some((number, row)) = row.transpose().map_err(engine)? else { break };
                 let place = after.beside(number.value());
+                // A damaged page may lead back, and round and round.
+                let last = page.after.unwrap_or(after).number();
+                let is_ahead = if order == Order::OldestFirst { place.number() > last } else { place.number() < last };
+                if !is_ahead {
+                    return Err(Error::new(ErrorKind::Corrupt, "the file is damaged: its rows are not in order"));
+                }
                 (page.after, page.looked) = (Some(place), page.looked + 1);
                 match read_row(reader, place, &row, &mut wanted) {
                     Ok(record) => {
@@ -128,6 +134,10 @@ impl Log {
                 page.after = order.next_table(after);
             }
             (read, _) => read?,
+        }
+        if let (None, Some([counted, found])) = (page.after, self.missing) {
+            let message = format!("the tables count {counted} rows, of which {found} can be read");
+            page.found.push((after, Err(Error::new(ErrorKind::Corrupt, message))));
         }
         Ok(page)
     }
@@ -187,7 +197,6 @@ pub(super) fn read_at(reader: &ReadTransaction, place: Place) -> Result<Option<R
     read_row(reader, place, &row, &mut |_, _| true)
 }
 
-#[cfg(feature = "export")]
 pub(super) fn len(reader: &ReadTransaction, place: Place) -> Result<u64> {
     redb::ReadableTableMetadata::len(&reader.open_table(place.table()).map_err(engine)?).map_err(engine)
 }

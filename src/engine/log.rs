@@ -93,6 +93,8 @@ pub(crate) struct Log {
     /// Up to which number rows are looked for one by one, where a damaged page of the file keeps them from being found
     /// in order. None but where the file is read as far as it can be.
     pub(super) probes_to: Option<u64>,
+    /// How many rows its tables count, and how many of them were found, where these differ; then likewise.
+    pub(super) missing: Option<[u64; 2]>,
     open: RwLock<State>,
 }
 
@@ -166,7 +168,7 @@ impl Log {
             Ok((open, meta))
         })?;
         let (cache_bytes, probes_to) = (opening.cache_bytes, None);
-        let log = Self { disk, cache_bytes, probes_to, open: RwLock::new(State::Open(open)) };
+        let log = Self { disk, cache_bytes, probes_to, missing: None, open: RwLock::new(State::Open(open)) };
         if opening.access == Access::Salvage { log.salvage(meta, each) } else { Ok((log, meta)) }
     }
 

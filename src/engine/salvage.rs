@@ -6,7 +6,7 @@
 use redb::ReadTransaction;
 
 use super::error::{engine, unwound};
-use super::list::{Order, Page, read_row};
+use super::list::{Order, Page, len, read_row};
 use super::log::{Log, Place, at};
 use super::meta::{self, Meta};
 use crate::error::{Error, Result};
@@ -30,6 +30,9 @@ impl Log {
     ) -> Result<(Self, Meta)> {
         let known = self.reading(meta::read).ok();
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
+        let tables = [Place::Log(0), Place::Tombstone(0)];
+        let counted = tables.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default()).iter().sum();
+        let (mut found, mut damaged) = (0, 0);
         let mut after = Some(Order::OldestFirst.start());
         while let Some(place) = after {
             let mut seen = Vec::new();
@@ -37,9 +40,12 @@ impl Log {
                 seen.push((place, record.clone()));
                 false
             })?;
+            (found, damaged) = (found + seen.len() as u64, damaged + page.found.len() as u64);
             seen.into_iter().try_for_each(|(place, record)| each(place, record))?;
             after = page.after;
         }
+        // A page that says that it holds fewer rows than it does hides the others.
+        self.missing = (found + damaged < counted).then_some([counted, found]);
         Ok((self, known.unwrap_or(unknown)))
     }
 }
