@@ -189,7 +189,8 @@ fn p10_every_row_that_can_be_reached_of_a_damaged_store_is_told_and_every_other_
     let image = fs::read(&path).unwrap();
     let (mut tried, mut lost) = (0, 0);
     for page in (1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1) {
-        // A leaf whose number of rows makes no sense, one that says that it has three, and one that is no page any more.
+        // A leaf whose number of rows makes no sense, one that says that it has three, and one that is no page any
+        // more.
         for damage in [&[0xFF_u8; 4][..], &[3, 0], &[0x5A; PAGE]] {
             let mut image = image.clone();
             let at = page * PAGE + if damage.len() == PAGE { 0 } else { 2 };
