@@ -69,11 +69,14 @@ impl Conductor {
         if is_kept {
             self.fill_all(stage, &mut hired);
         }
+        let mut is_fresh = is_kept;
         for &(work, callers) in &stage.rows {
             self.say(&format!("{}, {} kept: {work}, {callers}", stage.mode, stage.kept));
-            if !is_kept && work != Work::Open {
+            if !is_fresh && work != Work::Open {
                 self.fill_all(stage, &mut hired);
             }
+            // What only looks leaves nothing behind.
+            is_fresh = is_kept || work.is_read() || work == Work::Footprint;
             match work {
                 Work::Footprint => self.footprints(stage, &mut hired),
                 Work::Open => self.openings(stage, &mut hired),

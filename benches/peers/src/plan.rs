@@ -88,7 +88,7 @@ impl Draft<'_> {
 
     fn stage(&self, rows: Vec<(Work, Callers)>) -> Stage {
         let options = self.options;
-        let seconds = options.seconds.unwrap_or(if options.quick { 0.12 } else { 0.4 });
+        let seconds = options.seconds.unwrap_or(if options.quick { 0.1 } else { 0.4 });
         Stage {
             mode: self.mode,
             load: self.load,
