@@ -5,7 +5,8 @@
 //! number of operations and with three times as many: the difference is theirs alone. The writer works by hand and the
 //! disk is memory, so nothing depends on threads or on what a disk does; a commit that calls share is shared by 256.
 //!
-//! A compiler of another version makes other instructions: then the figures are shown and nothing fails.
+//! Another compiler makes other instructions, and another C library has others: then the figures are shown and nothing
+//! fails.
 #![allow(clippy::print_stdout, clippy::unwrap_used, reason = "a program for a terminal that should stop at a fault")]
 #![allow(clippy::cast_precision_loss, reason = "counts are far below 2^52, and figures for people need no exactness")]
 
@@ -64,8 +65,8 @@ fn under_valgrind(work: &str, operations: u64) -> u64 {
 /// Shows each figure beside the one that was accepted.
 fn compare(counted: &[(&str, u64)]) -> ExitCode {
     let accepted = std::fs::read_to_string(figures()).unwrap();
-    let (compiler, rows) = accepted.split_once('\n').unwrap();
-    let is_comparable = compiler == self::compiler();
+    let (with, rows) = accepted.split_once('\n').unwrap();
+    let is_comparable = with == tools();
     let accepted = |work: &str| {
         let figure = rows.lines().find_map(|row| row.strip_prefix(work)?.trim().parse::<u64>().ok());
         figure.unwrap_or_else(|| panic!("no figure of {work} was accepted; see the head of this program"))
@@ -81,7 +82,7 @@ fn compare(counted: &[(&str, u64)]) -> ExitCode {
         }
     }
     if !is_comparable {
-        println!("accepted with {compiler}, counted with {}: nothing fails", self::compiler());
+        println!("accepted with {with}; counted with {}: nothing fails", tools());
     } else if !grown.is_empty() {
         println!("grown by more than {GROWTH_MAX} %: {}", grown.join(", "));
         println!("make it as fast as it was, or accept: cargo bench --bench instructions -- --accept");
@@ -92,7 +93,7 @@ fn compare(counted: &[(&str, u64)]) -> ExitCode {
 
 fn write(counted: &[(&str, u64)]) {
     let rows = counted.iter().map(|(work, figure)| format!("{work:<48} {figure:>10}"));
-    let text = std::iter::once(compiler()).chain(rows).collect::<Vec<_>>().join("\n");
+    let text = std::iter::once(tools()).chain(rows).collect::<Vec<_>>().join("\n");
     std::fs::write(figures(), format!("{text}\n")).unwrap();
     println!("accepted: {text}");
 }
@@ -101,10 +102,15 @@ fn figures() -> &'static Path {
     Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/instructions/figures.txt"))
 }
 
-/// The compiler's version, and for which processor it compiles.
-fn compiler() -> String {
-    let told = Command::new("rustc").arg("-vV").output().unwrap();
-    let told = String::from_utf8_lossy(&told.stdout);
-    let told = |what: &str| told.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default().trim().to_owned();
-    format!("rustc {} for {}", told("release:"), told("host:"))
+/// What else than our code the figures depend on: the compiler and what it compiles for, the C library, and valgrind,
+/// which shows every program the same processor.
+fn tools() -> String {
+    let told = |program: &str, arg: &str| {
+        let told = Command::new(program).arg(arg).output().map(|told| told.stdout).unwrap_or_default();
+        String::from_utf8_lossy(&told).trim().to_owned()
+    };
+    let rustc = told("rustc", "-vV");
+    let of_rustc = |what: &str| rustc.lines().find_map(|line| line.strip_prefix(what)).unwrap_or_default().trim();
+    let (library, valgrind) = (told("getconf", "GNU_LIBC_VERSION"), told("valgrind", "--version"));
+    format!("rustc {} for {}, {library}, {valgrind}", of_rustc("release:"), of_rustc("host:"))
 }
