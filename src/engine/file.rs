@@ -9,7 +9,7 @@
 //!    behind the cut would fill what is missing with zeroes, and make the length look right again.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -31,6 +31,8 @@ pub(crate) struct RealFile {
     path: PathBuf,
     /// How long the file is, as far as this process made it: others may not make it shorter.
     len: AtomicU64,
+    /// What the system calls the open file, where it tells.
+    known_as: Option<PathBuf>,
 }
 
 /// Closing alone would not do: a child process that another thread is just starting holds a duplicate of the descriptor
@@ -101,7 +103,14 @@ impl Disk for RealFile {
 
     fn check_name(&self) -> io::Result<()> {
         self.check_len()?;
-        if is_same(&self.file, &self.path)? { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        // A file that was removed, renamed or replaced is called otherwise. Whoever looks at a file's times, as
+        // `is_same` does, makes the system note the next write by a time of its own, which the next sync pays for.
+        let is_called_the_same = self.known_as.is_some() && known_as(&self.file) == self.known_as;
+        if is_called_the_same || is_same(&self.file, &self.path)? {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 }
 
@@ -225,7 +234,8 @@ fn mode(found: &fs::Metadata) -> u32 {
 impl RealFile {
     /// Fails where somebody cut the file short.
     fn check_len(&self) -> io::Result<()> {
-        if self.file.metadata()?.len() < self.len.load(Ordering::Acquire) {
+        // Not by its metadata, which has its times in it; see `check_name`. Nothing goes by the file's position.
+        if (&self.file).seek(SeekFrom::End(0))? < self.len.load(Ordering::Acquire) {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut short"));
         }
         Ok(())
@@ -371,7 +381,8 @@ fn lock(file: File, at: &Path, path: &Path, to: Use) -> Result<RealFile> {
     match locked {
         Ok(()) => {
             let len = file.metadata().map_err(|e| io_error("cannot look at", path, e))?.len();
-            Ok(RealFile { file, path: at.to_owned(), len: AtomicU64::new(len) })
+            let known_as = known_as(&file);
+            Ok(RealFile { file, path: at.to_owned(), len: AtomicU64::new(len), known_as })
         }
         Err(TryLockError::WouldBlock) => {
             let holder = holder(&file).unwrap_or_else(|| "another process, or already open in this one".to_owned());
@@ -396,6 +407,18 @@ fn is_same(file: &File, path: &Path) -> io::Result<bool> {
     use std::os::unix::fs::MetadataExt;
     let (open, named) = (file.metadata()?, fs::symlink_metadata(path)?);
     Ok((open.dev(), open.ino()) == (named.dev(), named.ino()))
+}
+
+/// The path that the system knows an open file by.
+#[cfg(target_os = "linux")]
+fn known_as(file: &File) -> Option<PathBuf> {
+    use std::os::fd::AsRawFd;
+    fs::read_link(format!("/proc/self/fd/{}", file.as_raw_fd())).ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn known_as(_: &File) -> Option<PathBuf> {
+    None
 }
 
 /// Whether `path` is the name of the open `file`; here, where an open file cannot be replaced, whether it exists.
