@@ -7,12 +7,11 @@ mod support;
 use std::fs;
 use std::time::Duration;
 
-use redb::{Database, ReadableTable, TableDefinition};
 use reentry::{
     Bincode, Claim, Error, ErrorKind, Fingerprint, Key, Loss, ManualClock, Payload, Position, Progress, Request, Run,
     SimulatedDisk, State, Store,
 };
-use support::{Dice, START, key, request, run, run_of};
+use support::{Dice, START, keep_one_damaged_of_three, key, request, run, run_of};
 
 const SECOND: Duration = Duration::from_secs(1);
 const RETENTION: Duration = Duration::from_secs(3600);
@@ -216,21 +215,9 @@ fn p3_the_list_tells_how_far_each_got_and_who_is_at_work() {
 
 #[test]
 fn p10_a_damaged_record_is_an_error_in_its_place_and_the_next_ones_follow() {
-    const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.reentry");
-    let store = Store::open(&path).unwrap();
-    for name in ["before", "damaged", "after"] {
-        let request = if name == "damaged" { Request::of(vec![0; 2000]) } else { request().into() };
-        drop(run_of(store.claim(&key(name), request).wait().unwrap()));
-    }
-    store.close().unwrap();
-    let transaction = Database::open(&path).unwrap().begin_write().unwrap();
-    let mut bodies = transaction.open_table(BODIES).unwrap();
-    let number = bodies.first().unwrap().unwrap().0.value();
-    bodies.insert(number, [1; 2000].as_slice()).unwrap();
-    drop(bodies);
-    transaction.commit().unwrap();
+    keep_one_damaged_of_three(&path);
 
     let store = Store::open(&path).unwrap();
     let found: Vec<_> = store.unfinished().map(|found| found.map(|p| name(&p)).map_err(|e| e.kind())).collect();

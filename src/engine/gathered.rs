@@ -20,7 +20,7 @@ const GAP_MAX: u64 = 8;
 pub(super) struct Gathered {
     /// The bytes of all that is appended, one after the other.
     bytes: Vec<u8>,
-    /// The number of each, and where its bytes are; no bytes where it was removed again.
+    /// The number of each row that is appended, and where its bytes are. One that is removed again leaves its bytes.
     appended: Vec<(u64, Range<usize>)>,
     removed: Vec<u64>,
 }

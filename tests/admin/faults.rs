@@ -1,30 +1,17 @@
 //! A damaged store, a full one and one that has stopped: each is told for what it is, with what to do next.
 
 use http::StatusCode;
-use redb::{Database, ReadableTable, TableDefinition};
-use reentry::{DiskCall, Request, SimulatedDisk, Store};
+use reentry::{DiskCall, SimulatedDisk, Store};
 
 use super::server::{ATTEMPTS_MAX, in_doubt, link, serve, stuck};
-use super::support::{broken, key, request, run_of};
+use super::support::{broken, keep_one_damaged_of_three, key};
 
 /// A row of the list says that it is damaged, and the next ones follow; so does the operation's own page.
 #[test]
 fn p10_a_damaged_record_is_told_in_its_place_and_stops_nothing() {
-    const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("damaged.reentry");
-    let store = Store::open(&path).unwrap();
-    for name in ["before", "damaged", "after"] {
-        let request = if name == "damaged" { Request::of(vec![0; 2000]) } else { request().into() };
-        drop(run_of(store.claim(&key(name), request).wait().unwrap()));
-    }
-    store.close().unwrap();
-    let transaction = Database::open(&path).unwrap().begin_write().unwrap();
-    let mut bodies = transaction.open_table(BODIES).unwrap();
-    let number = bodies.first().unwrap().unwrap().0.value();
-    bodies.insert(number, [1; 2000].as_slice()).unwrap();
-    drop(bodies);
-    transaction.commit().unwrap();
+    keep_one_damaged_of_three(&path);
 
     let served = serve(&Store::open(&path).unwrap());
     for list in ["operations", "operations?state=any"] {

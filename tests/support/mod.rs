@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, BufRead};
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
@@ -12,9 +13,10 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
+use redb::{Database, ReadableTable, TableDefinition};
 use reentry::{
     Claim, Clock, DiskCall, DiskFault, EffectId, ErrorKind, Failure, Fingerprint, Key, Loss, ManualClock, Payload,
-    Pending, Result, Run, SimulatedDisk, Step, Store, Timestamp,
+    Pending, Request, Result, Run, SimulatedDisk, Step, Store, Timestamp,
 };
 
 /// Longer than any answer takes; a test that hangs fails after it.
@@ -39,6 +41,24 @@ pub(crate) fn run_of(claim: Claim) -> Run {
         Claim::Run(run) => run,
         other => panic!("expected a run, got {other:?}"),
     }
+}
+
+/// A store at `path` of three unfinished operations, `before`, `damaged` and `after`. The second's request, in a row of
+/// its own, does not match its record.
+pub(crate) fn keep_one_damaged_of_three(path: &Path) {
+    const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
+    let store = Store::open(path).unwrap();
+    for name in ["before", "damaged", "after"] {
+        let request = if name == "damaged" { Request::of(vec![0; 2000]) } else { request().into() };
+        drop(run_of(store.claim(&key(name), request).wait().unwrap()));
+    }
+    store.close().unwrap();
+    let transaction = Database::open(path).unwrap().begin_write().unwrap();
+    let mut bodies = transaction.open_table(BODIES).unwrap();
+    let number = bodies.first().unwrap().unwrap().0.value();
+    bodies.insert(number, [1; 2000].as_slice()).unwrap();
+    drop(bodies);
+    transaction.commit().unwrap();
 }
 
 /// Claims a key that must be free.
