@@ -174,7 +174,7 @@ const INK: RGBColor = RGBColor(36, 41, 47);
 /// This crate stands out; what is no store is grey.
 fn colour(name: Name) -> RGBColor {
     match name {
-        Name::Reentry => RGBColor(26, 127, 55),
+        Name::Reentry | Name::ReentryDeferred => RGBColor(26, 127, 55),
         name if name.is_limit() => RGBColor(175, 184, 193),
         _ => RGBColor(84, 147, 215),
     }

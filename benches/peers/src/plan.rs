@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use clap::ValueEnum;
+
 use crate::contenders::Name;
 use crate::options::Options;
 use crate::work::{Callers, KeyShape, Kind, Load, Mode, Work};
@@ -126,30 +128,14 @@ impl Draft<'_> {
     }
 
     fn contenders(&self) -> Vec<Name> {
-        use Name::{
-            Disk, DrivenLimit, FjallGroup, Limit, LmdbGroup, Postgres, Redb, RedbGroup, Redis, Reentry, Sqlite,
-            SqliteGroup,
-        };
-        let all = [
-            Reentry,
-            Limit,
-            DrivenLimit,
-            Disk,
-            Sqlite,
-            SqliteGroup,
-            Redb,
-            RedbGroup,
-            FjallGroup,
-            LmdbGroup,
-            Postgres,
-            Redis,
-        ];
+        use Name::{FjallGroup, Limit, LmdbGroup, Reentry, Sqlite};
+        let all = Name::value_variants().iter().copied();
         match &self.options.contenders {
             // In the order of the turns: the bare loops take the size of their batches from reentry.
-            Some(asked) => all.into_iter().filter(|name| asked.contains(name)).collect(),
+            Some(asked) => all.filter(|name| asked.contains(name)).collect(),
             None if self.kept >= LARGE && self.mode == Mode::Fixed => vec![Reentry, Limit, Sqlite],
             None if self.kept >= LARGE => vec![Reentry, Limit, Sqlite, FjallGroup, LmdbGroup],
-            None => all.to_vec(),
+            None => all.collect(),
         }
     }
 

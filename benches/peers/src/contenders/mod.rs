@@ -30,6 +30,8 @@ pub(crate) use server::is_installed;
 pub(crate) enum Name {
     /// This crate.
     Reentry,
+    /// This crate, its claims deferred.
+    ReentryDeferred,
     /// Bare append and sync of a file, in the batches that reentry had.
     Disk,
     /// The bare redb loop: one thread that appends ready-made rows, in the batches that reentry had.
@@ -75,6 +77,8 @@ impl Name {
     pub(crate) fn takes_part(self, work: Work, callers: Callers) -> bool {
         let blocks = matches!(self, Self::Sqlite | Self::Redb);
         match work {
+            // What it does apart from the other begins with a claim.
+            _ if self == Self::ReentryDeferred => matches!(work, Work::ClaimComplete | Work::Checkpoints | Work::Steps),
             _ if blocks && callers.kind == Kind::Tasks => false,
             // The bare loops know no keys, so they read nothing and nobody contends in them; they have no retention.
             Work::ReplayHot | Work::ReplayCold | Work::Absent | Work::Contention => !self.is_limit(),
@@ -89,7 +93,8 @@ impl Name {
     pub(crate) fn open(self, place: &Place) -> Box<dyn Contender> {
         use by_hand::ByHand;
         match self {
-            Self::Reentry => Box::new(reentry::Reentry::open(place)),
+            Self::Reentry => Box::new(reentry::Reentry::open(place, false)),
+            Self::ReentryDeferred => Box::new(reentry::Reentry::open(place, true)),
             Self::Disk => Box::new(disk::Disk::open(place)),
             Self::Limit => Box::new(limit::Limit::open(place)),
             Self::DrivenLimit => Box::new(limit::Driven::open(place)),

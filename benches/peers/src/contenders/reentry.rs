@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use futures_core::future::BoxFuture;
-use reentry::{Claim, Clock, Error, Fingerprint, Key, Outcome, Run, Store, SystemClock, Timestamp};
+use reentry::{Claim, Clock, Error, Fingerprint, Key, Outcome, Request, Run, Store, SystemClock, Timestamp};
 use tokio::task::JoinSet;
 
 use super::{Contender, Lookup, Performed};
@@ -24,6 +24,8 @@ pub(crate) struct Reentry(Arc<Server>);
 /// What a server that uses it has.
 struct Server {
     store: Store,
+    /// Whether a claim waits for no disk: it is durable with what comes next.
+    is_deferred: bool,
     load: Load,
     payload: Vec<u8>,
     checkpoints: Vec<Vec<u8>>,
@@ -32,7 +34,7 @@ struct Server {
 }
 
 impl Reentry {
-    pub(crate) fn open(place: &Place) -> Self {
+    pub(crate) fn open(place: &Place, is_deferred: bool) -> Self {
         let ahead = Arc::new(AtomicU64::new(0));
         let clock = MovedClock { machine: SystemClock::default(), ahead: Arc::clone(&ahead) };
         let store = Store::builder()
@@ -43,7 +45,8 @@ impl Reentry {
             .unwrap();
         let (load, retention) = (place.load, place.retention);
         let checkpoints = load.checkpoints().iter().map(|payload| payload.to_vec()).collect();
-        Self(Arc::new(Server { store, load, payload: load.payload().to_vec(), checkpoints, retention, ahead }))
+        let payload = load.payload().to_vec();
+        Self(Arc::new(Server { store, is_deferred, load, payload, checkpoints, retention, ahead }))
     }
 }
 
@@ -58,10 +61,15 @@ impl Server {
         Key::new(scope(number), self.load.client_key(number)).unwrap()
     }
 
+    fn request(&self) -> Request {
+        let request = Request::from(REQUEST);
+        if self.is_deferred { request.deferred() } else { request }
+    }
+
     /// As a thread does it.
     fn block(&self, operation: Operation) -> Performed {
         let (begun, key) = (Instant::now(), self.key(operation.number));
-        let mut claim = self.store.claim(&key, REQUEST).wait().unwrap();
+        let mut claim = self.store.claim(&key, self.request()).wait().unwrap();
         if let Claim::Wait(busy) = claim {
             claim = busy.outcome().wait().unwrap();
         }
@@ -83,7 +91,7 @@ impl Server {
     /// As a task does it.
     async fn poll(&self, operation: Operation) -> Performed {
         let (begun, key) = (Instant::now(), self.key(operation.number));
-        let mut claim = self.store.claim(&key, REQUEST).await.unwrap();
+        let mut claim = self.store.claim(&key, self.request()).await.unwrap();
         if let Claim::Wait(busy) = claim {
             claim = busy.outcome().await.unwrap();
         }
@@ -115,7 +123,12 @@ fn entered(claim: Claim) -> Result<Run, Outcome> {
 
 impl Contender for Reentry {
     fn settings(&self) -> String {
-        "each call durable when it answers (the default), 64 MiB of page cache".to_owned()
+        let claim = if self.0.is_deferred {
+            "a claim is durable with what comes next (`Request::deferred`), each other call when it answers"
+        } else {
+            "each call durable when it answers (the default)"
+        };
+        format!("{claim}; 64 MiB of page cache")
     }
 
     fn fill(&self, count: u64, _: bool) {

@@ -197,8 +197,10 @@ fn an_operation_takes_as_long_as_its_syncs() {
         for (number, (kind, work)) in (1..).zip(kinds(name).flat_map(|kind| works.map(|work| (kind, work)))) {
             let begun = Instant::now();
             perform(&*contender, number, work, kind);
-            let (took, least) = (begun.elapsed(), SLOW_SYNC * u32::try_from(work.waits()).unwrap());
-            assert!(took >= least, "{name}, {work} as {kind:?}: {took:?}");
+            let took = begun.elapsed();
+            // A deferred claim is the one call that is answered before it is durable.
+            let waits = u32::try_from(work.waits()).unwrap() - u32::from(name == Name::ReentryDeferred);
+            assert!(took >= SLOW_SYNC * waits, "{name}, {work} as {kind:?}: {took:?}");
         }
     }
 }
