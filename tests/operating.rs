@@ -125,6 +125,32 @@ fn p10_damage_behind_an_open_store_concerns_one_key_and_is_found_by_verify() {
 }
 
 #[test]
+fn p10_a_damaged_row_at_the_head_is_told_and_keeps_nothing_behind_it_from_leaving() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let clock = ManualClock::at(START);
+    let store = Store::builder().cache_bytes(0).clock(clock.clone()).open(&path).unwrap();
+    for name in ["before", "order", "behind", "last"] {
+        let outcome = if name == "order" { "the canary" } else { "paid" };
+        run(&store, &key(name)).complete(&outcome.to_owned()).wait().unwrap();
+    }
+    damage(&path);
+    let of_its_key = || store.claim(&key("order"), request()).wait().unwrap_err().to_string();
+    let told = of_its_key();
+    clock.advance(2 * DAY);
+    // Each of these batches removes a slice of what is over.
+    for name in ["new", "newer"] {
+        drop(run(&store, &key(name)));
+    }
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.removed, stats.completed, stats.unfinished), (3, 1, 2));
+    let fault = stats.last_fault.unwrap();
+    assert_eq!((stats.faults, fault.kind), (2, ErrorKind::Corrupt), "one is told of the claim, one of the head");
+    assert!(told.contains("checksum"), "{told}");
+    assert_eq!(of_its_key(), told, "the row stays, for `verify` and for whoever mends the file");
+}
+
+#[test]
 fn p11_a_store_that_was_opened_with_a_clock_far_ahead_is_restored_from_a_copy_of_before() {
     let folder = tempdir().unwrap();
     let (path, copy) = (folder.path().join("orders.reentry"), folder.path().join("monday.reentry"));

@@ -12,24 +12,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, Table, TableDefinition,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
     WriteTransaction,
 };
 
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
-use super::gathered::Gathered;
 use super::index::NUMBER_MAX;
 use super::meta::{self, Meta};
-use super::transaction::{ReadTransaction as Rows, Transaction};
+use super::transaction::ReadTransaction as Rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Body, Record, format};
 use crate::sync::RwLock;
 
 pub(super) type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 
-const LOG: Definition<'_> = TableDefinition::new("reentry/log");
-const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
+pub(super) const LOG: Definition<'_> = TableDefinition::new("reentry/log");
+pub(super) const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
 pub(super) const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
 
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
@@ -453,123 +452,6 @@ impl Place {
             Self::Log(_) => LOG,
             Self::Tombstone(_) => TOMBSTONES,
         }
-    }
-}
-
-/// The tables inside the write transaction. All but the log are opened only where something touches them, since each
-/// costs the commit time and pages.
-pub(crate) struct Tables<'t> {
-    transaction: &'t WriteTransaction,
-    log: Table<'t, u64, &'static [u8]>,
-    tombstones: Option<Table<'t, u64, &'static [u8]>>,
-    bodies: Option<Table<'t, u64, &'static [u8]>>,
-    /// What is to be done to the log before anything of it is read, and before the commit.
-    gathered: Gathered,
-}
-
-impl<'t> Tables<'t> {
-    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
-        let log = transaction.open_table(LOG).map_err(engine)?;
-        let gathered = Gathered::default();
-        Ok(Self { transaction, log, tombstones: None, bodies: None, gathered })
-    }
-
-    /// Does what is gathered, so that the transaction can be committed.
-    pub(crate) fn settle(&mut self) -> Result<()> {
-        if self.gathered.is_empty() { Ok(()) } else { self.gathered.apply(&mut self.log) }
-    }
-
-    /// The record at `place`, without the bodies that stand apart.
-    pub(crate) fn read(&mut self, place: Place) -> Result<Option<Record>> {
-        self.settle()?;
-        let row = self.table(place)?.get(place.number()).map_err(engine)?;
-        row.map(|row| format::decode(row.value()).map_err(|e| at(place, e))).transpose()
-    }
-
-    /// Fills in the bodies that stand apart.
-    pub(crate) fn load_bodies(&mut self, record: &mut Record) -> Result<()> {
-        if record.rows_apart().next().is_none() {
-            return Ok(());
-        }
-        load_bodies(record, self.bodies()?)
-    }
-
-    /// Writes the row of `record` at `place`.
-    pub(crate) fn put(&mut self, place: Place, record: &Record) -> Result<()> {
-        if let Place::Log(number) = place {
-            return self.gathered.append(number, |row| format::encode(record, row));
-        }
-        let mut row = Vec::new();
-        format::encode(record, &mut row)?;
-        self.table(place)?.insert(place.number(), row.as_slice()).map_err(engine)?;
-        Ok(())
-    }
-
-    pub(crate) fn remove(&mut self, place: Place) -> Result<()> {
-        match place {
-            Place::Log(number) => self.gathered.remove(number),
-            Place::Tombstone(number) => drop(self.table(place)?.remove(number).map_err(engine)?),
-        }
-        Ok(())
-    }
-
-    /// Removes every row up to and with this one.
-    pub(crate) fn remove_up_to(&mut self, last: Place) -> Result<()> {
-        self.settle()?;
-        self.table(last)?.retain_in(..=last.number(), |_, _| false).map_err(engine)
-    }
-
-    pub(crate) fn put_body(&mut self, row: u64, bytes: &[u8]) -> Result<()> {
-        self.bodies()?.insert(row, bytes).map_err(engine)?;
-        Ok(())
-    }
-
-    pub(crate) fn remove_body(&mut self, row: u64) -> Result<()> {
-        self.bodies()?.remove(row).map_err(engine)?;
-        Ok(())
-    }
-
-    /// The first rows of the table that `head` is in, up to `most`, without bodies.
-    pub(crate) fn head(&mut self, head: Place, most: usize) -> Result<Vec<(Place, Record)>> {
-        self.settle()?;
-        let mut rows = Vec::new();
-        for row in self.table(head)?.range(head.number()..).map_err(engine)?.take(most) {
-            let (number, row) = row.map_err(engine)?;
-            let place = head.beside(number.value());
-            rows.push((place, format::decode(row.value()).map_err(|e| at(place, e))?));
-        }
-        Ok(rows)
-    }
-
-    /// What the server writes its own rows through: they stand or fall with this transaction.
-    pub(crate) fn transaction(&self) -> Transaction<'t> {
-        Transaction::new(self.transaction)
-    }
-
-    pub(crate) fn put_meta(&mut self, meta: Meta) -> Result<()> {
-        meta::write(self.transaction, meta)
-    }
-
-    fn table(&mut self, place: Place) -> Result<&mut Table<'t, u64, &'static [u8]>> {
-        match place {
-            Place::Log(_) => Ok(&mut self.log),
-            Place::Tombstone(_) => opened(self.transaction, &mut self.tombstones, TOMBSTONES),
-        }
-    }
-
-    fn bodies(&mut self) -> Result<&mut Table<'t, u64, &'static [u8]>> {
-        opened(self.transaction, &mut self.bodies, BODIES)
-    }
-}
-
-fn opened<'a, 't>(
-    transaction: &'t WriteTransaction,
-    slot: &'a mut Option<Table<'t, u64, &'static [u8]>>,
-    definition: Definition<'_>,
-) -> Result<&'a mut Table<'t, u64, &'static [u8]>> {
-    match slot {
-        Some(table) => Ok(table),
-        None => Ok(slot.insert(transaction.open_table(definition).map_err(engine)?)),
     }
 }
 

@@ -53,6 +53,7 @@ mod salvage;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod snapshot;
+mod tables;
 mod transaction;
 mod upkeep;
 mod verify;
