@@ -34,6 +34,7 @@ struct Inner {
     released: u32,
     since: Timestamp,
     changed_at: Timestamp,
+    owned_since: Option<Timestamp>,
     /// When it ended, until when its outcome is kept (none where it is no longer), and its tombstone.
     ended: Option<(Timestamp, Option<Timestamp>, Timestamp)>,
     request: Option<Body>,
@@ -78,7 +79,7 @@ impl fmt::Display for State {
 impl Progress {
     pub(crate) fn new(seen: Seen, time: Timestamp, policy: Policy) -> Self {
         let record = seen.record;
-        let is_owned = seen.owner.is_some_and(|owner| !has_lapsed(owner, time, policy));
+        let owned_since = seen.owner.filter(|owner| !has_lapsed(owner.tenure(), time, policy)).map(|owner| owner.since);
         let is_stuck = is_stuck(&record, policy);
         let ended = match &record.phase {
             Phase::Unfinished => None,
@@ -88,7 +89,7 @@ impl Progress {
             Phase::Tombstone { completed_at, gone } => Some((*completed_at, None, *gone)),
         };
         let (state, outcome) = match record.phase {
-            Phase::Unfinished if is_owned => (State::Owned, None),
+            Phase::Unfinished if owned_since.is_some() => (State::Owned, None),
             Phase::Unfinished if is_stuck => (State::Stuck, None),
             Phase::Unfinished => (State::Unfinished, None),
             Phase::Completed { outcome, until, .. } if time < until => {
@@ -109,6 +110,7 @@ impl Progress {
             released,
             since,
             changed_at,
+            owned_since: owned_since.filter(|_| state == State::Owned),
             ended,
             request,
             checkpoint,
@@ -151,6 +153,12 @@ impl Progress {
     /// When it was last written: changed, or moved by retention.
     pub fn changed_at(&self) -> Timestamp {
         self.0.changed_at
+    }
+
+    /// Since when the run is at work on it that owns it, if one does: how long an owner may have hung. It is known as
+    /// long as that run lives, and not of those before it (P7).
+    pub fn owned_since(&self) -> Option<Timestamp> {
+        self.0.owned_since
     }
 
     /// When it ended, if it has.

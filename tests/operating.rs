@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use reentry::{
     Claim, Condition, DiskCall, DiskFault, EffectId, ErrorKind, Failure, ManualClock, Resolution, Resumer, Run,
-    SimulatedDisk, Store,
+    SimulatedDisk, State, Store,
 };
 use support::{START, key, kind, request, run, times_out, until};
 use tempfile::tempdir;
@@ -60,11 +60,33 @@ fn what_is_in_doubt_is_found_looked_for_outside_and_resolved_by_hand() {
 }
 
 #[test]
+fn what_gets_older_is_found_taken_from_a_run_that_hangs_and_finished_without_its_client() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
+    drop(run(&store, &key("order")));
+    clock.advance(DAY);
+    let hung = run(&store, &key("order"));
+    clock.advance(DAY / 24);
+    assert_eq!(store.stats().unwrap().oldest_unfinished, Some(DAY + DAY / 24));
+    let oldest = store.unfinished().next().unwrap().unwrap();
+    // The operation is a day old, its run an hour.
+    assert_eq!((oldest.state(), oldest.owned_since()), (State::Owned, Some(START + DAY)));
+    assert!(store.revoke(oldest.key()).wait().unwrap());
+    let freed = store.progress(oldest.key()).unwrap().unwrap();
+    assert_eq!((freed.state(), freed.owned_since()), (State::Unfinished, None));
+    assert_eq!(kind(hung.complete(&"late".to_owned()).wait()), ErrorKind::Fenced);
+    let resumer = Resumer::builder(&store).start(finish).unwrap();
+    until("the resumer finishes it", || is_paid(&store, "order"));
+    resumer.stop();
+    assert_eq!(store.stats().unwrap().oldest_unfinished, None);
+}
+
+#[test]
 fn what_is_stuck_is_found_mended_and_released() {
     let store = Store::builder().attempts_max(2).in_memory().unwrap();
     (0..2).for_each(|_| drop(run(&store, &key("order"))));
     assert_eq!(store.stats().unwrap().stuck, 1);
-    let is_stuck = |progress: &reentry::Progress| progress.state() == reentry::State::Stuck;
+    let is_stuck = |progress: &reentry::Progress| progress.state() == State::Stuck;
     let stuck: Vec<_> = store.unfinished().map(Result::unwrap).filter(is_stuck).collect();
     let resumer = Resumer::builder(&store).start(finish).unwrap();
     assert!(store.release_stuck(stuck[0].key()).wait().unwrap());

@@ -157,6 +157,7 @@ struct Found {
 struct Row {
     key: Key,
     state: State,
+    owned_since: Option<Timestamp>,
     /// The first few of the steps in doubt, and whether there are more.
     in_doubt: Vec<String>,
     has_more: bool,
@@ -171,6 +172,7 @@ impl Row {
         Self {
             key: progress.key().clone(),
             state: progress.state(),
+            owned_since: progress.owned_since(),
             in_doubt: in_doubt.take(IN_DOUBT_MAX).collect(),
             has_more: progress.in_doubt().nth(IN_DOUBT_MAX).is_some(),
             checkpoint: progress.checkpoint().map_or("", |checkpoint| checkpoint.name()).to_owned(),
@@ -273,7 +275,7 @@ fn line(row: &Row, now: Timestamp) -> Markup {
     html! {
         tr {
             th scope="row" { a href=(link_to("operation", &row.key, &[])) { (shown::key(&row.key)) } }
-            td { (state(row.state)) }
+            td { (state(row.state)) @if let Some(at) = row.owned_since { " for " (shown::span(now.since(at))) } }
             td {
                 @for (nth, step) in row.in_doubt.iter().enumerate() { @if nth > 0 { ", " } (shown::text(step)) }
                 @if row.has_more { ", ..." }

@@ -44,6 +44,8 @@ pub(super) fn page(asked: &Asked) -> Result<Answer, Problem> {
             @if progress.outcome().is_none() && progress.state() != State::Gone {
                 dt { "Age" } dd { (shown::span(now.since(progress.since()))) }
             }
+            dt { "Last changed" } dd { (shown::time(progress.changed_at())) " UTC" }
+            @if let Some(at) = progress.owned_since() { dt { "At work for" } dd { (shown::span(now.since(at))) } }
             @if let Some(checkpoint) = progress.checkpoint() {
                 dt { "Checkpoint" } dd { (shown::text(checkpoint.name())) ", revision " (checkpoint.revision().get()) }
             }
@@ -60,7 +62,8 @@ pub(super) fn page(asked: &Asked) -> Result<Answer, Problem> {
             @if begin + EVENTS_MAX < events.len() { a rel="next" href=(to_part(part + 1)) { "Later" } }
         } }
         p.quiet {
-            "Of each step its last intent is kept, with the run that it belongs to, and of checkpoints the last. Now: "
+            "Of each step its last intent is kept, with the run that it belongs to, and of checkpoints the last; of \
+             runs it is known when the one that is at work began. Now: "
             (shown::time(now)) " UTC."
         }
     };

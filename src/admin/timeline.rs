@@ -21,12 +21,26 @@ pub(super) struct Event<'a> {
 
 enum What<'a> {
     Claimed,
+    /// The run that is at work began.
+    Entered,
     Intent(&'a str),
     Settled(&'a Step),
-    Resolved { name: &'a str, happened: bool, note: &'a str },
-    Late { name: &'a str, happened: bool },
-    Checkpoint { name: &'a str, revision: u64 },
-    Ended { is_success: bool },
+    Resolved {
+        name: &'a str,
+        happened: bool,
+        note: &'a str,
+    },
+    Late {
+        name: &'a str,
+        happened: bool,
+    },
+    Checkpoint {
+        name: &'a str,
+        revision: u64,
+    },
+    Ended {
+        is_success: bool,
+    },
 }
 
 /// Everything that is known of an operation with its moment, earliest first. What happened at the same moment stands in
@@ -35,6 +49,9 @@ pub(super) fn events(progress: &Progress) -> Vec<Event<'_>> {
     let plain = |at, what| Event { at, what, attempt: None, payload: None };
     let request = progress.request().map(|bytes| ("request", bytes));
     let mut events = vec![Event { attempt: Some(1), payload: request, ..plain(progress.since(), What::Claimed) }];
+    if let Some(at) = progress.owned_since().filter(|_| progress.attempt() > 1) {
+        events.push(Event { attempt: Some(progress.attempt()), ..plain(at, What::Entered) });
+    }
     for step in progress.steps() {
         let intent = plain(step.begun_at(), What::Intent(step.name()));
         events.push(Event { attempt: Some(step.attempt()), ..intent });
@@ -92,6 +109,7 @@ fn what(what: &What<'_>) -> Markup {
     let name = shown::text;
     match what {
         What::Claimed => html! { "claimed for the first time" },
+        What::Entered => html! { "claimed again, by the run that is at work" },
         What::Intent(step) => html! { "step " (name(step)) ": intent, the last" },
         What::Settled(step) => html! {
             "step " (name(step.name())) ": "

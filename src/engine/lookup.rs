@@ -43,9 +43,7 @@ impl Shared {
         for _ in 0..LOOK_UPS_MAX {
             match self.look_up(key, hash)? {
                 Lookup::Absent => return Ok(None),
-                Lookup::Found(record, owner) => {
-                    return Ok(Some(Seen { record: *record, owner: owner.map(Owner::tenure) }));
-                }
+                Lookup::Found(record, owner) => return Ok(Some(Seen { record: *record, owner })),
                 Lookup::Moving => thread::yield_now(),
             }
         }
@@ -104,7 +102,7 @@ impl Shared {
 
     pub(super) fn seen(&self, record: Record) -> Seen {
         let hash = self.index.hash(&record.key);
-        let owner = self.index.shard(hash).owner(hash, &record.key).map(Owner::tenure);
+        let owner = self.index.shard(hash).owner(hash, &record.key);
         Seen { record, owner }
     }
 }

@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
 use crate::pending::{Answer, Promise, waited_for};
 use crate::record::format::size;
-use crate::record::transitions::{Ask, Command, Tenure};
+use crate::record::transitions::{Ask, Command};
 use crate::record::{Checkpoint, Outcome, Record, Step};
 use crate::sync::{AtomicBool, Mutex, Ordering};
 use crate::trace::is_heard;
@@ -145,7 +145,7 @@ pub(crate) enum Stepped {
 #[derive(Debug)]
 pub(crate) struct Seen {
     pub(crate) record: Record,
-    pub(crate) owner: Option<Tenure>,
+    pub(crate) owner: Option<Owner>,
 }
 
 /// What a run reported of steps and does not know to be taken in.

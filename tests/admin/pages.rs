@@ -188,6 +188,26 @@ fn p3_a_timeline_tells_everything_that_is_kept_in_order_and_how_long_lay_between
     assert!(page.text().contains("succeeded completed; its outcome is kept and replayed"));
 }
 
+/// An operation may be old and its run young: only a run that is at work for long may hang.
+#[test]
+fn p7_since_when_a_run_is_at_work_is_told_and_not_how_old_its_operation_is() {
+    let (store, clock) = store();
+    let (served, at) = (serve(&store), key("k"));
+    drop(run(&store, &at));
+    clock.advance(Duration::from_secs(3600));
+    let again = run(&store, &at);
+    clock.advance(Duration::from_secs(61));
+    assert!(served.get("operations?state=owned").text().contains("owned for 1 min 1 s"));
+    let page = served.get(&link("operation", &at, &[]));
+    assert!(page.text().contains("Age1 h 1 min") && page.text().contains("At work for1 min 1 s"), "{}", page.text());
+    let rows: Vec<Vec<&str>> = page.rows().into_iter().skip(1).map(|row| row[1..4].to_vec()).collect();
+    let entered = vec!["1 h 0 min", "claimed again, by the run that is at work", "2"];
+    assert_eq!(rows, [vec!["", "claimed for the first time", "1"], entered]);
+    drop(again);
+    let page = served.get(&link("operation", &at, &[]));
+    assert!(page.rows().len() == 2 && !page.text().contains("At work for"), "{}", page.text());
+}
+
 #[test]
 fn p7_what_a_fenced_run_reported_late_is_in_the_timeline_as_evidence() {
     let (store, _clock) = store();
