@@ -230,7 +230,8 @@ impl Position {
     }
 }
 
-/// Every unfinished operation, oldest first; read in pages as it is iterated, so that it holds up nobody.
+/// Every unfinished operation, oldest first, but that what was imported stands where it was taken in; read in pages as
+/// it is iterated, so that it holds up nobody.
 ///
 /// What is claimed first while it is iterated comes at the end; what is finished meanwhile is left out. A damaged
 /// record is an error in its place, and the next ones follow.

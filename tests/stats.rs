@@ -5,6 +5,7 @@
 mod support;
 
 use std::fs::{self, File};
+use std::ops::ControlFlow;
 use std::thread;
 use std::time::Duration;
 
@@ -42,6 +43,37 @@ fn p6_the_age_of_the_oldest_unfinished_operation_is_told() {
     assert_eq!(figures(&store).oldest_unfinished, Some(MINUTE));
     store.forget(&key("second")).wait().unwrap();
     assert_eq!(figures(&store).oldest_unfinished, None);
+}
+
+/// What an import takes in is born here after what was there, and may be older all the same.
+#[test]
+fn p6_what_was_imported_is_told_as_the_oldest_where_it_is() {
+    let clock = ManualClock::at(START);
+    let other = Store::builder().clock(clock.clone()).in_memory().unwrap();
+    drop(run(&other, &key("elder")));
+    clock.advance(MINUTE);
+    drop(run(&other, &key("as old as what is here")));
+    let disk = SimulatedDisk::new();
+    let builder = || Store::builder().clock(clock.clone());
+    let store = builder().open_on(&disk).unwrap();
+    drop(run(&store, &key("younger")));
+    let mut lines = Vec::new();
+    other.export(&mut lines, |_| ControlFlow::Continue(())).unwrap();
+    store.import(&lines[..], |_| ControlFlow::Continue(()), |_| {}).unwrap();
+    clock.advance(MINUTE);
+    assert_eq!(figures(&store).oldest_unfinished, Some(2 * MINUTE));
+    store.verify().unwrap();
+    store.close().unwrap();
+    let store = builder().open_on(&disk).unwrap();
+    assert_eq!(figures(&store).oldest_unfinished, Some(2 * MINUTE));
+    // Whoever looks for it by its age finds it.
+    let old: Vec<_> = store.unfinished().older_than(2 * MINUTE).map(|it| it.unwrap().key().clone()).collect();
+    assert_eq!(old, [key("elder")]);
+    for (ended, oldest) in [("elder", Some(MINUTE)), ("younger", Some(MINUTE)), ("as old as what is here", None)] {
+        run(&store, &key(ended)).complete(&()).wait().unwrap();
+        assert_eq!(figures(&store).oldest_unfinished, oldest);
+    }
+    store.verify().unwrap();
 }
 
 #[test]

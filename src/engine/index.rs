@@ -9,6 +9,7 @@
 //! 4. A slot takes 12 bytes and one of control; a table is at least 7/16 full after it grew, so a kept operation takes
 //!    30 bytes at most. A table that has become nearly empty shrinks.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::ops::Bound;
@@ -87,10 +88,12 @@ pub(crate) struct Open {
     pub(crate) tally: Tally,
 }
 
-/// Every unfinished operation by the number it was born under, oldest first, and how many are what.
+/// Every unfinished operation by the number it was born under, in that order, and how many are what.
 #[derive(Debug)]
 pub(crate) struct Opens {
     by_birth: BTreeMap<u64, Open>,
+    /// How many of them were first claimed at which moment: what was imported is older than its birth here says.
+    by_claim: BTreeMap<Timestamp, u32>,
     /// After how many runs an operation is stuck.
     attempts_max: u32,
     in_doubt: u64,
@@ -99,20 +102,33 @@ pub(crate) struct Opens {
 
 impl Opens {
     fn new(attempts_max: u32) -> Self {
-        Self { by_birth: BTreeMap::new(), attempts_max, in_doubt: 0, tried_enough: 0 }
+        let (by_birth, by_claim) = (BTreeMap::new(), BTreeMap::new());
+        Self { by_birth, by_claim, attempts_max, in_doubt: 0, tried_enough: 0 }
     }
 
     pub(crate) fn insert(&mut self, born: u64, open: Open) {
-        self.remove(born);
         self.in_doubt += u64::from(open.tally.is_in_doubt);
         self.tried_enough += u64::from(open.tally.tries >= self.attempts_max);
-        self.by_birth.insert(born, open);
+        *self.by_claim.entry(open.tally.since).or_default() += 1;
+        if let Some(before) = self.by_birth.insert(born, open) {
+            self.discount(before.tally);
+        }
     }
 
     pub(crate) fn remove(&mut self, born: u64) {
-        if let Some(Open { tally, .. }) = self.by_birth.remove(&born) {
-            self.in_doubt -= u64::from(tally.is_in_doubt);
-            self.tried_enough -= u64::from(tally.tries >= self.attempts_max);
+        if let Some(open) = self.by_birth.remove(&born) {
+            self.discount(open.tally);
+        }
+    }
+
+    fn discount(&mut self, tally: Tally) {
+        self.in_doubt -= u64::from(tally.is_in_doubt);
+        self.tried_enough -= u64::from(tally.tries >= self.attempts_max);
+        if let Entry::Occupied(mut claimed) = self.by_claim.entry(tally.since) {
+            match claimed.get_mut() {
+                1 => drop(claimed.remove()),
+                many => *many -= 1,
+            }
         }
     }
 
@@ -147,7 +163,7 @@ impl Opens {
 
     /// When the oldest was first claimed.
     pub(crate) fn oldest_since(&self) -> Option<Timestamp> {
-        self.by_birth.first_key_value().map(|(_, open)| open.tally.since)
+        self.by_claim.first_key_value().map(|(since, _)| *since)
     }
 }
 

@@ -9,6 +9,7 @@ use super::backup::share;
 use super::capacity::{Kept, Scopes};
 use super::index::{NUMBER_MAX, Open, Tally};
 use super::log::{Place, broken_off};
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Phase, Record};
 use crate::sync::Ordering;
@@ -31,7 +32,7 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
     let changes = shared.meter.commits.load(Ordering::Acquire);
     let mut verdict = Verdict::default();
     let (mut bodies, mut kept, mut scopes) = (HashSet::new(), Kept::default(), Scopes::default());
-    let (mut in_doubt, mut tried_enough) = (0, 0);
+    let (mut in_doubt, mut tried_enough, mut oldest) = (0, 0, None);
     for start in [Place::Log(0), Place::Tombstone(0)] {
         let mut from = Some(start);
         while let Some(at) = from {
@@ -49,6 +50,7 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
                 if let Some(tally) = Tally::of(&record) {
                     in_doubt += u64::from(tally.is_in_doubt);
                     tried_enough += u64::from(tally.tries >= shared.policy.attempts_max);
+                    oldest = Some(oldest.map_or(tally.since, |oldest: Timestamp| oldest.min(tally.since)));
                 }
                 if shared.ledger.counts_scopes() {
                     let scope = scopes.entry_ref(record.key.scope()).or_default();
@@ -68,7 +70,8 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
     let is_moving = shared.is_moving.load(Ordering::Acquire);
     let ledger = shared.ledger.all();
     let opens = shared.index.unfinished();
-    let (listed, doubtful, stuck) = (opens.len(), opens.in_doubt(), opens.tried_enough());
+    let (listed, doubtful, stuck, known_oldest) =
+        (opens.len(), opens.in_doubt(), opens.tried_enough(), opens.oldest_since());
     drop(opens);
     let sums = [
         ("the index holds another number of operations", kept.operations, shared.index.operations()),
@@ -76,6 +79,7 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
         ("the list of the unfinished is wrong", kept.unfinished, listed),
         ("another number is counted as in doubt", in_doubt, doubtful),
         ("another number is counted as tried enough", tried_enough, stuck),
+        ("another moment is told of the oldest unfinished", millis(oldest), millis(known_oldest)),
         ("another number of tombstones is counted", verdict.tombstones, shared.index.tombstones()),
         ("another number of operations is counted", kept.operations, ledger.operations),
         ("another number of the unfinished is counted", kept.unfinished, ledger.unfinished),
@@ -90,6 +94,10 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
         }
     }
     Ok(verdict)
+}
+
+fn millis(moment: Option<Timestamp>) -> u64 {
+    moment.map_or(0, Timestamp::as_millis)
 }
 
 /// Checks one row. Returns false where it moved since it was read, and so is no longer to be checked.
