@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::effect::EffectId;
-use crate::engine::{Engine, Seen};
+use crate::engine::{Engine, Numbered, Seen};
 use crate::error::Result;
 use crate::key::{Fingerprint, Key};
 use crate::record::transitions::{Policy, has_lapsed, is_stuck};
@@ -254,14 +254,15 @@ pub struct Unfinished {
     scope: Option<Box<str>>,
     /// Only what was first claimed at this moment or before.
     until: Option<Timestamp>,
-    page: VecDeque<Result<Seen>>,
+    page: VecDeque<Numbered>,
+    given: Position,
     /// Where the next page begins; none after the last.
     next: Option<u64>,
 }
 
 impl Unfinished {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
-        Self { engine, scope: None, until: None, page: VecDeque::new(), next: Some(0) }
+        Self { engine, scope: None, until: None, page: VecDeque::new(), given: Position(0), next: Some(0) }
     }
 
     /// Only the operations of this scope (P9).
@@ -278,8 +279,13 @@ impl Unfinished {
 
     /// Only what stands behind this position (P6): how a page goes on where the last one ended.
     pub fn after(mut self, position: Position) -> Self {
-        self.next = Some(position.0);
+        (self.given, self.next) = (position, Some(position.0));
         self
+    }
+
+    /// Where it stands: behind the last that it looked at, one that is damaged or was left out too (P6).
+    pub fn position(&self) -> Position {
+        self.given
     }
 }
 
@@ -295,7 +301,9 @@ impl Iterator for Unfinished {
                     Err(error) => return Some(Err(error)),
                 }
             }
-            let seen = match self.page.pop_front()? {
+            let (born, seen) = self.page.pop_front()?;
+            self.given = Position(born);
+            let seen = match seen {
                 Ok(seen) => seen,
                 Err(error) => return Some(Err(error)),
             };

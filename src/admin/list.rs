@@ -100,24 +100,22 @@ impl<'a> Filter<'a> {
 
     fn find_unfinished(&self, store: &Store, is_wanted: fn(&Progress) -> bool) -> Result<Found, Error> {
         let mut rows = store.unfinished().after(Position::from_number(self.after.unwrap_or(0)));
-        if let Some(age) = self.age() {
-            rows = rows.older_than(age);
-        }
-        let (mut found, mut last, began) = (Found::default(), None, store.time());
-        for (read, row) in (0..).zip(rows) {
+        let (mut found, mut read, began) = (Found::default(), 0, store.time());
+        loop {
+            let last = rows.position();
+            let Some(row) = rows.next() else { break };
             if found.rows.len() >= PAGE || read >= UNFINISHED_MAX || store.time().since(began) >= UNFINISHED_FOR {
-                // Where none could be read there is no place to go on from.
-                found.next = last;
+                found.next = Some(last.get());
                 break;
             }
-            if let Ok(progress) = &row {
-                last = Some(progress.position().get());
-            }
+            read += 1;
+            // Nothing is filtered but here, so that whatever is read counts.
             found.take(row, |progress| {
                 let checkpoint = progress.checkpoint().map_or("", |checkpoint| checkpoint.name());
                 is_wanted(progress)
                     && (self.scope.is_empty() || self.scope == progress.key().scope())
                     && (self.checkpoint.is_empty() || self.checkpoint == checkpoint)
+                    && self.age().is_none_or(|age| began.since(progress.since()) >= age)
             })?;
         }
         Ok(found)

@@ -118,6 +118,9 @@ enum AtWork {
     ByHand(Box<Writer>),
 }
 
+/// What is unfinished, or that its record is damaged, with the number it was born under.
+pub(crate) type Numbered = (u64, Result<Seen>);
+
 /// What callers and the writer share.
 pub(crate) struct Shared {
     queue: Arc<Queue>,
@@ -366,8 +369,8 @@ impl Engine {
         self.shared.log.read_rows(read)
     }
 
-    /// Up to `most` unfinished operations born after `after`, oldest first, and where to go on.
-    pub(crate) fn unfinished(&self, after: u64, most: usize) -> Result<(Vec<Result<Seen>>, Option<u64>)> {
+    /// Up to `most` unfinished operations born after `after`, in that order, each with its number, and where to go on.
+    pub(crate) fn unfinished(&self, after: u64, most: usize) -> Result<(Vec<Numbered>, Option<u64>)> {
         // Where nothing is unfinished nothing is read that would tell.
         if let Some(Shut::Closed) = self.shared.queue.is_shut() {
             return Err(Shut::Closed.error());
@@ -388,9 +391,9 @@ impl Engine {
                 Ok(record) => {
                     let record = record.filter(|record| record.born == born && record.is_unfinished());
                     bytes += record.as_ref().map_or(0, Record::bytes_here);
-                    seen.extend(record.map(|record| Ok(self.shared.seen(record))));
+                    seen.extend(record.map(|record| (born, Ok(self.shared.seen(record)))));
                 }
-                Err(error) if error.kind() == ErrorKind::Corrupt => seen.push(Err(error)),
+                Err(error) if error.kind() == ErrorKind::Corrupt => seen.push((born, Err(error))),
                 Err(error) => return Err(error),
             }
         }

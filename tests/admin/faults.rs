@@ -1,10 +1,10 @@
 //! A damaged store, a full one and one that has stopped: each is told for what it is, with what to do next.
 
 use http::StatusCode;
-use reentry::{DiskCall, SimulatedDisk, Store};
+use reentry::{DiskCall, Request, SimulatedDisk, Store};
 
 use super::server::{ATTEMPTS_MAX, in_doubt, link, serve, stuck};
-use super::support::{broken, keep_one_damaged_of_three, key};
+use super::support::{broken, damage_payloads, keep_one_damaged_of_three, key, run, run_of};
 
 /// A row of the list says that it is damaged, and the next ones follow; so does the operation's own page.
 #[test]
@@ -25,6 +25,30 @@ fn p10_a_damaged_record_is_told_in_its_place_and_stops_nothing() {
     assert_eq!(got.status, StatusCode::INTERNAL_SERVER_ERROR);
     let text = got.document().text().to_owned();
     assert!(text.contains("The file is damaged") && text.contains("restore"), "{text}");
+}
+
+#[test]
+fn p10_a_page_full_of_damaged_records_leads_on_to_what_stands_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.reentry");
+    let store = Store::open(&path).unwrap();
+    for nth in 0..120 {
+        drop(run_of(store.claim(&key(&format!("{nth}")), Request::of(vec![0; 2000])).wait().unwrap()));
+    }
+    drop(run(&store, &key("whole")));
+    store.close().unwrap();
+    damage_payloads(&path);
+    let served = serve(&Store::open(&path).unwrap());
+    let (mut next, mut rows) = (Some("operations".to_owned()), Vec::new());
+    while let Some(link) = next {
+        assert!(rows.len() < 122, "it goes round");
+        let page = served.get(&link);
+        rows.extend(page.rows().into_iter().skip(1).map(|row| row[0].to_owned()));
+        let link = page.all("a").find(|link| link.attribute("rel") == Some("next"));
+        next = link.map(|link| link.attribute("href").unwrap().to_owned());
+    }
+    assert_eq!(rows.iter().filter(|row| row.contains("does not match its record")).count(), 120);
+    assert!(rows.len() == 121 && rows[120].contains("key whole"), "{:?}", rows.last());
 }
 
 #[test]

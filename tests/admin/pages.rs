@@ -144,6 +144,8 @@ fn a_search_that_finds_nothing_soon_stops_and_offers_to_go_on() {
     let next = page.link("Go on looking");
     assert_eq!(listed(&served, next), ["last"]);
     assert!(served.get(next).all("a").all(|link| link.attribute("rel") != Some("next")));
+    // However it is searched.
+    assert!(served.get("operations?minutes=60").text().contains("None so far."));
 }
 
 #[test]

@@ -46,17 +46,27 @@ pub(crate) fn run_of(claim: Claim) -> Run {
 /// A store at `path` of three unfinished operations, `before`, `damaged` and `after`. The second's request, in a row of
 /// its own, does not match its record.
 pub(crate) fn keep_one_damaged_of_three(path: &Path) {
-    const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
     let store = Store::open(path).unwrap();
     for name in ["before", "damaged", "after"] {
         let request = if name == "damaged" { Request::of(vec![0; 2000]) } else { request().into() };
         drop(run_of(store.claim(&key(name), request).wait().unwrap()));
     }
     store.close().unwrap();
+    damage_payloads(path);
+}
+
+/// Puts other bytes, as many, into every payload of a store that has a row of its own.
+pub(crate) fn damage_payloads(path: &Path) {
+    const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
     let transaction = Database::open(path).unwrap().begin_write().unwrap();
     let mut bodies = transaction.open_table(BODIES).unwrap();
-    let number = bodies.first().unwrap().unwrap().0.value();
-    bodies.insert(number, [1; 2000].as_slice()).unwrap();
+    let len_of = |(number, bytes): (redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>)| {
+        (number.value(), bytes.value().len())
+    };
+    let rows: Vec<_> = bodies.iter().unwrap().map(|row| len_of(row.unwrap())).collect();
+    for (number, len) in rows {
+        bodies.insert(number, vec![1; len].as_slice()).unwrap();
+    }
     drop(bodies);
     transaction.commit().unwrap();
 }
