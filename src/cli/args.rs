@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args as Arguments, Parser, Subcommand, ValueEnum};
+use clap::{ArgGroup, Args as Arguments, Parser, Subcommand, ValueEnum};
 use reentry::State;
 
 const STATUS: &str = "\
@@ -165,6 +165,7 @@ pub(crate) struct Import {
 }
 
 #[derive(Debug, Arguments)]
+#[command(group(ArgGroup::new("became").required(true).args(["happened", "did_not_happen"])))]
 pub(crate) struct Resolve {
     /// The store's file
     pub(crate) file: PathBuf,
@@ -176,10 +177,10 @@ pub(crate) struct Resolve {
     pub(crate) step: String,
     /// It happened, and this file holds its result, in the bytes that the step's type decodes from; - is the standard
     /// input
-    #[arg(long, value_name = "RESULT", required_unless_present = "did_not_happen")]
+    #[arg(long, value_name = "RESULT")]
     pub(crate) happened: Option<PathBuf>,
     /// It did not happen, and runs when it is asked for
-    #[arg(long, conflicts_with = "happened")]
+    #[arg(long)]
     pub(crate) did_not_happen: bool,
     /// Who says so, and why: kept with the step
     #[arg(long, value_name = "TEXT")]

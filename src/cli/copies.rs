@@ -7,7 +7,7 @@ use std::path::Path;
 use reentry::{Exported, Store, check_export};
 
 use super::args::{Backup, Export, Import};
-use super::looks::{named, read};
+use super::looks::{named, read, tell_damage};
 use super::output::{Done, Failure, Out, count, shown, time, warn};
 use super::progress::Bar;
 
@@ -28,8 +28,11 @@ pub(crate) fn export(args: &Export, out: &mut Out) -> Done {
         return Err(Failure::Asked("an export is for programs: name a file, or send it to one".to_owned()));
     }
     let builder = read(&args.file);
-    let store = if args.skip_damaged { builder.open_damaged(&args.file) } else { builder.open_to_read(&args.file) };
-    let store = store.map_err(Failure::unreadable)?;
+    let store = if args.skip_damaged {
+        builder.open_damaged(&args.file).map_err(Failure::lost)?
+    } else {
+        builder.open_to_read(&args.file).map_err(Failure::unreadable)?
+    };
     let exported = match &args.to {
         None => {
             let exported = lines(&store, args, out.bytes())?;
@@ -43,17 +46,14 @@ pub(crate) fn export(args: &Export, out: &mut Out) -> Done {
         Some(_) => out.line(told)?,
         None => warn(&told),
     }
-    match exported.damaged {
-        0 => Ok(()),
-        many => Err(Failure::Refused(format!("{} damaged rows, or runs of rows, were left out", count(many)))),
-    }
+    tell_damage(exported.damaged)
 }
 
 fn lines(store: &Store, args: &Export, to: impl Write) -> Done<Exported> {
     let bar = Bar::new("exporting");
     let progress = |share| bar.share(share);
     let exported = if args.skip_damaged {
-        store.export_undamaged(to, progress, |damage| warn(&damage.to_string()))
+        store.export_undamaged(to, progress, |damage| bar.beside(|| warn(&damage.to_string())))
     } else {
         store.export(to, progress)
     };
@@ -66,7 +66,7 @@ fn lines(store: &Store, args: &Export, to: impl Write) -> Done<Exported> {
 
 /// Makes a file that its owner alone may read, whole or not at all: it gets its name when it is on disk.
 fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) -> Done<T> {
-    let failed = |error: io::Error| Failure::Refused(format!("{}: {error}", shown(&to.display().to_string())));
+    let failed = |error: io::Error| Failure::of_file("write", to, error);
     if fs::symlink_metadata(to).is_ok() {
         return Err(Failure::Refused(format!(
             "{} exists already; name another file",
@@ -81,11 +81,25 @@ fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) ->
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = BufWriter::new(options.open(&creating).map_err(failed)?);
+    let file = options.open(&creating).map_err(|error| match error.kind() {
+        io::ErrorKind::AlreadyExists => {
+            let creating = shown(&creating.display().to_string());
+            Failure::Refused(format!(
+                "{creating} is in the way: another export is being written there, or was killed; then remove it"
+            ))
+        }
+        _ => failed(error),
+    })?;
+    let mut file = BufWriter::new(file);
     let made = write(&mut file).and_then(|made| {
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
-        // Which replaces nothing, as a renaming would.
-        fs::hard_link(&creating, to).or_else(|_| fs::rename(&creating, to)).map_err(failed)?;
+        // Which replaces nothing, as a renaming would: that is for file systems without hard links.
+        fs::hard_link(&creating, to)
+            .or_else(|error| match error.kind() {
+                io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied => fs::rename(&creating, to),
+                _ => Err(error),
+            })
+            .map_err(failed)?;
         Ok(made)
     });
     drop(fs::remove_file(&creating));
@@ -97,7 +111,8 @@ pub(crate) fn import(args: &Import, out: &mut Out) -> Done {
     if !is_input {
         // So that one that was cut short changes nothing.
         let bar = Bar::of_bytes("checking the export");
-        check_export(source(&args.from)?, |bytes| bar.bytes(bytes))?;
+        let checked = check_export(source(&args.from)?, |bytes| bar.bytes(bytes));
+        checked.map_err(|error| Failure::of_file("import", &args.from, format!("{error}\nnothing was taken in")))?;
     }
     let from: Box<dyn BufRead> = if is_input { Box::new(io::stdin().lock()) } else { Box::new(source(&args.from)?) };
     let store = read(&args.file).open(&args.file)?;
@@ -107,14 +122,18 @@ pub(crate) fn import(args: &Import, out: &mut Out) -> Done {
         |bytes| bar.bytes(bytes),
         |key| {
             if !args.skip_existing {
-                warn(&format!("known otherwise, and left as it is: {}", named(key)));
+                bar.beside(|| warn(&format!("known otherwise, and left as it is: {}", named(key))));
             }
         },
     );
     drop(bar);
     let imported = match (imported, store.close()) {
-        (imported, Ok(())) => imported?,
-        (_, Err(error)) => return Err(error.into()),
+        (Ok(imported), Ok(())) => imported,
+        (Ok(_), Err(error)) => return Err(error.into()),
+        (Err(error), _) => {
+            let then = "what came before that was taken in; to do it again is harmless";
+            return Err(Failure::of_file("import", &args.from, format!("{error}\n{then}")));
+        }
     };
     let (new, same, over) = (count(imported.new), count(imported.same), count(imported.over));
     out.line(format!("{new} operations taken in, {same} known already, {over} over by now"))?;
@@ -126,6 +145,6 @@ pub(crate) fn import(args: &Import, out: &mut Out) -> Done {
 }
 
 fn source(path: &Path) -> Done<BufReader<File>> {
-    let failed = |error: io::Error| Failure::Refused(format!("{}: {error}", shown(&path.display().to_string())));
-    Ok(BufReader::with_capacity(1 << 18, File::open(path).map_err(failed)?))
+    let file = File::open(path).map_err(|error| Failure::of_file("read", path, error))?;
+    Ok(BufReader::with_capacity(1 << 18, file))
 }

@@ -14,8 +14,10 @@ use super::progress::Bar;
 fn open(look: &Look) -> Done<Store> {
     let builder = read(&look.file).attempts_max(look.attempts_max);
     let builder = if look.quick { builder.check(reentry::OpenCheck::Quick) } else { builder };
-    let opened = if look.skip_damaged { builder.open_damaged(&look.file) } else { builder.open_to_read(&look.file) };
-    opened.map_err(Failure::unreadable)
+    if look.skip_damaged {
+        return builder.open_damaged(&look.file).map_err(Failure::lost);
+    }
+    builder.open_to_read(&look.file).map_err(Failure::unreadable)
 }
 
 /// What opens a file, telling how far it is.
@@ -37,7 +39,7 @@ pub(crate) fn stat(args: &Stat, out: &mut Out) -> Done {
         out.facts(&stat_facts(&stats))?;
     }
     // Where damage is passed over, it is told.
-    if args.look.skip_damaged { tell_damage(damage(store.operations())?) } else { Ok(()) }
+    if args.look.skip_damaged { tell_damage(look_through(&store)?[1]) } else { Ok(()) }
 }
 
 fn stat_facts(stats: &Stats) -> Vec<(&'static str, String)> {
@@ -70,22 +72,26 @@ fn stat_json(stats: &Stats) -> serde_json::Value {
     })
 }
 
-/// How many rows, or runs of rows, are damaged.
-fn damage(operations: Operations) -> Done<u64> {
-    let mut damaged = 0;
-    for progress in operations {
+/// Reads all that is left, and tells what is damaged: how many operations can be read, and how many rows, or runs of
+/// rows, cannot.
+fn look_through(store: &Store) -> Done<[u64; 2]> {
+    let (of, bar) = (store.stats()?.operations, Bar::new("reading what is left"));
+    let [mut whole, mut damaged] = [0; 2];
+    for progress in store.operations() {
         match progress {
+            Ok(_) => whole += 1,
             Err(error) if error.kind() == ErrorKind::Corrupt => {
-                warn(&error.to_string());
+                bar.beside(|| warn(&error.to_string()));
                 damaged += 1;
             }
-            progress => drop(progress?),
+            Err(error) => return Err(error.into()),
         }
+        bar.count(whole, of);
     }
-    Ok(damaged)
+    Ok([whole, damaged])
 }
 
-fn tell_damage(damaged: u64) -> Done {
+pub(crate) fn tell_damage(damaged: u64) -> Done {
     match damaged {
         0 => Ok(()),
         1 => Err(Failure::Refused("1 damaged row, or run of rows, was left out".to_owned())),
@@ -169,7 +175,7 @@ pub(crate) fn verify(args: &Verify, out: &mut Out) -> Done {
         Ok((store.verify_with(|share| bar.share(share))?, store.stats()?))
     });
     let (verified, stats) = match checked {
-        Err(error) if error.kind() == ErrorKind::Corrupt => return Err(damaged(&args.file, &error)),
+        Err(error) if error.kind() == ErrorKind::Corrupt => return Err(damaged(&args.file, error)),
         checked => checked?,
     };
     out.line(format!("{}: every page, row and rule holds", shown(&args.file.display().to_string())))?;
@@ -179,21 +185,19 @@ pub(crate) fn verify(args: &Verify, out: &mut Out) -> Done {
     out.line(format!("{apart} payloads in rows of their own, {} bytes in all", count(stats.bytes)))
 }
 
-/// What a damaged store is told with: the fault that was found first, then every row that cannot be read.
-fn damaged(file: &Path, error: &reentry::Error) -> Failure {
-    let failure =
-        Failure::Refused(format!("{error}\nrestore a copy, or take what is left with `export --skip-damaged`"));
-    let Ok(store) = read(file).open_damaged(file) else { return failure };
-    let (mut whole, mut damaged) = (0_u64, 0_u64);
-    for progress in store.operations() {
-        match progress {
-            Ok(_) => whole += 1,
-            Err(error) => {
-                warn(&error.to_string());
-                damaged += 1;
-            }
-        }
-    }
-    warn(&format!("{} operations can be read; {} rows, or runs of rows, cannot", count(whole), count(damaged)));
-    failure
+/// What a damaged store is told with: every row that cannot be read, then the fault that was found first.
+fn damaged(file: &Path, error: reentry::Error) -> Failure {
+    let Ok(store) = read(file).open_damaged(file) else { return Failure::lost(error) };
+    let [whole, damaged] = match look_through(&store) {
+        Ok(counted) => counted,
+        Err(failure) => return failure,
+    };
+    let whole = count(whole);
+    warn(&match damaged {
+        0 => format!("all {whole} operations can be read"),
+        1 => format!("{whole} operations can be read; 1 row, or run of rows, cannot"),
+        _ => format!("{whole} operations can be read; {} rows, or runs of rows, cannot", count(damaged)),
+    });
+    let rest = "restore a copy, or take what is left with `export --skip-damaged`";
+    Failure::Refused(format!("{error}\n{rest}"))
 }

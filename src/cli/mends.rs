@@ -13,8 +13,7 @@ use super::output::{Done, Failure, Out, count, shown};
 
 /// Opens a store to change it; one that is not there is not created.
 fn open(file: &Path) -> Done<Store> {
-    fs::symlink_metadata(file)
-        .map_err(|error| Failure::Refused(format!("cannot open {}: {error}", shown(&file.display().to_string()))))?;
+    fs::symlink_metadata(file).map_err(|error| Failure::of_file("open", file, error))?;
     Ok(read(file).open(file)?)
 }
 
@@ -54,7 +53,7 @@ pub(crate) fn resolve(args: &Resolve, out: &mut Out) -> Done {
 
 /// The bytes of a file, or of the standard input.
 fn bytes(path: &Path) -> Done<Vec<u8>> {
-    let failed = |error: io::Error| Failure::Refused(format!("{}: {error}", shown(&path.display().to_string())));
+    let failed = |error: io::Error| Failure::of_file("read the result from", path, error);
     if path == Path::new("-") {
         let mut bytes = Vec::new();
         io::stdin().lock().read_to_end(&mut bytes).map_err(failed)?;

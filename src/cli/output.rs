@@ -4,7 +4,9 @@
 //! mark that turns the direction of what stands beside it.
 
 use std::any::Any;
+use std::fmt::Display;
 use std::io::{self, BufWriter, IsTerminal, StdoutLock, Write};
+use std::path::Path;
 use std::process::ExitCode;
 
 use reentry::{ErrorKind, Timestamp};
@@ -47,6 +49,21 @@ impl Failure {
             )),
             _ => error.into(),
         }
+    }
+
+    /// Of a store of which what is left was asked for.
+    pub(crate) fn lost(error: reentry::Error) -> Self {
+        match error.kind() {
+            ErrorKind::Corrupt => {
+                Self::Refused(format!("{error}\nits tables cannot be found, so nothing of it is left: restore a copy"))
+            }
+            _ => error.into(),
+        }
+    }
+
+    /// Of a file that is no store.
+    pub(crate) fn of_file(what: &str, path: &Path, error: impl Display) -> Self {
+        Self::Refused(format!("cannot {what} {}: {error}", shown(&path.display().to_string())))
     }
 }
 

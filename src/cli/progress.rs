@@ -42,6 +42,16 @@ impl Bar {
         ControlFlow::Continue(())
     }
 
+    /// The share that so many of so many are.
+    pub(crate) fn count(&self, done: u64, of: u64) {
+        self.0.set_position(done.saturating_mul(PARTS.into()).checked_div(of).unwrap_or_default());
+    }
+
+    /// Does something that writes beside it, which would else stand in its line.
+    pub(crate) fn beside(&self, write: impl FnOnce()) {
+        self.0.suspend(write);
+    }
+
     pub(crate) fn bytes(&self, bytes: u64) -> ControlFlow<()> {
         self.0.set_position(bytes);
         ControlFlow::Continue(())

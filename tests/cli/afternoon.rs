@@ -111,6 +111,7 @@ fn a_store_whose_tables_cannot_be_found_is_told_to_be_beyond_this_tool() {
     for args in [&["verify", STORE][..], &["ls", STORE, "--skip-damaged"], &["export", STORE, "--skip-damaged"]] {
         let told = place.run(args);
         assert!(told.status == 1 && told.out.is_empty() && told.err.contains("damaged"), "{told:?}");
+        assert!(told.err.contains("nothing of it is left: restore a copy") && !told.err.contains('`'), "{told:?}");
     }
     assert!(place.image() == image);
 }

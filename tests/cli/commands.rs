@@ -277,3 +277,34 @@ fn a_store_that_a_crash_left_is_looked_at_without_a_change() {
     assert!(listed.lines().count() > 3, "{listed}");
     drop(Store::open(place.store()).unwrap());
 }
+
+#[test]
+fn what_a_killed_export_left_is_told_by_its_name_and_an_export_replaces_nothing() {
+    let place = Place::new(shop);
+    fs::write(place.path("monday.jsonl.creating"), "half of it").unwrap();
+    let told = place.run(&["export", STORE, "monday.jsonl"]);
+    assert!(told.status == 1 && told.err.contains("monday.jsonl.creating is in the way"), "{told:?}");
+    assert!(!place.path("monday.jsonl").exists());
+    assert_eq!(fs::read_to_string(place.path("monday.jsonl.creating")).unwrap(), "half of it");
+    fs::remove_file(place.path("monday.jsonl.creating")).unwrap();
+    place.ok(&["export", STORE, "monday.jsonl"]);
+    let told = place.run(&["export", STORE, "monday.jsonl"]);
+    assert!(told.status == 1 && told.err.contains("exists already"), "{told:?}");
+}
+
+#[test]
+fn what_is_wrongly_asked_says_what_was_wanted() {
+    let place = Place::new(shop);
+    let resolve = ["resolve", STORE, "checkout/ada", "order-3", "mail", "--note", "x", "--yes"];
+    let told = place.run(&resolve);
+    assert!(told.status == 2 && told.err.contains("<--happened <RESULT>|--did-not-happen>"), "{told:?}");
+    let told = place.run(&[&resolve[..], &["--happened", "receipt 3"]].concat());
+    assert!(told.status == 1 && told.err.contains("cannot read the result from receipt 3: No such file"), "{told:?}");
+    // What is no export is not told as a damaged store.
+    let told = place.run(&["import", "new.reentry", STORE]);
+    assert!(told.status == 1 && told.err.contains("cannot import orders.reentry: line 1 of the export"), "{told:?}");
+    assert!(!told.err.contains("--skip-damaged") && !place.path("new.reentry").exists(), "{told:?}");
+    let cut = place.run(&["export", STORE]).out;
+    let told = place.run_with(&["import", "new.reentry", "-"], &cut.as_bytes()[..cut.len() - 9]);
+    assert!(told.status == 1 && told.err.contains("what came before that was taken in"), "{told:?}");
+}
