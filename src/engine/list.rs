@@ -9,13 +9,13 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use redb::{AccessGuard, ReadTransaction};
+use redb::{AccessGuard, ReadTransaction, ReadableTable};
 
 use super::error::{engine, unwound};
 use super::index::NUMBER_MAX;
 use super::log::{BODIES, Log, Place, at, load_bodies};
 use super::queue::Shut;
-use super::salvage::probe;
+use super::salvage::pass_over;
 use super::{Engine, Seen};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -91,9 +91,10 @@ impl Log {
         let read = unwound(|| {
             let table = reader.open_table(after.table()).map_err(engine)?;
             let number = after.number();
+            // By the number that comes next: behind a damaged page that is on another, and the one that is left is not.
             let bounds = match order {
-                Order::OldestFirst => (Bound::Excluded(number), Bound::Unbounded),
-                Order::NewestFirst => (Bound::Unbounded, Bound::Excluded(number)),
+                Order::OldestFirst => (Bound::Included(number.saturating_add(1)), Bound::Unbounded),
+                Order::NewestFirst => (Bound::Unbounded, Bound::Included(number.saturating_sub(1))),
             };
             let mut rows = table.range::<u64>(bounds).map_err(engine)?;
             let mut bytes = 0;
@@ -108,10 +109,15 @@ impl Log {
                 let last = page.after.unwrap_or(after).number();
                 let is_ahead = if order == Order::OldestFirst { place.number() > last } else { place.number() < last };
                 if !is_ahead {
-                    return Err(Error::new(ErrorKind::Corrupt, "the file is damaged: its rows are not in order"));
+                    return Err(out_of_order());
+                }
+                // By itself, since the row, or the page of a payload of it, may be all that is damaged.
+                let record = unwound(|| read_row(reader, place, &row, &mut wanted));
+                if record.is_err() {
+                    check_place(&table, place, &row)?;
                 }
                 (page.after, page.looked) = (Some(place), page.looked + 1);
-                match read_row(reader, place, &row, &mut wanted) {
+                match record {
                     Ok(record) => {
                         bytes += record.as_ref().map_or(0, Record::bytes_here);
                         page.found.extend(record.map(|record| (place, Ok(record))));
@@ -125,7 +131,7 @@ impl Log {
         match (read, self.probes_to) {
             (Err(error), Some(last)) if error.kind() == ErrorKind::Corrupt => {
                 let from = page.after.unwrap_or(after);
-                probe(reader, &mut page, from, order, last, wanted);
+                pass_over(reader, &mut page, from, order, last, error);
             }
             // Behind a page of the file that is damaged nothing of this table can be found.
             (Err(error), None) if error.kind() == ErrorKind::Corrupt => {
@@ -141,6 +147,22 @@ impl Log {
         }
         Ok(page)
     }
+}
+
+/// Fails where a row is not what its number leads to: in a damaged page any number may stand, and whoever goes on
+/// behind that passes over others.
+pub(super) fn check_place(
+    table: &impl ReadableTable<u64, &'static [u8]>,
+    place: Place,
+    row: &AccessGuard<'_, &'static [u8]>,
+) -> Result<()> {
+    let found = table.get(place.number()).map_err(engine)?;
+    if found.is_some_and(|found| found.value() == row.value()) { Ok(()) } else { Err(out_of_order()) }
+}
+
+/// A page of the file leads back.
+pub(super) fn out_of_order() -> Error {
+    Error::new(ErrorKind::Corrupt, "the file is damaged: its rows are not in order")
 }
 
 /// The record in a row, with its bodies, where it is wanted.

@@ -168,7 +168,7 @@ impl Log {
         })?;
         let (cache_bytes, probes_to) = (opening.cache_bytes, None);
         let log = Self { disk, cache_bytes, probes_to, missing: None, open: RwLock::new(State::Open(open)) };
-        if opening.access == Access::Salvage { log.salvage(meta, each) } else { Ok((log, meta)) }
+        if opening.access == Access::Salvage { log.salvage(meta, opening, each) } else { Ok((log, meta)) }
     }
 
     /// Opens and checks a copy of a file of records, lets `each` see every record, and closes it: whole, and needing no
@@ -413,7 +413,7 @@ impl Open {
     }
 }
 
-fn tell(opening: &Opening, share: f64) -> Result<()> {
+pub(super) fn tell(opening: &Opening, share: f64) -> Result<()> {
     match (opening.progress)(share) {
         ControlFlow::Continue(()) => Ok(()),
         ControlFlow::Break(()) => Err(broken_off()),

@@ -1,31 +1,31 @@
-//! What can still be read of a damaged file: every row that its tables lead to, in order or by its number.
+//! What can still be read of a damaged file: every row that its tables lead to, in order, and behind what cannot be
+//! read from the next number on that can.
 //!
 //! Invariant: nothing is passed over in silence. Whoever lists what is there is told of each row, or run of rows, that
 //! cannot be read (P10).
 
 use redb::ReadTransaction;
 
+use super::backup::share;
 use super::error::{engine, unwound};
-use super::list::{Order, Page, len, read_row};
-use super::log::{Log, Place, at};
+use super::list::{Order, Page, check_place, len, out_of_order};
+use super::log::{Log, Opening, Place, tell};
 use super::meta::{self, Meta};
 use crate::error::{Error, Result};
 use crate::record::Record;
 
-/// Numbers that are looked for one by one before a page ends.
-const PROBES: usize = 4096;
-
-/// Numbers, one behind the other as they are looked for, whose rows cannot be read.
-struct Lost {
-    numbers: [u64; 2],
-    why: Error,
-}
+/// How many numbers that cannot be read are tried one by one. Behind more of them in a row the steps become longer by
+/// this share of the way: no page holds so many rows, but a page may stand before numbers that were never given, as a
+/// copy leaves 2^40 of them to its original.
+const ONE_BY_ONE: u64 = 1 << 16;
+const STEPS_A_WAY: u64 = 16;
 
 impl Log {
     /// Gives every record that can be read to `each`. Where the meta row can be read too, this is what it says.
     pub(super) fn salvage(
         mut self,
         unknown: Meta,
+        opening: &Opening,
         mut each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<(Self, Meta)> {
         let known = self.reading(meta::read).ok();
@@ -43,6 +43,7 @@ impl Log {
             (found, damaged) = (found + seen.len() as u64, damaged + page.found.len() as u64);
             seen.into_iter().try_for_each(|(place, record)| each(place, record))?;
             after = page.after;
+            tell(opening, share(found, counted))?;
         }
         // A page that says that it holds fewer rows than it does hides the others.
         self.missing = (found + damaged < counted).then_some([counted, found]);
@@ -50,55 +51,111 @@ impl Log {
     }
 }
 
-/// Looks for what comes behind `from` number by number, up to the `highest`, since a damaged page of the file keeps
-/// it from being found in order.
-pub(super) fn probe(
+/// Passes over what cannot be read behind `from`, up to the `highest` number, and tells of it: the page goes on, in
+/// order, with what stands behind.
+pub(super) fn pass_over(
     reader: &ReadTransaction,
     page: &mut Page<Record>,
     from: Place,
     order: Order,
     highest: u64,
-    mut wanted: impl FnMut(Place, &Record) -> bool,
+    why: Error,
 ) {
-    let next = |number: u64| match order {
-        Order::OldestFirst => number.checked_add(1).filter(|number| *number <= highest),
-        Order::NewestFirst => number.min(highest.saturating_add(1)).checked_sub(1).filter(|number| *number > 0),
+    let is_lost = |number| unwound(|| find(reader, from.beside(number), order)).is_err();
+    let Some(first) = ahead(order, from.number(), 1, highest) else {
+        page.after = order.next_table(from);
+        page.found.push((from, Err(why.within(&format!("the end of table {}", from.table_name())))));
+        return;
     };
-    let mut lost: Option<Lost> = None;
-    page.after = order.next_table(from);
-    for (nth, number) in std::iter::successors(next(from.number()), |number| next(*number)).enumerate() {
-        if nth == PROBES {
-            break;
-        }
-        let place = from.beside(number);
-        let read = unwound(|| {
-            let table = reader.open_table(place.table()).map_err(engine)?;
-            let Some(row) = table.get(number).map_err(engine)? else { return Ok(None) };
-            Ok(Some(read_row(reader, place, &row, &mut wanted)))
-        });
-        page.looked += 1;
-        match read {
-            Ok(None) => {}
-            Ok(Some(row)) => {
-                page.found.extend(lost.take().map(|lost| lost.told(from)));
-                page.found.extend(row.map_err(|e| at(place, e)).transpose().map(|row| (place, row)));
-            }
-            Err(why) => match &mut lost {
-                Some(lost) => lost.numbers[1] = number,
-                None => lost = Some(Lost { numbers: [number; 2], why }),
-            },
-        }
-        if nth + 1 == PROBES {
-            page.after = Some(place);
-        }
+    if page.looked > 0 && !is_lost(first) {
+        // Whoever looks for it anew finds it.
+        return;
     }
-    page.found.extend(lost.map(|lost| lost.told(from)));
+    let last = last_lost(first, order, highest, is_lost);
+    let (place, table) = (from.beside(last), from.table_name());
+    let rows = match (first.min(last), first.max(last)) {
+        (one, other) if one == other => format!("row {one} of table {table}"),
+        (one, other) => format!("rows {one} to {other} of table {table}"),
+    };
+    page.found.push((place, Err(why.within(&rows))));
+    page.after = ahead(order, last, 1, highest).map_or_else(|| order.next_table(from), |_| Some(place));
 }
 
-impl Lost {
-    fn told(self, beside: Place) -> (Place, Result<Record>) {
-        let [first, last] = self.numbers;
-        let rows = format!("rows {} to {} of table {}", first.min(last), first.max(last), beside.table_name());
-        (beside.beside(last), Err(self.why.within(&rows)))
+/// Finds the first row from `place` on, in this order, as whoever goes on behind `place` would.
+fn find(reader: &ReadTransaction, place: Place, order: Order) -> Result<()> {
+    let table = reader.open_table(place.table()).map_err(engine)?;
+    let found = match order {
+        Order::OldestFirst => table.range(place.number()..).map_err(engine)?.next(),
+        Order::NewestFirst => table.range(..=place.number()).map_err(engine)?.next_back(),
+    };
+    let Some((number, row)) = found.transpose().map_err(engine)? else { return Ok(()) };
+    let is_ahead = match order {
+        Order::OldestFirst => number.value() >= place.number(),
+        Order::NewestFirst => number.value() <= place.number(),
+    };
+    if is_ahead { check_place(&table, place.beside(number.value()), &row) } else { Err(out_of_order()) }
+}
+
+/// The last of the numbers from `first` on that are lost, of which `first` is one.
+fn last_lost(first: u64, order: Order, highest: u64, is_lost: impl Fn(u64) -> bool) -> u64 {
+    let (mut last, mut step, mut is_behind) = (first, 1, false);
+    loop {
+        match ahead(order, last, step, highest).filter(|number| is_lost(*number)) {
+            Some(number) => {
+                last = number;
+                let way = last.abs_diff(first);
+                if way >= ONE_BY_ONE && !is_behind {
+                    step = way / STEPS_A_WAY;
+                }
+            }
+            None if step == 1 => return last,
+            // The end lies between.
+            None => (step, is_behind) = (step / 2, true),
+        }
+    }
+}
+
+/// The number so many steps ahead; none where it would be none that was ever given.
+fn ahead(order: Order, number: u64, steps: u64, highest: u64) -> Option<u64> {
+    match order {
+        Order::OldestFirst => number.checked_add(steps).filter(|number| *number <= highest),
+        Order::NewestFirst => number.min(highest.saturating_add(1)).checked_sub(steps).filter(|number| *number > 0),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn the_end_of_what_is_lost_is_found_to_the_number_in_few_steps_however_far_it_is() {
+        for end in [1, 2, 4_000, ONE_BY_ONE + 5, 1 << 33, (1 << 40) + 70_001, 1 << 62] {
+            let tried = Cell::new(0_u64);
+            let is_lost = |number: u64| {
+                tried.set(tried.get() + 1);
+                (10..10 + end).contains(&number)
+            };
+            assert_eq!(last_lost(10, Order::OldestFirst, 1 << 63, is_lost), 9 + end);
+            assert_eq!(last_lost(9 + end, Order::NewestFirst, 1 << 63, is_lost), 10);
+            assert!(tried.get() < 2 * ONE_BY_ONE + 2_000, "{} for {end}", tried.get());
+        }
+    }
+
+    #[test]
+    fn nothing_is_lost_beyond_the_numbers_that_were_given() {
+        for highest in [10, 11, ONE_BY_ONE * 3, 1 << 41] {
+            assert_eq!(last_lost(10, Order::OldestFirst, highest, |_| true), highest);
+            assert_eq!(last_lost(highest, Order::NewestFirst, highest, |_| true), 1);
+        }
+    }
+
+    #[test]
+    fn of_few_that_are_lost_none_that_is_not_is_passed_over() {
+        let is_lost = |number: u64| number % 1_000 < 999;
+        for first in [1, 500, 1_000] {
+            assert_eq!(last_lost(first, Order::OldestFirst, 1 << 41, is_lost) % 1_000, 998);
+        }
     }
 }
