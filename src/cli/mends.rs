@@ -25,15 +25,20 @@ fn confirm(store: &Store, key: &Key, what: &str, yes: bool) -> Done {
     if !io::stdin().is_terminal() {
         return Err(Failure::Asked(format!("{what}? Nobody is there to be asked: say --yes")));
     }
+    let Some(progress) = store.progress(key)? else { return Err(unknown(key)) };
     let mut to = io::stderr().lock();
-    if let Some(progress) = store.progress(key)? {
-        writeln!(to, "{}\n{}", facts::HEAD, facts::line(&progress))?;
-    }
-    write!(to, "{what}? [y/N] ")?;
+    write!(to, "{}\n{}\n{what}? [y/N] ", facts::HEAD, facts::line(&progress))?;
     to.flush()?;
     let mut answer = String::new();
     io::stdin().read_line(&mut answer)?;
-    if answer.trim().eq_ignore_ascii_case("y") { Ok(()) } else { Err(Failure::Refused("nothing was done".to_owned())) }
+    match answer.trim().to_ascii_lowercase().as_str() {
+        "y" | "yes" => Ok(()),
+        _ => Err(Failure::Refused("nothing was done".to_owned())),
+    }
+}
+
+fn unknown(key: &Key) -> Failure {
+    Failure::Refused(format!("nothing is known of {}", named(key)))
 }
 
 pub(crate) fn resolve(args: &Resolve, out: &mut Out) -> Done {
@@ -82,11 +87,7 @@ pub(crate) fn forget(args: &OneOperation, out: &mut Out) -> Done {
     confirm(&store, &key, &what, args.yes)?;
     let was_known = store.forget(&key).wait()?;
     store.close()?;
-    if was_known {
-        out.line("forgotten")
-    } else {
-        Err(Failure::Refused(format!("nothing is known of {}", named(&key))))
-    }
+    if was_known { out.line("forgotten") } else { Err(unknown(&key)) }
 }
 
 pub(crate) fn compact(args: &File, out: &mut Out) -> Done {

@@ -12,6 +12,8 @@
 mod support;
 
 mod afternoon;
+#[cfg(target_os = "linux")]
+mod asked;
 mod commands;
 mod flips;
 mod guide;

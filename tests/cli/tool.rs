@@ -63,8 +63,15 @@ impl Place {
     }
 
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_reentry"));
-        command.current_dir(self.folder.path()).args(args).stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
+        let mut command = self.program(env!("CARGO_BIN_EXE_reentry"));
+        command.args(args);
+        command
+    }
+
+    /// A program that is run in the folder of the store.
+    pub(crate) fn program(&self, name: &str) -> Command {
+        let mut command = Command::new(name);
+        command.current_dir(self.folder.path()).stdin(Stdio::null()).env_remove("RUST_BACKTRACE");
         command
     }
 
@@ -82,7 +89,7 @@ impl Place {
         self.told(child.wait_with_output().unwrap())
     }
 
-    fn told(&self, output: Output) -> Told {
+    pub(crate) fn told(&self, output: Output) -> Told {
         // Temporary folders have another name each time, and may be reached through a link.
         let folder = self.folder.path();
         let real = fs::canonicalize(folder).unwrap();
