@@ -173,7 +173,11 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> Result<(), BackendError> {
-        self.call(false, |staged, disk| staged.set_len(disk, len), |disk| disk.set_len(len))
+        let set_staged = |staged: &mut Staged, _: &dyn Disk| {
+            staged.set_len(len);
+            Ok(())
+        };
+        self.call(false, set_staged, |disk| disk.set_len(len))
     }
 
     fn sync_data(&self) -> Result<(), BackendError> {
@@ -196,7 +200,7 @@ impl StorageBackend for Backend {
 /// What redb wrote while a file was being opened: the pages as they would be, and the calls that make them so.
 #[derive(Debug)]
 struct Staged {
-    /// How long the file on the disk is; nothing changes that before it is accepted.
+    /// How much of the file on the disk still counts: all of it, up to the shortest that it was cut to.
     there: u64,
     len: u64,
     pages: BTreeMap<u64, Box<[u8]>>,
@@ -237,27 +241,18 @@ impl Staged {
         Ok(())
     }
 
-    fn set_len(&mut self, disk: &dyn Disk, len: u64) -> io::Result<()> {
-        // What lies behind a cut is zero when the file grows again.
+    fn set_len(&mut self, len: u64) {
+        // What lies behind a cut is zero when the file grows again. redb makes a file twice as long to write a page as
+        // it closes, and cuts it again: to keep all that would take the memory of a file.
         if len < self.len {
-            self.zero_tail_of_page(disk, len)?;
-            let first_cut = len.div_ceil(PAGE_BYTES as u64);
-            self.pages.retain(|page, _| *page < first_cut);
-            let behind = self.len.div_ceil(PAGE_BYTES as u64);
-            self.pages.extend((first_cut..behind).map(|page| (page, vec![0; PAGE_BYTES].into_boxed_slice())));
+            self.there = self.there.min(len);
+            self.pages.retain(|page, _| page_offset(*page) < len);
+            let within = usize::try_from(len % PAGE_BYTES as u64).unwrap_or_default();
+            let cut = self.pages.get_mut(&(len / PAGE_BYTES as u64));
+            cut.and_then(|bytes| bytes.get_mut(within..)).into_iter().for_each(|tail| tail.fill(0));
         }
         self.len = len;
         self.calls.push(Call::SetLen(len));
-        Ok(())
-    }
-
-    /// Clears the part of the page at `len` that a cut there takes away.
-    fn zero_tail_of_page(&mut self, disk: &dyn Disk, len: u64) -> io::Result<()> {
-        let within = usize::try_from(len % PAGE_BYTES as u64).unwrap_or_default();
-        if within > 0 {
-            self.page(disk, len / PAGE_BYTES as u64)?.get_mut(within..).unwrap_or_default().fill(0);
-        }
-        Ok(())
     }
 
     /// The staged page of this number, taken from the disk where it is not staged yet.
@@ -384,5 +379,26 @@ mod tests {
         assert!(*disk.0.read() == before, "nothing was written before it was accepted");
         backend.accept().unwrap();
         assert!(*disk.0.read() == expected);
+    }
+
+    /// redb makes a file twice as long as it closes it, and cuts it: neither takes memory, nor does what was there.
+    #[test]
+    fn a_file_that_is_made_longer_and_cut_while_it_is_staged_takes_no_memory_and_is_zero_behind_the_cut() {
+        let disk = Arc::new(Memory::default());
+        disk.write(0, &[7; 10_000]).unwrap();
+        let mut staged = Staged { there: 10_000, len: 10_000, pages: BTreeMap::new(), calls: Vec::new() };
+        staged.set_len(1 << 50);
+        staged.write(&*disk, (1 << 50) - 5, &[3; 5]).unwrap();
+        staged.write(&*disk, 8_000, &[1; 10]).unwrap();
+        staged.set_len(8_005);
+        staged.set_len(1 << 50);
+        assert_eq!(staged.pages.len(), 1);
+        let read = |offset| {
+            let mut bytes = [9; 10];
+            staged.read(&*disk, offset, &mut bytes).unwrap();
+            bytes
+        };
+        assert_eq!((read(7_990), read(8_000)), ([7; 10], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]));
+        assert_eq!((read(9_000), read((1 << 50) - 10)), ([0; 10], [0; 10]));
     }
 }
