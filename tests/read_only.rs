@@ -243,11 +243,15 @@ fn p10_every_row_that_can_be_reached_of_a_damaged_store_is_told_and_every_other_
     let image = fs::read(&path).unwrap();
     let (mut tried, mut lost) = (0, 0);
     for page in (1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1) {
-        // A leaf whose number of rows makes no sense, one that says that it has three, and one that is no page any
-        // more.
-        for damage in [&[0xFF_u8; 4][..], &[3, 0], &[0x5A; PAGE]] {
+        // Where the numbers of its rows stand: behind two bytes, how many there are, and where each ends.
+        let numbers = 4 + 4 * usize::from(u16::from_le_bytes([image[page * PAGE + 2], image[page * PAGE + 3]]));
+        let is_number = |at: usize| image[at + 2..at + 8] == [0; 6];
+        let far = if is_number(page * PAGE + numbers) { &[0, 0xF0, 0, 0, 0, 0, 0, 0][..] } else { &[] };
+        // A leaf whose number of rows makes no sense, one that says that it has three, one that is no page any more,
+        // and one whose first row stands under a number far from it.
+        for (at, damage) in [(2, &[0xFF_u8; 4][..]), (2, &[3, 0]), (0, &[0x5A; PAGE]), (numbers, far)] {
             let mut image = image.clone();
-            let at = page * PAGE + if damage.len() == PAGE { 0 } else { 2 };
+            let at = page * PAGE + at;
             image[at..at + damage.len()].copy_from_slice(damage);
             fs::write(&path, &image).unwrap();
             tried += 1;

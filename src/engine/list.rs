@@ -113,7 +113,7 @@ impl Log {
                 }
                 // By itself, since the row, or the page of a payload of it, may be all that is damaged.
                 let record = unwound(|| read_row(reader, place, &row, &mut wanted));
-                if record.is_err() {
+                if record.is_err() || self.probes_to.is_some() {
                     check_place(&table, place, &row)?;
                 }
                 (page.after, page.looked) = (Some(place), page.looked + 1);

@@ -67,12 +67,14 @@ pub(super) fn pass_over(
         page.found.push((from, Err(why.within(&format!("the end of table {}", from.table_name())))));
         return;
     };
+    let table = from.table_name();
     if page.looked > 0 && !is_lost(first) {
-        // Whoever looks for it anew finds it.
+        // Whoever begins anew behind it goes on.
+        page.found.push((from, Err(why.within(&format!("behind row {} of table {table}", from.number())))));
         return;
     }
     let last = last_lost(first, order, highest, is_lost);
-    let (place, table) = (from.beside(last), from.table_name());
+    let place = from.beside(last);
     let rows = match (first.min(last), first.max(last)) {
         (one, other) if one == other => format!("row {one} of table {table}"),
         (one, other) => format!("rows {one} to {other} of table {table}"),

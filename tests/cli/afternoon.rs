@@ -127,10 +127,11 @@ fn an_operation_that_lost_its_payload_is_told_by_whoever_passes_over_it_and_cost
     });
     let image = place.image();
     let mut lost = 0;
-    for page in (1..image.len() / 4096).filter(|page| image[page * 4096] == 1) {
+    let leaves = (1..image.len() / 4096).filter(|page| image[page * 4096] == 1);
+    // All of a page, and where its first values end: redb panics as it reads them.
+    for (page, part) in leaves.flat_map(|page| [(page, 2..4096), (page, 4..12)]) {
         let mut damaged = image.clone();
-        let first = if cfg!(debug_assertions) { 2 } else { 0 };
-        damaged[page * 4096..][first..4096].fill(0x5A);
+        damaged[page * 4096..][part].fill(0xFF);
         fs::write(place.store(), damaged).unwrap();
         drop(fs::remove_file(place.path("rescued.jsonl")));
         let rescued = place.run(&["export", STORE, "rescued.jsonl", "--skip-damaged"]);
@@ -142,7 +143,12 @@ fn an_operation_that_lost_its_payload_is_told_by_whoever_passes_over_it_and_cost
         let told = format!("reentry: {whole} operations can be read; ");
         assert!(whole == 12 || verified.err.contains(&told), "page {page}: {whole}, {verified:?}");
         assert!(whole < 12 || !verified.err.contains("rows"), "page {page}: {verified:?}");
-        lost += u64::from((8..12).contains(&whole));
+        if (8..12).contains(&whole) && !listed.err.contains("reentry: rows ") {
+            // Each by its own row, where it is not the rows themselves that are lost.
+            let told = listed.err.lines().filter(|line| line.starts_with("reentry: row ")).count() as u64;
+            assert_eq!(told, 12 - whole, "page {page}: {listed:?}");
+            lost += 1;
+        }
     }
     assert!(lost > 3, "only {lost} pages of payloads were damaged");
 }
