@@ -21,6 +21,10 @@ impl Judge {
         for fault in &trial.faults {
             self.hear_of_fault(fault, trial);
         }
+        // A handler that is never done has no count to hold others against.
+        if undisturbed.told.is_none() {
+            return;
+        }
         let all = [trial, undisturbed].map(|trial| trial.ledger.happenings.iter().map(|it| it.name.clone()));
         let mut names: Vec<_> = all.into_iter().flatten().collect();
         names.sort();

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use reentry::testing::{CrashTest, Expected, MistakeKind, Report};
-use reentry::{Claim, ErrorKind, Failure, Fingerprint, Key, Request, Store, Table};
+use reentry::{Claim, ErrorKind, Failure, Fingerprint, Json, Key, Request, Store, Table};
 
 use super::{claim, key, once, only, pizzas, text};
 
@@ -285,6 +285,49 @@ fn a_handler_that_panics_on_re_entry_is_never_done() {
     });
     is(&report, MistakeKind::Unfinished, None, "get on from wherever the one before it stopped");
     assert!(only(&report).what().contains("only first entries were thought of"), "{report}");
+}
+
+#[test]
+fn a_step_that_is_asked_for_again_after_its_result_is_never_done() {
+    let report = once(|store, world| {
+        claim(store, pizzas(), |mut run| {
+            for _ in 0..2 {
+                run.step("mail").run_keyed(|id| world.keyed_effect("mail", id))?;
+            }
+            text(&run.complete(&"done".to_owned()).wait()?)
+        })
+    });
+    is(&report, MistakeKind::Unfinished, None, "number the names of steps in a loop");
+}
+
+#[test]
+fn a_result_that_is_read_as_another_type_on_re_entry_is_never_done() {
+    let report = once(|store, world| {
+        claim(store, pizzas(), |mut run| {
+            let is_first = run.attempt() == 1;
+            let step = run.step("charge");
+            if is_first {
+                step.run_keyed(|id| world.keyed_effect("charge", id).map(Json))?;
+            } else {
+                step.run_keyed(|id| world.keyed_effect("charge", id).map(|_| Json(7_u64)))?;
+            }
+            run.step("mail").run_keyed(|id| world.keyed_effect("mail", id))?;
+            text(&run.complete(&"done".to_owned()).wait()?)
+        })
+    });
+    is(&report, MistakeKind::Unfinished, None, "ask for it as the type that it was written as");
+}
+
+#[test]
+fn an_effect_that_fails_in_every_attempt_is_never_done() {
+    let report = once(|store, _| {
+        claim(store, pizzas(), |mut run| {
+            run.step("charge").run_keyed(|_| Err::<(), _>(Failure::from("no such card")))?;
+            text(&run.complete(&"done".to_owned()).wait()?)
+        })
+    });
+    is(&report, MistakeKind::Unfinished, None, "its effect fails in every attempt");
+    assert!(only(&report).what().contains("no such card"), "{report}");
 }
 
 #[test]
