@@ -370,10 +370,12 @@ fn a_payload_is_taken_up_to_the_limit() {
 
 #[test]
 fn a_configuration_that_cannot_work_is_refused_before_anything_is_made() {
-    let bad: [fn(Builder) -> Builder; 6] = [
+    let bad: [fn(Builder) -> Builder; 8] = [
         |builder| builder.retention(Duration::ZERO),
         |builder| builder.retention(Duration::from_micros(999)),
         |builder| builder.operations_max(0),
+        |builder| builder.attempts_max(0),
+        |builder| builder.lease(Duration::from_micros(999)),
         |builder| builder.queue_commands_max(0),
         |builder| builder.queue_bytes_max(0),
         |builder| builder.payload_bytes_max(1024 * 1024 * 1024 + 1),

@@ -4,13 +4,15 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use reentry::admin::Page;
 use reentry::testing::CrashTest;
-use reentry::{Condition, Resumer, SimulatedDisk, State, StepState, Store, Timestamp};
+use reentry::{Condition, ErrorKind, Resumer, SimulatedDisk, State, StepState, Store, Timestamp};
 
-use support::{key, run};
+use support::{key, kind, run};
 
 #[test]
 fn every_state_is_one_word() {
@@ -18,8 +20,9 @@ fn every_state_is_one_word() {
     assert_eq!(states.map(|it| it.to_string()), ["owned", "unfinished", "stuck", "succeeded", "failed", "gone"]);
     let steps = [StepState::InDoubt, StepState::Done, StepState::Withdrawn];
     assert_eq!(steps.map(|it| it.to_string()), ["in doubt", "done", "withdrawn"]);
-    let conditions = [Condition::Serving, Condition::Full, Condition::Failed, Condition::Closed];
-    assert_eq!(conditions.map(|it| it.to_string()), ["serving", "full", "failed", "closed"]);
+    let conditions = [Condition::Serving, Condition::Full, Condition::Failed, Condition::ReadOnly, Condition::Closed];
+    let words = ["serving", "full", "failed", "read-only", "closed"];
+    assert_eq!(conditions.map(|it| it.to_string()), words);
 }
 
 #[test]
@@ -39,6 +42,8 @@ fn what_is_built_shows_its_settings_and_nothing_that_is_kept() {
     assert!(shown.iter().all(|shown| !shown.contains("secret") && !shown.contains("ada")), "{shown:?}");
     let kit = format!("{:?}", CrashTest::new().seed(7).pairs_max(5));
     assert!(kit.contains("seed: 7") && kit.contains("pairs_max: 5"), "{kit}");
+    let page = format!("{:?}", Page::new(&store).unprotected().writable());
+    assert!(page.contains("is_writable: true") && page.contains("shows_payloads: false"), "{page}");
 }
 
 #[test]
@@ -58,4 +63,18 @@ fn opening_tells_how_far_it_is_and_ends_with_all_of_it() {
     let told = told.lock().unwrap();
     assert!(told.is_sorted() && told.iter().all(|share| (0.0..=1.0).contains(share)), "{told:?}");
     assert!(told.last().is_some_and(|last| (last - 1.0).abs() < f64::EPSILON), "{told:?}");
+}
+
+#[test]
+fn verifying_tells_how_far_it_is_and_ends_where_it_is_told_to() {
+    let store = Store::builder().in_memory().unwrap();
+    drop(run(&store, &key("k")));
+    let mut told = Vec::new();
+    let verified = store.verify_with(|share| {
+        told.push(share);
+        ControlFlow::Continue(())
+    });
+    assert_eq!(verified.unwrap().operations, 1);
+    assert!(told.is_sorted() && told.last().is_some_and(|last| (last - 1.0).abs() < f64::EPSILON), "{told:?}");
+    assert_eq!(kind(store.verify_with(|_| ControlFlow::Break(()))), ErrorKind::Cancelled);
 }

@@ -121,3 +121,42 @@ impl IntoResponse for Problem {
         Sheet::new(self.title, body).into_response_as(self.status)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What an operator did wrong is told apart from what the store cannot do, and each with the next thing to do.
+    #[test]
+    fn every_kind_of_error_has_its_status_and_says_what_to_do_next() {
+        use ErrorKind::{Busy, Closed, Corrupt, Failed, Finished, Full, Io, NotFound, NotInDoubt, ReadOnly, TimedOut};
+        for (kind, status, next) in [
+            (ErrorKind::InvalidKey, 400, "Give a scope and a key"),
+            (ErrorKind::InvalidName, 400, "1 to 1,000 bytes"),
+            (ErrorKind::PayloadTooLarge, 413, "Nothing was changed"),
+            (NotFound, 404, "never claimed"),
+            (Finished, 409, "an outcome meanwhile"),
+            (Busy, 409, "revoke it first"),
+            (NotInDoubt, 409, "Look at it anew"),
+            (ReadOnly, 409, "Open it for writing"),
+            (ErrorKind::OutcomeUnknown, 503, "may have been done"),
+            (TimedOut, 503, "may have been done"),
+            (Full, 503, "Make room"),
+            (Failed, 503, "Restart the server"),
+            (Closed, 503, "open it anew"),
+            (Corrupt, 500, "restore one that is whole"),
+            (Io, 500, "the server's disk"),
+        ] {
+            let problem = Problem::from(Error::new(kind, "what the store says"));
+            assert_eq!((problem.status.as_u16(), problem.next.contains(next)), (status, true), "{kind:?}");
+            assert_eq!(problem.text, "what the store says");
+        }
+    }
+
+    #[test]
+    fn a_problem_tells_the_causes_of_its_error_too() {
+        let error = Error::because(ErrorKind::Io, "cannot read the file", std::io::Error::other("the cable is out"));
+        let shown = Problem::from(error).text;
+        assert!(shown.contains("cannot read the file") && shown.contains("the cable is out"), "{shown}");
+    }
+}

@@ -49,3 +49,29 @@ fn by_descriptor(device: u64, inode: u64) -> Option<u32> {
             && open.map(|link| link.path()).any(|link| std::fs::metadata(link).is_ok_and(is_same))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    #![cfg(target_os = "linux")]
+
+    use std::os::unix::fs::MetadataExt;
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    /// Some file systems show no lock in the system's table.
+    #[test]
+    fn who_has_a_file_open_is_found_where_the_table_of_locks_does_not_tell() {
+        let file = tempfile::tempfile().unwrap();
+        let found = file.metadata().unwrap();
+        assert_eq!(by_descriptor(found.dev(), found.ino()), None, "this process is not looked for");
+        // It ends when its other end does.
+        let mut other = Command::new("cat").stdin(Stdio::piped()).stderr(file.try_clone().unwrap()).spawn().unwrap();
+        assert_eq!(by_descriptor(found.dev(), found.ino()), Some(other.id()));
+        assert_eq!(by_lock(found.ino()), None, "it has locked nothing");
+        assert_eq!(holder(&file), Some(format!("process {} (cat)", other.id())));
+        drop(other.stdin.take());
+        other.wait().unwrap();
+        assert_eq!(by_descriptor(found.dev(), found.ino()), None);
+    }
+}

@@ -377,6 +377,7 @@ mod tests {
     fn each_problem_has_its_status_of_grpc() {
         for (code, status) in [
             (ProblemCode::KeyMalformed, "3"),
+            (ProblemCode::PrincipalMissing, "7"),
             (ProblemCode::KeyReused, "9"),
             (ProblemCode::InProgress, "10"),
             (ProblemCode::Unavailable, "14"),
@@ -388,5 +389,23 @@ mod tests {
             );
             assert_eq!(response.headers()["grpc-message"], format!("{code}: 100 %25%0A"));
         }
+    }
+
+    /// A client is told what to do; whose fault it is in the store's words is for the server's log alone.
+    #[test]
+    fn an_error_of_the_store_becomes_a_problem_that_keeps_it_as_its_cause() {
+        for (kind, code) in [
+            (ErrorKind::CannotTell, ProblemCode::InDoubt),
+            (ErrorKind::OutcomeUnknown, ProblemCode::InDoubt),
+            (ErrorKind::Busy, ProblemCode::InProgress),
+            (ErrorKind::Fenced, ProblemCode::InProgress),
+            (ErrorKind::Full, ProblemCode::Unavailable),
+        ] {
+            let problem = Problem::from(Error::new(kind, "row 7 of ada"));
+            assert_eq!(problem.code(), code, "{kind:?}");
+            assert!(problem.source().is_some_and(|cause| cause.to_string() == "row 7 of ada"));
+            assert!(!problem.to_string().contains("ada"), "{problem}");
+        }
+        assert!(Problem::from(ProblemCode::InDoubt).source().is_none());
     }
 }
