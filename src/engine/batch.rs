@@ -35,13 +35,22 @@ pub(super) struct Numbers {
     pub(super) reserved: u64,
 }
 
-/// Why a batch cannot go on.
+/// Why a request, or with it the whole batch, cannot go on.
 #[derive(Debug)]
 pub(super) enum Stop {
+    /// What it asks for is damaged: its caller's error and nobody else's. Nothing of it is written.
+    Damage(Error),
     /// A fault, of the disk or of what is on it.
     Fault(Error),
     /// The server's closure failed, so what it may have written must not be committed.
     Rows(Error),
+}
+
+impl Stop {
+    /// A fault that was met before anything of a request was written.
+    fn of_reading(error: Error) -> Self {
+        if error.kind() == ErrorKind::Corrupt { Self::Damage(error) } else { Self::Fault(error) }
+    }
 }
 
 impl From<Error> for Stop {
@@ -127,11 +136,9 @@ impl<'b, 't> Batch<'b, 't> {
         }
         let hash = request.hash;
         let touched = self.touched.take(hash, &request.key).or_else(|| self.still_known(request));
-        let mut touched = match touched.map_or_else(|| self.look_up(&request.key, hash), Ok) {
-            Ok(touched) => touched,
-            // A damaged row is this caller's error and nobody else's.
-            Err(error) if error.kind() == ErrorKind::Corrupt => return Ok(Told::Refused(error)),
-            Err(error) => return Err(Stop::Fault(error)),
+        let mut touched = match touched.map_or_else(|| self.look_up(&request.key, hash), Ok).map_err(Stop::of_reading) {
+            Err(Stop::Damage(error)) => return Ok(Told::Refused(error)),
+            touched => touched?,
         };
         self.renew(&mut touched, request);
         // Its run may have left since this batch first saw the key.
@@ -150,7 +157,10 @@ impl<'b, 't> Batch<'b, 't> {
         } else if request.is_left() {
             Told::Stepped(Stepped::Nothing)
         } else {
-            self.decide(&mut touched, request)?
+            match self.decide(&mut touched, request) {
+                Err(Stop::Damage(error)) => Told::Refused(error),
+                told => told?,
+            }
         };
         self.touched.put(hash, request.key.clone(), touched);
         Ok(told)
@@ -174,7 +184,7 @@ impl<'b, 't> Batch<'b, 't> {
                 }
                 Told::Refused(refused(refusal))
             }
-            Decision::Stand(standing) => self.stand(touched, standing, request)?,
+            Decision::Stand(standing) => self.stand(touched, standing, request).map_err(Stop::of_reading)?,
             Decision::Change(Change::Unseat) => unseat(touched),
             Decision::Change(Change::Remove) => self.change(touched, Change::Remove, request)?,
             Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
@@ -182,7 +192,10 @@ impl<'b, 't> Batch<'b, 't> {
                 Told::Stepped(Stepped::Nothing)
             }
             Decision::Change(change) if self.may_defer(touched, &change) => self.defer(touched, change, request)?,
-            Decision::Change(change) => self.change(touched, change, request)?,
+            Decision::Change(change) => {
+                self.read_ahead(touched, &change, request)?;
+                self.change(touched, change, request)?
+            }
         })
     }
 
@@ -335,6 +348,15 @@ impl<'b, 't> Batch<'b, 't> {
                 self.tables.remove(old)?;
             }
             self.touched.put(hash, key, touched);
+        }
+        Ok(())
+    }
+
+    /// Reads what the answer to a change needs of payloads apart, before anything is written.
+    fn read_ahead(&mut self, touched: &Touched, change: &Change, request: &Request) -> Result<(), Stop> {
+        let step = request.command.step().and_then(|name| touched.record.as_ref()?.step(name));
+        if matches!(change, Change::Enter { .. }) || step.is_some_and(|step| !step.is_here()) {
+            self.whole(touched).map_err(Stop::of_reading)?;
         }
         Ok(())
     }
