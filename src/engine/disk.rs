@@ -359,7 +359,8 @@ mod tests {
     #[test]
     fn p10_staged_calls_read_back_and_reach_the_disk_only_when_accepted() {
         let disk = Arc::new(Memory::default());
-        disk.write(0, &[7; 10_000]).unwrap();
+        // No two bytes near each other are the same.
+        disk.write(0, &(0..10_000).map(|at: u32| (at % 251).to_le_bytes()[0]).collect::<Vec<_>>()).unwrap();
         let before = disk.0.read().clone();
         let plain = Memory(RwLock::new(before.clone()));
         let backend = Backend::staged(Arc::<Memory>::clone(&disk)).unwrap();
@@ -375,6 +376,11 @@ mod tests {
         backend.read(0, &mut staged).unwrap();
         plain.read(0, &mut expected).unwrap();
         assert!(staged == expected);
+        for (offset, len) in [(1, 10), (4_000, 200), (4_095, 2), (4_999, 9_000), (12_287, 7_713), (20_000, 0)] {
+            let mut part = vec![8; len];
+            backend.read(offset as u64, &mut part).unwrap();
+            assert!(part == expected[offset..offset + len], "{len} bytes at {offset}");
+        }
         assert!(backend.read(19_999, &mut [0; 2]).is_err());
         assert!(*disk.0.read() == before, "nothing was written before it was accepted");
         backend.accept().unwrap();

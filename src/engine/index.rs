@@ -585,4 +585,25 @@ mod tests {
         places.sort_unstable();
         assert_eq!(places, [Place::Log(2), Place::Log(3)]);
     }
+
+    /// A server sees millions of keys: nothing may stay of one that nobody owns or waits for.
+    #[test]
+    fn no_seat_is_kept_that_nobody_needs() {
+        let index = Index::new(u64::MAX, 16);
+        let (key, hash) = (key(1), index.hash(&key(1)));
+        let (at, fingerprint) = (Timestamp::from_millis(1), Fingerprint::of("request"));
+        let owner = Owner { token: 7, attempt: 1, since: at, moved: at, born: 7, fingerprint };
+        let left = || vec![Command::Forget];
+        let mut shard = index.shard(hash);
+        for (left, is_kept) in [(Vec::new(), false), (left(), true)] {
+            assert!(shard.seat(hash, &key, owner, None).is_empty());
+            assert!(shard.unseat(hash, &key, 8, Vec::new).is_none() && shard.owner(hash, &key).is_some());
+            assert!(shard.unseat(hash, &key, 7, || left).is_none() && shard.owner(hash, &key).is_none());
+            assert_eq!(shard.seats().count() == 1, is_kept, "as long as the writer has not taken in what it left");
+        }
+        shard.forget_left(hash, &key, |_| false);
+        assert_eq!((shard.seats().count(), shard.left(hash, &key).len()), (1, 1));
+        shard.forget_left(hash, &key, |_| true);
+        assert_eq!(shard.seats().count(), 0);
+    }
 }

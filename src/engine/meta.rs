@@ -123,3 +123,15 @@ pub(crate) fn random_id() -> [u8; 16] {
     let half = || u128::from(RandomState::new().build_hasher().finish());
     (half() << 64 | half()).to_le_bytes()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_two_stores_have_one_id() {
+        let ids = [random_id(), random_id(), random_id()];
+        assert!(ids[0] != ids[1] && ids[1] != ids[2]);
+        assert!(ids.iter().all(|id| id[..8] != id[8..]), "both halves are drawn");
+    }
+}

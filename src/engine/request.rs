@@ -419,3 +419,40 @@ impl Working {
         Self { attempt: owner.attempt, since: owner.since, ask: ask.clone() }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::pending::promise;
+    use crate::record::Revision;
+    use crate::record::transitions::Reporter;
+
+    /// The bound on the queue's bytes is one on memory: it counts all that callers gave.
+    #[test]
+    fn a_request_counts_every_byte_that_its_caller_gave() {
+        let (name, bytes): (Arc<str>, Arc<[u8]>) = ("paid".into(), vec![7; 100].into());
+        let (by, some) = (Reporter { token: 1, born: 1, attempt: 1, was_owner: true }, || Some(Arc::clone(&bytes)));
+        let ask = |request| Ask { fingerprint: None, request, deferred: false };
+        let report = |result| Command::Report { by, name: Arc::clone(&name), result };
+        let (note, expected) = ("why".into(), Revision::NONE);
+        for (command, counted) in [
+            (Command::Claim(ask(None)), 0),
+            (Command::Claim(ask(some())), 100),
+            (Command::Advance { token: None, expected, name: Arc::clone(&name), bytes: Arc::clone(&bytes) }, 104),
+            (Command::Intend { token: 1, name: Arc::clone(&name), again: false }, 4),
+            (report(some()), 104),
+            (Command::Resolve { token: None, name: Arc::clone(&name), result: some(), note }, 107),
+            (Command::End { token: 1, success: true, bytes: Arc::clone(&bytes), kept: None }, 100),
+            (Command::Forget, 0),
+        ] {
+            assert_eq!(command_bytes(&command), counted, "{command:?}");
+            let key = Key::new("scope", "key").unwrap();
+            let beside = size_of::<Request>() + key.len();
+            let hash = super::super::index::Index::new(u64::MAX, 1).hash(&key);
+            let carried = Carried { known: None, reports: vec![report(some()), report(None)] };
+            let reply = Reply::Done(promise().0);
+            let request = Request { key, hash, command, carried, rows: None, is_left: None, reply };
+            assert_eq!(request.bytes(), beside + counted + 104 + 4);
+        }
+    }
+}

@@ -407,6 +407,7 @@ mod tests {
         });
         let (value, len) = read(&database, |transaction| {
             let orders = transaction.open_table(ORDERS)?;
+            assert!(!orders.is_empty()?);
             Ok((orders.get("1")?, orders.len()?))
         })
         .unwrap();

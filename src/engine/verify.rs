@@ -144,3 +144,169 @@ fn is_listed(shared: &Arc<Shared>, place: Place, record: &Record) -> bool {
     let listed = shared.index.unfinished().get(record.born);
     listed.zip(Tally::of(record)).is_some_and(|(open, tally)| open == Open { place, tally })
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::capacity::{Capacity, Most};
+    use super::super::log::{Access, OpenCheck, Opening};
+    use super::super::queue::QueueLimits;
+    use super::super::tables::Tables;
+    use super::super::{Engine, Options};
+    use super::*;
+    use crate::clock::{SystemClock, Timestamp};
+    use crate::key::{Fingerprint, Key};
+    use crate::record::room::Room;
+    use crate::record::transitions::Policy;
+    use crate::record::{Body, Outcome};
+    use crate::trace::Trace;
+
+    const END: Phase = Phase::Tombstone { completed_at: at(2), gone: at(9) };
+
+    const fn at(seconds: u64) -> Timestamp {
+        Timestamp::from_millis(seconds * 1000)
+    }
+
+    /// A store in memory that counts scopes, with an operation of each kind in it.
+    fn engine() -> Arc<Engine> {
+        let room = Room { operation_bytes_max: u64::MAX, payload_bytes_max: 1000 };
+        let (retention, tombstones) = (Duration::from_secs(1), Duration::ZERO);
+        let progress = Arc::new(|_| ControlFlow::Continue(()));
+        let engine = Engine::open_memory(Options {
+            policy: Policy { retention, tombstones, lease: None, attempts_max: 3, room },
+            queue: QueueLimits { commands_max: 9, bytes_max: 9000 },
+            capacity: Capacity { all: Most::default(), scope: Most { operations: Some(9), ..Most::default() } },
+            hash_mask: u64::MAX,
+            only_private: false,
+            trace: Trace::default(),
+            opening: Opening { access: Access::Write, check: OpenCheck::Quick, cache_bytes: 1 << 20, progress },
+            clock: Box::new(SystemClock::default()),
+        });
+        let engine = engine.unwrap();
+        keep(&engine, Place::Log(1), record("open", 1, Phase::Unfinished));
+        keep(&engine, Place::Log(2), record("ended", 2, completed(8)));
+        keep(&engine, Place::Tombstone(3), record("over", 3, END));
+        engine
+    }
+
+    fn record(name: &str, born: u64, phase: Phase) -> Record {
+        let (key, fingerprint) = (Key::new(name, "key").unwrap(), Fingerprint::of("request"));
+        let (request, checkpoint, steps) = (None, None, Vec::new());
+        let (since, written) = (at(1), at(2));
+        Record { key, fingerprint, born, attempt: 1, released: 0, since, written, request, checkpoint, steps, phase }
+    }
+
+    fn completed(until: u64) -> Phase {
+        let outcome = Outcome { success: true, completed_at: at(2), body: Body::Here(b"done".as_slice().into()) };
+        Phase::Completed { outcome, until: at(until), gone: at(8) }
+    }
+
+    fn write(engine: &Engine, write: impl FnOnce(&mut Tables<'_>)) {
+        let transaction = engine.shared.log.begin().unwrap();
+        let mut tables = Tables::open(&transaction).unwrap();
+        write(&mut tables);
+        tables.settle().unwrap();
+        drop(tables);
+        transaction.commit().unwrap();
+    }
+
+    fn index(engine: &Engine, place: Place, record: &Record) {
+        engine.shared.index.replace(engine.shared.index.hash(&record.key), None, Some(place));
+    }
+
+    /// Puts a record where it says, and counts it everywhere.
+    fn keep(engine: &Engine, place: Place, record: Record) {
+        write(engine, |tables| tables.put(place, &record).unwrap());
+        index(engine, place, &record);
+        engine.shared.ledger.found(&record);
+        if let Some(tally) = Tally::of(&record) {
+            engine.shared.index.unfinished().insert(record.born, Open { place, tally });
+        }
+    }
+
+    fn verified(engine: &Engine) -> Result<Verdict> {
+        engine.verify(&mut |_| ControlFlow::Continue(()))
+    }
+
+    #[track_caller]
+    fn finds(engine: &Engine, fault: &str) {
+        let error = verified(engine).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(fault), "{fault}: {error}");
+    }
+
+    #[test]
+    fn what_is_whole_is_counted() {
+        let engine = engine();
+        let verdict = verified(&engine).unwrap();
+        assert_eq!((verdict.operations, verdict.tombstones, verdict.payload_rows), (3, 1, 0));
+        assert_eq!(engine.verify(&mut |_| ControlFlow::Break(())).unwrap_err().kind(), ErrorKind::Cancelled);
+    }
+
+    #[test]
+    fn every_rule_that_a_row_breaks_is_found() {
+        let row = |phase| record("broken", 9, phase);
+        let late = Record { born: 10, ..row(Phase::Unfinished) };
+        let unclaimed = Record { attempt: 0, ..row(Phase::Unfinished) };
+        let early = Record { since: at(3), ..row(Phase::Unfinished) };
+        for (fault, place, broken) in [
+            ("not ascending", Place::Log(9), late),
+            ("not ascending", Place::Log(NUMBER_MAX), row(Phase::Unfinished)),
+            ("never claimed", Place::Log(9), unclaimed),
+            ("before it was claimed", Place::Log(9), early),
+            ("ends before its outcome", Place::Log(9), row(completed(9))),
+            ("stands in the log", Place::Log(9), row(END)),
+            ("among the tombstones", Place::Tombstone(9), row(Phase::Unfinished)),
+            ("among the tombstones", Place::Tombstone(9), row(completed(8))),
+            ("its key has two rows", Place::Log(9), record("ended", 9, completed(8))),
+        ] {
+            let engine = engine();
+            keep(&engine, place, broken);
+            finds(&engine, fault);
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_not_where_the_index_and_the_list_say_is_found() {
+        let (place, row) = (Place::Log(9), record("lost", 9, Phase::Unfinished));
+        let engine = engine();
+        write(&engine, |tables| tables.put(place, &row).unwrap());
+        finds(&engine, "the index does not lead to it");
+        index(&engine, place, &row);
+        finds(&engine, "not listed as unfinished");
+        let tally = Tally { is_in_doubt: true, ..Tally::of(&row).unwrap() };
+        engine.shared.index.unfinished().insert(9, Open { place, tally });
+        finds(&engine, "not listed as unfinished");
+    }
+
+    #[test]
+    fn every_sum_that_is_wrong_is_found_where_nothing_moves() {
+        let one = |scope| Key::new(scope, "key").unwrap();
+        let bytes = |bytes| Kept { bytes, ..Kept::default() };
+        let count = |engine: &Engine, changes: &[(Key, Kept, Kept)]| {
+            let ledger = &engine.shared.ledger;
+            let mut draft = ledger.draft();
+            changes.iter().for_each(|(key, before, after)| draft.replace(ledger, key, *before, *after));
+            ledger.publish(draft);
+        };
+        let none = Kept::default();
+        let extra = || Open { place: Place::Log(9), tally: Tally { since: at(1), tries: 1, is_in_doubt: false } };
+        let breaks: [(&str, &dyn Fn(&Engine)); 7] = [
+            ("the index holds another number", &|it| index(it, Place::Log(9), &record("none", 9, END))),
+            ("payload rows belong to no record", &|it| write(it, |tables| tables.put_body(9, b"lost").unwrap())),
+            ("the list of the unfinished is wrong", &|it| it.shared.index.unfinished().insert(9, extra())),
+            ("another number of operations", &|it| count(it, &[(one("open"), none, Kept { operations: 1, ..none })])),
+            ("of the unfinished is counted", &|it| count(it, &[(one("open"), none, Kept { unfinished: 1, ..none })])),
+            ("another number of bytes", &|it| count(it, &[(one("open"), bytes(1), none)])),
+            ("under a scope", &|it| count(it, &[(one("open"), bytes(1), none), (one("over"), none, bytes(1))])),
+        ];
+        for (fault, spoil) in breaks {
+            let engine = engine();
+            spoil(&engine);
+            finds(&engine, fault);
+            // What is under way may explain it.
+            engine.shared.is_moving.store(true, Ordering::Release);
+            verified(&engine).unwrap();
+        }
+    }
+}
