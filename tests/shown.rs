@@ -12,7 +12,7 @@ use reentry::admin::Page;
 use reentry::testing::CrashTest;
 use reentry::{Condition, ErrorKind, Resumer, SimulatedDisk, State, StepState, Store, Timestamp};
 
-use support::{key, kind, run};
+use support::{key, kind, request, run};
 
 #[test]
 fn every_state_is_one_word() {
@@ -63,6 +63,38 @@ fn opening_tells_how_far_it_is_and_ends_with_all_of_it() {
     let told = told.lock().unwrap();
     assert!(told.is_sorted() && told.iter().all(|share| (0.0..=1.0).contains(share)), "{told:?}");
     assert!(told.last().is_some_and(|last| (last - 1.0).abs() < f64::EPSILON), "{told:?}");
+}
+
+/// The share of a whole is never more than that, however large the file is.
+#[test]
+fn a_large_file_tells_how_far_it_is_as_it_is_opened_and_copied_and_exported() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    let claims: Vec<_> = (0..17_000).map(|nth| store.claim(&key(&nth.to_string()), request())).collect();
+    claims.into_iter().for_each(|claim| drop(claim.wait().unwrap()));
+    let told = || {
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let tell = Arc::clone(&told);
+        (told, move |share| {
+            tell.lock().unwrap().push(share);
+            ControlFlow::Continue(())
+        })
+    };
+    let (copied, tell) = told();
+    store.backup_onto(&SimulatedDisk::new(), tell).unwrap();
+    let (exported, tell) = told();
+    store.export(&mut Vec::new(), tell).unwrap();
+    store.close().unwrap();
+    let (opened, tell) = told();
+    drop(Store::builder().on_open_progress(move |share| drop(tell(share))).open_on(&disk).unwrap());
+    for (what, told) in [("copied", copied), ("exported", exported), ("opened", opened)] {
+        let told = told.lock().unwrap();
+        assert!(told.is_sorted() && told.iter().all(|share| (0.0..=1.0).contains(share)), "{what}: {:?}", told.last());
+        // An export tells of a row before it writes it.
+        assert!(told.last().is_some_and(|last| *last > 0.999), "{what}: {:?}", told.last());
+        assert!(told.iter().any(|share| (0.6..0.9999).contains(share)), "{what}");
+        assert!(what == "opened" || told.iter().any(|share| (0.01..0.4).contains(share)), "{what}");
+    }
 }
 
 #[test]

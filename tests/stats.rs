@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use reentry::{
-    Busy, Claim, Claims, Condition, DiskCall, DiskFault, ErrorKind, Fingerprint, ManualClock, SimulatedDisk, Stats,
-    Store,
+    Busy, Claim, Claims, Condition, DiskCall, DiskFault, ErrorKind, Fingerprint, Key, ManualClock, SimulatedDisk,
+    Stats, Store,
 };
 use support::{Gate, START, full, key, kind, request, run, settle, times_out, until};
 use tempfile::tempdir;
@@ -291,4 +291,19 @@ fn p10_damage_that_a_caller_meets_is_a_fault() {
     assert_eq!(stats.claims.failed, 1);
     assert_eq!(kind(store.verify()), ErrorKind::Corrupt);
     assert_eq!(figures(&store).faults, 2);
+}
+
+/// Scopes are counted only where they have a limit, and what that takes is told.
+#[test]
+fn the_memory_of_the_index_is_told_and_that_of_counting_scopes_with_it() {
+    let kept = |store: Store| {
+        let empty = figures(&store).index_bytes;
+        (0..2_000).for_each(|nth| drop(run(&store, &Key::new(format!("scope {nth}"), "key").unwrap())));
+        figures(&store).index_bytes - empty
+    };
+    let index = kept(Store::builder().in_memory().unwrap());
+    let counted = kept(Store::builder().scope_bytes_max(1_000_000).in_memory().unwrap());
+    assert!(index > 2_000 * 13, "{index} bytes");
+    // A name and its figures are 48 bytes, in a table that is never full.
+    assert!(counted > index + 2_000 * 48 && counted < index + 2 * 2_000 * 112, "{counted} bytes, {index} without");
 }

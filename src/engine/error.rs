@@ -42,3 +42,35 @@ fn damaged(panic: &(dyn Any + Send)) -> Error {
 pub(crate) fn text_of(panic: &(dyn Any + Send)) -> Option<&str> {
     panic.downcast_ref::<String>().map(String::as_str).or_else(|| panic.downcast_ref::<&str>().copied())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    /// The kind tells a caller what to do next: to make room, to restore a copy, or to open the store anew.
+    #[test]
+    fn every_error_of_redbs_has_the_kind_that_says_what_to_do() {
+        let of_io = |kind: io::ErrorKind| redb::Error::Io(kind.into());
+        for (error, kind) in [
+            (redb::Error::Corrupted("page 7".to_owned()), ErrorKind::Corrupt),
+            (of_io(io::ErrorKind::UnexpectedEof), ErrorKind::Corrupt),
+            (of_io(io::ErrorKind::InvalidData), ErrorKind::Corrupt),
+            (of_io(io::ErrorKind::StorageFull), ErrorKind::Full),
+            (of_io(io::ErrorKind::QuotaExceeded), ErrorKind::Full),
+            (of_io(io::ErrorKind::FileTooLarge), ErrorKind::Full),
+            (of_io(io::ErrorKind::Other), ErrorKind::Io),
+            (redb::Error::ValueTooLarge(1 << 32), ErrorKind::PayloadTooLarge),
+            (redb::Error::DatabaseAlreadyOpen, ErrorKind::InUse),
+            (redb::Error::UpgradeRequired(1), ErrorKind::NotAStore),
+            (redb::Error::PreviousIo, ErrorKind::Failed),
+            (redb::Error::RepairAborted, ErrorKind::Cancelled),
+            (redb::Error::DatabaseClosed, ErrorKind::Closed),
+            (redb::Error::LockPoisoned(std::panic::Location::caller()), ErrorKind::Failed),
+        ] {
+            let message = error.to_string();
+            assert_eq!(engine(error).kind(), kind, "{message}");
+        }
+    }
+}

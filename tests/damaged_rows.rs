@@ -1,0 +1,97 @@
+//! A row or a payload that is damaged is the error of whoever asks for it, on the writer's thread too, and stops nobody
+//! else.
+
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod support;
+
+use std::fs::{self, OpenOptions};
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use redb::{Database, ReadableTable, TableDefinition};
+use reentry::{Builder, ErrorKind, ManualClock, Revision, Store};
+
+use support::{START, keep_one_damaged_of_three, key, kind, run, settle};
+
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
+
+fn folder() -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("damaged.reentry");
+    (folder, path)
+}
+
+/// Reads every row from the file itself.
+fn builder(clock: &ManualClock) -> Builder {
+    Store::builder().clock(clock.clone()).cache_bytes(0).retention(Duration::from_secs(60))
+}
+
+/// Changes, behind the open store, a byte of every place at which the file has these.
+fn damage(path: &Path, bytes: &[u8]) {
+    let (image, file) = (fs::read(path).unwrap(), OpenOptions::new().write(true).open(path).unwrap());
+    let places: Vec<_> = (0..image.len()).filter(|at| image[*at..].starts_with(bytes)).collect();
+    assert!(!places.is_empty());
+    places.into_iter().for_each(|at| file.write_all_at(b"?", at as u64).unwrap());
+}
+
+#[test]
+fn p10_who_loses_a_checkpoint_of_a_damaged_operation_is_told_so_and_the_store_goes_on() {
+    let (_folder, path) = folder();
+    keep_one_damaged_of_three(&path);
+    let store = Store::open(&path).unwrap();
+    store.advance(&key("damaged"), Revision::NONE, "first", &()).wait().unwrap();
+    // The answer would be the checkpoint that there is, read with all payloads.
+    let lost = store.advance(&key("damaged"), Revision::NONE, "second", &()).wait();
+    assert_eq!(kind(lost), ErrorKind::Corrupt);
+    run(&store, &key("before")).complete(&()).wait().unwrap();
+    assert!(store.forget(&key("damaged")).wait().unwrap());
+    store.verify().unwrap();
+}
+
+#[test]
+fn p10_whoever_changes_an_operation_whose_row_is_damaged_is_told_so_and_the_store_goes_on() {
+    let (_folder, path) = folder();
+    let store = builder(&ManualClock::at(START)).open(&path).unwrap();
+    run(&store, &key("damaged")).complete(&"an outcome of its own".to_owned()).wait().unwrap();
+    let other = run(&store, &key("other"));
+    damage(&path, b"an outcome of its own");
+    for _ in 0..2 {
+        assert_eq!(kind(store.forget(&key("damaged")).wait()), ErrorKind::Corrupt);
+    }
+    other.complete(&()).wait().unwrap();
+    run(&store, &key("next")).complete(&()).wait().unwrap();
+}
+
+#[test]
+fn p6_p10_retention_waits_at_a_damaged_row_and_stops_nothing_else() {
+    let (_folder, path) = folder();
+    let clock = ManualClock::at(START);
+    let store = builder(&clock).open(&path).unwrap();
+    run(&store, &key("damaged")).complete(&"an outcome of its own".to_owned()).wait().unwrap();
+    run(&store, &key("behind")).complete(&()).wait().unwrap();
+    damage(&path, b"an outcome of its own");
+    clock.advance(Duration::from_secs(61));
+    settle(&store);
+    run(&store, &key("next")).complete(&()).wait().unwrap();
+    assert_eq!((store.stats().unwrap().operations, store.stats().unwrap().removed), (3, 0));
+}
+
+/// A number from behind the reserved ones would be given again.
+#[test]
+fn p10_a_row_under_a_number_that_was_never_given_is_refused() {
+    let (_folder, path) = folder();
+    let store = Store::open(&path).unwrap();
+    drop(run(&store, &key("a")));
+    store.close().unwrap();
+    let transaction = Database::open(&path).unwrap().begin_write().unwrap();
+    let mut log = transaction.open_table(LOG).unwrap();
+    let row = log.first().unwrap().unwrap().1.value().to_vec();
+    log.pop_first().unwrap();
+    log.insert(1 << 40, row.as_slice()).unwrap();
+    drop(log);
+    transaction.commit().unwrap();
+    let error = Store::open(&path).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && format!("{error:?}").contains("never given"), "{error:?}");
+}
