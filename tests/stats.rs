@@ -307,3 +307,13 @@ fn the_memory_of_the_index_is_told_and_that_of_counting_scopes_with_it() {
     // A name and its figures are 48 bytes, in a table that is never full.
     assert!(counted > index + 2_000 * 48 && counted < index + 2 * 2_000 * 112, "{counted} bytes, {index} without");
 }
+
+/// Nothing wakes the writer but the time itself.
+#[test]
+fn what_is_over_is_removed_where_nobody_asks_for_anything() {
+    let store = Store::builder().retention(Duration::from_millis(1)).in_memory().unwrap();
+    run(&store, &key("over")).complete(&()).wait().unwrap();
+    drop(run(&store, &key("unfinished")));
+    until("it is removed", || figures(&store).removed == 1);
+    assert_eq!(figures(&store).operations, 1);
+}
