@@ -1,8 +1,8 @@
 //! System calls on the store's file that fail, once or for ever, in the real process.
 
-use std::env;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::{env, fs};
 
 use reentry::Store;
 
@@ -94,4 +94,23 @@ fn p2_p10_a_server_whose_calls_are_injected_with_errors_loses_nothing_that_it_to
     }
     println!("{tried} servers with a failing call, {met} of which met it");
     assert!(met > tried / 4, "of {tried} only {met} met their fault");
+}
+
+/// A power cut would else take the name of a store away in which orders were acknowledged.
+#[test]
+fn p2_the_folder_of_a_new_store_is_synced_after_the_store_has_its_name() {
+    if !can_trace() {
+        return;
+    }
+    let folder = folder();
+    let trace = folder.path().join("trace");
+    let calls = ["strace", "-f", "-y", "-qqq", "-o", trace.to_str().unwrap(), "-e", "trace=link,linkat,fsync"];
+    let mut process = Process::start(folder.path(), 0, 1, 1, &calls.map(str::to_owned));
+    process.hear_out();
+    assert!(process.child.wait().unwrap().success());
+    let trace = fs::read_to_string(trace).unwrap();
+    let mut lines = trace.lines().skip_while(|line| !line.contains(" link"));
+    assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{trace}");
+    let synced = format!("<{}>", folder.path().display());
+    assert!(lines.any(|line| line.contains(" fsync(") && line.contains(&synced)), "{trace}");
 }
