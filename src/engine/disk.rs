@@ -407,4 +407,52 @@ mod tests {
         assert_eq!((read(7_990), read(8_000)), ([7; 10], [1, 1, 1, 1, 1, 0, 0, 0, 0, 0]));
         assert_eq!((read(9_000), read((1 << 50) - 10)), ([0; 10], [0; 10]));
     }
+
+    /// Each of its calls fails in this way.
+    #[derive(Debug)]
+    struct Failing(Mutex<io::ErrorKind>);
+
+    impl Disk for Failing {
+        fn len(&self) -> io::Result<u64> {
+            Ok(0)
+        }
+
+        fn read(&self, _: u64, _: &mut [u8]) -> io::Result<()> {
+            Err((*self.0.lock()).into())
+        }
+
+        fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+            Err((*self.0.lock()).into())
+        }
+
+        fn set_len(&self, _: u64) -> io::Result<()> {
+            Ok(())
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            Err((*self.0.lock()).into())
+        }
+    }
+
+    #[test]
+    fn p10_the_gravest_fault_of_a_batch_is_remembered_and_a_failed_sync_beyond_it() {
+        use io::ErrorKind::{Other, PermissionDenied, StorageFull};
+        let disk = Arc::new(Failing(Mutex::new(StorageFull)));
+        let backend = Backend::direct(Arc::<Failing>::clone(&disk));
+        let write = |kind| {
+            *disk.0.lock() = kind;
+            assert!(backend.write(0, &[1]).is_err());
+            backend.fault().map(|fault| (fault.kind, fault.during_sync))
+        };
+        assert_eq!(write(StorageFull), Some((StorageFull, false)));
+        assert_eq!(write(Other), Some((Other, false)), "it is graver");
+        assert_eq!(write(StorageFull), Some((Other, false)));
+        assert_eq!(write(PermissionDenied), Some((Other, false)), "of two as grave the first is the cause");
+        backend.forget_what_was_made_good();
+        assert_eq!(write(StorageFull), Some((StorageFull, false)));
+        assert!(backend.sync_data().is_err());
+        assert_eq!(write(Other), Some((StorageFull, true)));
+        backend.forget_what_was_made_good();
+        assert!(backend.fault().is_some_and(|fault| fault.during_sync && !fault.is_full()));
+    }
 }
