@@ -1,7 +1,7 @@
 //! A row or a payload that is damaged is the error of whoever asks for it, on the writer's thread too, and stops nobody
 //! else.
 
-#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
 
 mod support;
 
@@ -11,9 +11,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redb::{Database, ReadableTable, TableDefinition};
-use reentry::{Builder, ErrorKind, ManualClock, Revision, Store};
+use reentry::{Builder, Claim, ErrorKind, ManualClock, Request, Revision, Store};
 
-use support::{START, keep_one_damaged_of_three, key, kind, run, settle};
+use support::{START, keep_one_damaged_of_three, key, kind, run, run_of, settle};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
 
@@ -60,6 +60,23 @@ fn p10_whoever_changes_an_operation_whose_row_is_damaged_is_told_so_and_the_stor
     for _ in 0..2 {
         assert_eq!(kind(store.forget(&key("damaged")).wait()), ErrorKind::Corrupt);
     }
+    other.complete(&()).wait().unwrap();
+    run(&store, &key("next")).complete(&()).wait().unwrap();
+}
+
+/// Who stands in line is let in by the writer, which reads the request for it.
+#[test]
+fn p7_p10_whoever_would_enter_next_is_told_that_the_request_is_damaged_and_the_store_goes_on() {
+    let (_folder, path) = folder();
+    let store = builder(&ManualClock::at(START)).open(&path).unwrap();
+    let asked = || Request::of([b"a request of its own".as_slice(), &[7; 2000]].concat());
+    let owner = run_of(store.claim(&key("damaged"), asked()).wait().unwrap());
+    let Claim::Wait(busy) = store.claim(&key("damaged"), asked()).wait().unwrap() else { panic!("it is owned") };
+    let waits = busy.outcome();
+    let other = run(&store, &key("other"));
+    damage(&path, b"a request of its own");
+    drop(owner);
+    assert_eq!(kind(waits.wait()), ErrorKind::Corrupt);
     other.complete(&()).wait().unwrap();
     run(&store, &key("next")).complete(&()).wait().unwrap();
 }
