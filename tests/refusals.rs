@@ -113,7 +113,11 @@ fn a_file_that_holds_something_else_is_no_store() {
     for text in [&b"x"[..], b"redb", b"Dear diary,\n", &[0; 8192]] {
         fs::write(&path, text).unwrap();
         refused(&path, ErrorKind::NotAStore);
+        assert!(Store::open(&path).unwrap_err().to_string().contains("holds something else"));
     }
+    // A store that lost all its bytes may have a copy; a diary is in the wrong place.
+    fs::write(&path, b"").unwrap();
+    assert!(Store::open(&path).unwrap_err().to_string().contains("is empty, which no store ever is"));
 }
 
 #[test]
@@ -193,6 +197,8 @@ fn a_record_of_a_newer_format_is_refused() {
 fn a_file_whose_meta_row_fits_its_checksum_and_nothing_else_is_corrupt() {
     let (_folder, path) = folder();
     made(&path);
+    patch(&path, META, |row| row.push(0));
+    refused(&path, ErrorKind::Corrupt);
     patch(&path, META, |row| row.truncate(20));
     refused(&path, ErrorKind::Corrupt);
 }

@@ -220,3 +220,41 @@ impl Capacity {
 
 // The bound that the documentation states: a table is never less full than half of 7/8 after it grew.
 const _: () = assert!((size_of::<(String, Kept)>() + 1) * 16 / 7 <= 112);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(nth: u64) -> Key {
+        Key::new(format!("scope {nth}"), "key").unwrap()
+    }
+
+    /// Publishes, for each of these scopes, that it has so many operations more or fewer.
+    fn publish(ledger: &Ledger, scopes: std::ops::Range<u64>, before: u64, after: u64) {
+        let [before, after] = [before, after].map(|operations| Kept { operations, ..Kept::default() });
+        let mut draft = ledger.draft();
+        scopes.for_each(|nth| draft.replace(ledger, &key(nth), before, after));
+        ledger.publish(draft);
+    }
+
+    #[test]
+    fn memory_of_scopes_is_given_back_when_most_of_many_are_gone_and_of_few_never() {
+        let scope = Most { operations: Some(1), ..Most::default() };
+        let ledger = Ledger::new(Capacity { all: Most::default(), scope });
+        publish(&ledger, 0..400, 0, 1);
+        let few = ledger.memory_bytes();
+        publish(&ledger, 1..400, 1, 0);
+        assert_eq!(ledger.memory_bytes(), few, "a table of few keeps its room");
+        publish(&ledger, 1..30_000, 0, 1);
+        let full = ledger.memory_bytes();
+        publish(&ledger, 10_000..30_000, 1, 0);
+        assert_eq!(ledger.memory_bytes(), full, "a third of them is left");
+        publish(&ledger, 1_000..10_000, 1, 0);
+        let left = ledger.memory_bytes();
+        assert!(left * 8 <= full && left >= 1_000 * (size_of::<(String, Kept)>() + 1), "{left} of {full}");
+        for nth in [0, 999] {
+            assert_eq!(ledger.scope(&key(nth)).operations, 1);
+        }
+        assert_eq!((ledger.scope(&key(1_000)).operations, ledger.all().operations), (0, 1_000));
+    }
+}
