@@ -2,6 +2,7 @@
 //! else.
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test fails by panicking")]
+#![cfg(unix)]
 
 mod support;
 
@@ -11,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redb::{Database, ReadableTable, TableDefinition};
-use reentry::{Builder, Claim, ErrorKind, ManualClock, Request, Revision, Store};
+use reentry::{Advance, Builder, Claim, ErrorKind, ManualClock, Request, Revision, Store};
 
 use support::{START, keep_one_damaged_of_three, key, kind, run, run_of, settle};
 
@@ -33,7 +34,9 @@ fn damage(path: &Path, bytes: &[u8]) {
     let (image, file) = (fs::read(path).unwrap(), OpenOptions::new().write(true).open(path).unwrap());
     let places: Vec<_> = (0..image.len()).filter(|at| image[*at..].starts_with(bytes)).collect();
     assert!(!places.is_empty());
-    places.into_iter().for_each(|at| file.write_all_at(b"?", at as u64).unwrap());
+    for at in places {
+        file.write_all_at(b"?", at as u64).unwrap();
+    }
 }
 
 #[test]
@@ -41,7 +44,8 @@ fn p10_who_loses_a_checkpoint_of_a_damaged_operation_is_told_so_and_the_store_go
     let (_folder, path) = folder();
     keep_one_damaged_of_three(&path);
     let store = Store::open(&path).unwrap();
-    store.advance(&key("damaged"), Revision::NONE, "first", &()).wait().unwrap();
+    let moved = store.advance(&key("damaged"), Revision::NONE, "first", &()).wait().unwrap();
+    assert!(matches!(moved, Advance::Moved(_)));
     // The answer would be the checkpoint that there is, read with all payloads.
     let lost = store.advance(&key("damaged"), Revision::NONE, "second", &()).wait();
     assert_eq!(kind(lost), ErrorKind::Corrupt);

@@ -52,16 +52,15 @@ fn by_descriptor(device: u64, inode: u64) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    #![cfg(target_os = "linux")]
-
-    use std::os::unix::fs::MetadataExt;
-    use std::process::{Command, Stdio};
-
-    use super::*;
-
     /// Some file systems show no lock in the system's table.
+    #[cfg(target_os = "linux")]
     #[test]
     fn who_has_a_file_open_is_found_where_the_table_of_locks_does_not_tell() {
+        use std::os::unix::fs::MetadataExt;
+        use std::process::{Command, Stdio};
+
+        use super::{by_descriptor, by_lock, holder};
+
         let file = tempfile::tempfile().unwrap();
         let found = file.metadata().unwrap();
         assert_eq!(by_descriptor(found.dev(), found.ino()), None, "this process is not looked for");

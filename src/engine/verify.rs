@@ -162,6 +162,9 @@ mod tests {
     use crate::record::{Body, Outcome};
     use crate::trace::Trace;
 
+    /// A fault, and what brings it about.
+    type Break<'b> = (&'b str, &'b dyn Fn(&Engine));
+
     const END: Phase = Phase::Tombstone { completed_at: at(2), gone: at(9) };
 
     const fn at(seconds: u64) -> Timestamp {
@@ -184,9 +187,9 @@ mod tests {
             clock: Box::new(SystemClock::default()),
         });
         let engine = engine.unwrap();
-        keep(&engine, Place::Log(1), record("open", 1, Phase::Unfinished));
-        keep(&engine, Place::Log(2), record("ended", 2, completed(8)));
-        keep(&engine, Place::Tombstone(3), record("over", 3, END));
+        keep(&engine, Place::Log(1), &record("open", 1, Phase::Unfinished));
+        keep(&engine, Place::Log(2), &record("ended", 2, completed(8)));
+        keep(&engine, Place::Tombstone(3), &record("over", 3, END));
         engine
     }
 
@@ -216,11 +219,11 @@ mod tests {
     }
 
     /// Puts a record where it says, and counts it everywhere.
-    fn keep(engine: &Engine, place: Place, record: Record) {
-        write(engine, |tables| tables.put(place, &record).unwrap());
-        index(engine, place, &record);
-        engine.shared.ledger.found(&record);
-        if let Some(tally) = Tally::of(&record) {
+    fn keep(engine: &Engine, place: Place, record: &Record) {
+        write(engine, |tables| tables.put(place, record).unwrap());
+        index(engine, place, record);
+        engine.shared.ledger.found(record);
+        if let Some(tally) = Tally::of(record) {
             engine.shared.index.unfinished().insert(record.born, Open { place, tally });
         }
     }
@@ -261,7 +264,7 @@ mod tests {
             ("its key has two rows", Place::Log(9), record("ended", 9, completed(8))),
         ] {
             let engine = engine();
-            keep(&engine, place, broken);
+            keep(&engine, place, &broken);
             finds(&engine, fault);
         }
     }
@@ -286,12 +289,14 @@ mod tests {
         let count = |engine: &Engine, changes: &[(Key, Kept, Kept)]| {
             let ledger = &engine.shared.ledger;
             let mut draft = ledger.draft();
-            changes.iter().for_each(|(key, before, after)| draft.replace(ledger, key, *before, *after));
+            for (key, before, after) in changes {
+                draft.replace(ledger, key, *before, *after);
+            }
             ledger.publish(draft);
         };
         let none = Kept::default();
         let extra = || Open { place: Place::Log(9), tally: Tally { since: at(1), tries: 1, is_in_doubt: false } };
-        let breaks: [(&str, &dyn Fn(&Engine)); 7] = [
+        let breaks: [Break<'_>; 7] = [
             ("the index holds another number", &|it| index(it, Place::Log(9), &record("none", 9, END))),
             ("payload rows belong to no record", &|it| write(it, |tables| tables.put_body(9, b"lost").unwrap())),
             ("the list of the unfinished is wrong", &|it| it.shared.index.unfinished().insert(9, extra())),
