@@ -14,7 +14,7 @@ use std::time::Duration;
 use redb::{Database, ReadableTable, TableDefinition};
 use reentry::{Advance, Builder, Claim, ErrorKind, ManualClock, Request, Revision, Store};
 
-use support::{START, keep_one_damaged_of_three, key, kind, run, run_of, settle};
+use support::{START, keep_one_damaged_of_three, key, kind, run, run_of};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
 
@@ -83,20 +83,6 @@ fn p7_p10_whoever_would_enter_next_is_told_that_the_request_is_damaged_and_the_s
     assert_eq!(kind(waits.wait()), ErrorKind::Corrupt);
     other.complete(&()).wait().unwrap();
     run(&store, &key("next")).complete(&()).wait().unwrap();
-}
-
-#[test]
-fn p6_p10_retention_waits_at_a_damaged_row_and_stops_nothing_else() {
-    let (_folder, path) = folder();
-    let clock = ManualClock::at(START);
-    let store = builder(&clock).open(&path).unwrap();
-    run(&store, &key("damaged")).complete(&"an outcome of its own".to_owned()).wait().unwrap();
-    run(&store, &key("behind")).complete(&()).wait().unwrap();
-    damage(&path, b"an outcome of its own");
-    clock.advance(Duration::from_secs(61));
-    settle(&store);
-    run(&store, &key("next")).complete(&()).wait().unwrap();
-    assert_eq!((store.stats().unwrap().operations, store.stats().unwrap().removed), (3, 0));
 }
 
 /// A number from behind the reserved ones would be given again.
