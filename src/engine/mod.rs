@@ -55,6 +55,7 @@ mod simulated;
 mod snapshot;
 mod tables;
 mod transaction;
+mod unfinished;
 mod upkeep;
 mod verify;
 mod writer;
