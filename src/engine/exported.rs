@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::backup::share;
 use super::error::unwound;
 use super::list::{Order, len, read_at};
 use super::log::{Place, at};
@@ -58,9 +59,4 @@ impl Engine {
         let unsent = self.push(&key, hash, command, Carried::default(), None, Reply::Adopt(promise));
         self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, adopted| Ok(adopted))
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a share for people needs no exactness")]
-fn share(done: u64, of: u64) -> f64 {
-    if of == 0 { 1.0 } else { (done as f64 / of as f64).min(1.0) }
 }

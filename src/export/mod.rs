@@ -135,6 +135,7 @@ impl Store {
             }
             go_on(progress(share))
         })?;
+        go_on(progress(1.0))?;
         let blake3 = lines.digest.finalize().to_hex().to_string();
         lines.write(&Trailer { operations, blake3 })?;
         lines.to.flush().map_err(unwritten)?;

@@ -36,7 +36,9 @@ impl Builder {
     /// freed is used again, so this is for one that will not become as large again soon. It moves most of the file:
     /// have a copy, and room for as much again.
     ///
-    /// **Durable when it returns**; a crash meanwhile leaves the store whole.
+    /// **Durable when it returns**; a crash meanwhile leaves the store whole. What
+    /// [`on_open_progress`](Self::on_open_progress) is told goes half-way while the file is opened, and on while it is
+    /// moved.
     ///
     /// # Errors
     ///
