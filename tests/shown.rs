@@ -5,6 +5,8 @@
 mod support;
 
 use std::ops::ControlFlow;
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -101,11 +103,9 @@ fn a_large_file_tells_how_far_it_is_as_it_is_opened_and_copied_and_exported() {
     }
 }
 
-#[test]
-fn a_file_that_is_made_smaller_tells_how_far_it_is_until_all_of_it_is_moved() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("orders.reentry");
-    let store = Store::open(&path).unwrap();
+/// A file most of which nothing uses: of forty operations ten are left.
+fn sparse_file(path: &Path) {
+    let store = Store::open(path).unwrap();
     for nth in 0..40 {
         run(&store, &key(&nth.to_string())).complete(&vec![7_u8; 200_000]).wait().unwrap();
     }
@@ -113,6 +113,13 @@ fn a_file_that_is_made_smaller_tells_how_far_it_is_until_all_of_it_is_moved() {
         assert!(store.forget(&key(&nth.to_string())).wait().unwrap());
     }
     store.close().unwrap();
+}
+
+#[test]
+fn a_file_that_is_made_smaller_tells_how_far_it_is_until_all_of_it_is_moved() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    sparse_file(&path);
     let told = Arc::new(Mutex::new(Vec::new()));
     let tell = {
         let told = Arc::clone(&told);
@@ -125,6 +132,30 @@ fn a_file_that_is_made_smaller_tells_how_far_it_is_until_all_of_it_is_moved() {
     assert!(told.iter().any(|share| (0.5001..0.9999).contains(share)), "{told:?}");
     assert!(told.last().is_some_and(|last| (last - 1.0).abs() < f64::EPSILON), "{told:?}");
     assert_eq!(Store::open(&path).unwrap().verify().unwrap().operations, 10);
+}
+
+#[test]
+fn p10_a_report_that_panics_does_not_stop_a_file_from_being_made_smaller() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    sparse_file(&path);
+    let panics = Arc::new(AtomicUsize::new(0));
+    let tell = {
+        let panics = Arc::clone(&panics);
+        move |share| {
+            if share > 0.5 {
+                panics.fetch_add(1, Ordering::Relaxed);
+                panic!("whoever listens fails at {share}");
+            }
+        }
+    };
+    let compacted = Store::builder().on_open_progress(tell).compact(&path).unwrap();
+    assert!(compacted.bytes_after < compacted.bytes_before / 2, "{compacted:?}");
+    // At the end, and before that while redb wrote.
+    assert!(panics.load(Ordering::Relaxed) > 1, "{panics:?}");
+    let store = Store::open(&path).unwrap();
+    assert_eq!(store.verify().unwrap().operations, 10);
+    run(&store, &key("new")).complete(&vec![7_u8]).wait().unwrap();
 }
 
 #[test]

@@ -38,7 +38,7 @@ impl Builder {
     ///
     /// **Durable when it returns**; a crash meanwhile leaves the store whole. What
     /// [`on_open_progress`](Self::on_open_progress) is told goes half-way while the file is opened, and on while it is
-    /// moved.
+    /// moved; a panic of it does not stop the moving.
     ///
     /// # Errors
     ///
