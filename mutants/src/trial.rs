@@ -9,7 +9,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::Mutex;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
+
+use wait_timeout::ChildExt;
 
 use crate::weave::Mutant;
 
@@ -22,6 +24,9 @@ const MUTANT_MAX: Duration = Duration::from_secs(60);
 /// A test takes so much longer at most: a loop that never ends is a mutant that is noticed.
 const SLOWER_MAX: u32 = 5;
 const SLACK: Duration = Duration::from_secs(10);
+
+/// How long a command is waited for at once.
+const SLICE: Duration = Duration::from_millis(500);
 
 /// How many of the tests that failed last are tried first.
 const RECENT: usize = 4;
@@ -155,33 +160,60 @@ fn tests(copy: &Path, executables: &[(String, PathBuf)]) -> Result<Vec<Test>, Fa
     Ok(tests.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner))
 }
 
-/// Runs one test. Time is counted by looking at it again and again, so that a pause of the whole machine is none of it.
+/// Runs one test, and tells how it ended and how long it took.
 fn one(copy: &Path, test: &Test, mutant: Option<usize>, reached: Option<&Path>) -> Result<(End, Duration), Fault> {
     let (_, name) = test.name.split_once("::").ok_or("a test has no target")?;
     let mut command = Command::new(&test.executable);
     command.args(["--exact", name]).current_dir(copy).stdin(Stdio::null());
-    command.stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command.stdout(Stdio::null()).stderr(Stdio::null());
     if let Some(mutant) = mutant {
         command.env("REENTRY_MUTANT", mutant.to_string());
     }
     if let Some(reached) = reached {
         command.env("REENTRY_REACHED", reached);
     }
-    let mut child = command.spawn()?;
     let most = if mutant.is_some() { test.took * SLOWER_MAX + SLACK } else { TEST_MAX };
-    let (mut took, mut pause) = (Duration::ZERO, Duration::from_millis(1));
-    loop {
-        if let Some(status) = child.try_wait()? {
+    ended_within(command, most)
+}
+
+/// Runs a command, and ends it where it takes longer. Time is counted slice by slice, so that of a pause of the whole
+/// machine one slice counts at most.
+fn ended_within(mut command: Command, most: Duration) -> Result<(End, Duration), Fault> {
+    let mut child = command.process_group(0).spawn()?;
+    let mut took = Duration::ZERO;
+    while took <= most {
+        let begun = Instant::now();
+        let ended = child.wait_timeout(SLICE)?;
+        took += begun.elapsed().min(SLICE);
+        if let Some(status) = ended {
             return Ok((if status.success() { End::Passed } else { End::Failed }, took));
         }
-        if took > most {
-            // What it has started goes with it.
-            Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status()?;
-            child.wait()?;
-            return Ok((End::Hung, took));
-        }
-        thread::sleep(pause);
-        took += pause;
-        pause = (pause * 2).min(Duration::from_millis(20));
+    }
+    // What it has started goes with it.
+    Command::new("kill").args(["-KILL", "--", &format!("-{}", child.id())]).status()?;
+    child.wait()?;
+    Ok((End::Hung, took))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_passes_fails_or_hangs_and_is_ended_with_what_it_started() {
+        let ended = |script: &str| {
+            let mut command = Command::new("sh");
+            command.args(["-c", script]);
+            ended_within(command, SLICE).unwrap()
+        };
+        assert_eq!(ended("exit 0").0, End::Passed);
+        assert_eq!(ended("exit 7").0, End::Failed);
+        let (end, took) = ended("sleep 0.2");
+        assert!(end == End::Passed && (Duration::from_millis(100)..SLICE * 2).contains(&took), "{end:?} {took:?}");
+        let file = std::env::temp_dir().join(format!("reentry-mutants-{}", std::process::id()));
+        let (end, took) = ended(&format!("(sleep 3; touch {}) & wait", file.display()));
+        assert!(end == End::Hung && took > SLICE && took <= SLICE * 2, "{end:?} {took:?}");
+        thread::sleep(Duration::from_secs(4));
+        assert!(!file.exists(), "what it started went on");
     }
 }
