@@ -10,7 +10,9 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
 use std::time::SystemTime;
 
-use reentry::{Error, ErrorKind, Key, ManualClock, Operations, Progress, Resolution, Revision, State, Store};
+use reentry::{
+    Error, ErrorKind, Key, ManualClock, Operations, Progress, Resolution, Revision, SimulatedDisk, State, Store,
+};
 use support::{PATIENCE, START, does, key, kind, request, run, times_out};
 use tempfile::TempDir;
 
@@ -63,6 +65,23 @@ fn not_a_byte_of_a_store_that_is_read_changes_and_it_tells_all() {
     assert!(state_of(&path) == before, "the file changed");
     let store = builder().open(&path).unwrap();
     assert_eq!((listed(&store), store.unfinished().count(), store.stats().unwrap().operations), told);
+}
+
+/// The engine closes with a commit. In memory nobody needs it, and a damaged page that it writes anew can end the
+/// process.
+#[test]
+fn p10_a_store_that_is_only_read_is_closed_without_another_look_at_its_pages() {
+    let disk = SimulatedDisk::new();
+    let store = builder().open_on(&disk).unwrap();
+    fill(&store);
+    store.close().unwrap();
+    let read = || builder().open_to_read_on(&disk).unwrap();
+    let (closed, dropped) = (read(), read());
+    disk.watch_reads();
+    closed.close().unwrap();
+    assert_eq!(disk.reads(), []);
+    drop(dropped);
+    assert_eq!(disk.reads(), []);
 }
 
 #[test]

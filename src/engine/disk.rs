@@ -113,6 +113,11 @@ impl Backend {
         Ok(())
     }
 
+    /// Whether nothing is written yet.
+    pub(crate) fn is_staged(&self) -> bool {
+        self.0.opening.load(Ordering::Acquire)
+    }
+
     /// The gravest fault since a batch began.
     pub(crate) fn fault(&self) -> Option<Fault> {
         *self.0.fault.lock()

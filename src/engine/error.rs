@@ -1,7 +1,7 @@
 //! Errors and panics of redb, as errors of ours.
 
 use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 
 use super::log::broken_off;
 use crate::error::{Error, ErrorKind, Result};
@@ -31,6 +31,18 @@ pub(crate) fn engine(error: impl Into<redb::Error>) -> Error {
 /// Does something that redb may panic in where a page is damaged: to a caller that is an error like any other damage.
 pub(crate) fn unwound<T>(work: impl FnOnce() -> Result<T>) -> Result<T> {
     catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|panic| Err(damaged(&*panic)))
+}
+
+/// Drops what is redb's as a panic would, though nobody hears of one: redb then writes nothing any more. Where panics
+/// end the process it is only dropped.
+pub(super) fn drop_unwinding<T>(held: T) {
+    let unwound = catch_unwind(AssertUnwindSafe(move || {
+        let _held = held;
+        if cfg!(panic = "unwind") {
+            resume_unwind(Box::new(()));
+        }
+    }));
+    drop(unwound);
 }
 
 fn damaged(panic: &(dyn Any + Send)) -> Error {

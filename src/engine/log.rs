@@ -17,7 +17,7 @@ use redb::{
 };
 
 use super::disk::{Backend, Disk, Fault};
-use super::error::{engine, unwound};
+use super::error::{drop_unwinding, engine, unwound};
 use super::index::NUMBER_MAX;
 use super::meta::{self, Meta};
 use super::transaction::ReadTransaction as Rows;
@@ -102,7 +102,9 @@ impl Drop for Log {
     fn drop(&mut self) {
         let state = std::mem::replace(&mut *self.open.write(), State::Closed);
         let dropped = unwound(|| {
-            drop(state);
+            if let State::Open(open) = state {
+                drop(open.close());
+            }
             Ok(())
         });
         // What was leaked, or not dropped to its end, holds the file and its lock.
@@ -153,18 +155,10 @@ impl Log {
         // redb may panic on a damaged file where the check is off; that too is only an error.
         let (open, meta) = unwound(|| {
             let open = Open::staged(Arc::clone(&disk), opening)?;
-            if opening.access == Access::Salvage {
-                return Ok((open, Meta::unknown()));
+            match open.accepted(opening, &mut each) {
+                Ok(meta) => Ok((open, meta)),
+                Err(error) => open.close().and(Err(error)),
             }
-            let meta = open.meta()?;
-            open.scan(opening, |place, record| match place.number() {
-                number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
-                _ => each(place, record),
-            })?;
-            if opening.access == Access::Write {
-                open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
-            }
-            Ok((open, meta))
         })?;
         let (cache_bytes, probes_to) = (opening.cache_bytes, None);
         let log = Self { disk, cache_bytes, probes_to, missing: None, open: RwLock::new(State::Open(open)) };
@@ -226,7 +220,7 @@ impl Log {
     pub(crate) fn close(&self) -> Result<()> {
         let closed = match std::mem::replace(&mut *self.open.write(), State::Closed) {
             // After a panic of redb's own it may panic again.
-            State::Open(open) => unwound(|| open.database.close().map_err(engine)),
+            State::Open(open) => unwound(|| open.close()),
             State::Full | State::Failed | State::Closed => Ok(()),
         };
         let released = self.disk.release().map_err(|e| Error::because(ErrorKind::Io, "cannot unlock the file", e));
@@ -251,7 +245,11 @@ impl Log {
 
     /// The format of the file on this disk, which is not changed.
     pub(super) fn format(disk: Arc<dyn Disk>, opening: &Opening) -> Result<u32> {
-        unwound(|| meta::version(&Open::staged(disk, opening)?.database.begin_read().map_err(engine)?))
+        unwound(|| {
+            let open = Open::staged(disk, opening)?;
+            let version = open.database.begin_read().map_err(engine).and_then(|reader| meta::version(&reader));
+            open.close().and(version)
+        })
     }
 
     /// The database on this disk, checked page by page.
@@ -384,6 +382,32 @@ impl Open {
         builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
         let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
         Ok(Self { database, backend })
+    }
+
+    /// Reads all that is there, and accepts it where it is to be written.
+    fn accepted(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<Meta> {
+        if opening.access == Access::Salvage {
+            return Ok(Meta::unknown());
+        }
+        let meta = self.meta()?;
+        self.scan(opening, |place, record| match place.number() {
+            number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
+            _ => each(place, record),
+        })?;
+        if opening.access == Access::Write {
+            self.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+        }
+        Ok(meta)
+    }
+
+    /// Closes redb. Where nothing was accepted it is left without the commit by which it closes: that would stay in
+    /// memory, and a damaged page that it writes anew could end the process (docs/reliability.md).
+    fn close(self) -> Result<()> {
+        if self.backend.is_staged() {
+            drop_unwinding(self);
+            return Ok(());
+        }
+        self.database.close().map_err(engine)
     }
 
     fn meta(&self) -> Result<Meta> {
