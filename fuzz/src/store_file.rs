@@ -1,6 +1,9 @@
-//! A store's file with damage to it, opened with either check. It may be refused; it never panics or hangs. What it
-//! still answers under the full check is what was acknowledged: no key is lost, no outcome is another.
+//! A store's file with damage to it, opened with either check, to be written or to be read. It may be refused; it never
+//! panics or hangs. One that is refused, or only read, stays as it was. What it still answers under the full check is
+//! what was acknowledged: no key is lost, no outcome is another. To be written without that check, damage is to rows
+//! alone.
 
+use std::ops::Range;
 use std::sync::LazyLock;
 use std::time::Duration;
 
@@ -13,7 +16,11 @@ use super::bytes::Bytes;
 
 /// More damage than this in one file is only slower.
 const DAMAGE_MAX: usize = 16;
+/// Where redb's pages begin, and how long one is.
+const PAGES_AT: usize = 0;
 const PAGE: usize = 4096;
+/// No row of these files is longer, beside a payload that has a row of its own.
+const ROW_MAX: usize = 256;
 const HOUR: Duration = Duration::from_secs(3600);
 const START: Timestamp = Timestamp::from_millis(1_700_000_000_000);
 
@@ -68,39 +75,64 @@ impl Damage {
 struct Files {
     closed: File,
     cut: File,
-    known: Vec<(Key, State, Vec<u8>)>,
+    known: Vec<Known>,
 }
+
+/// A key that was acknowledged, with its state, and the payload of its checkpoint or outcome.
+type Known = (Key, State, Vec<u8>);
 
 struct File {
     image: Vec<u8>,
-    /// Which of its pages are read where everything is asked: those that hold what is ours.
-    ours: Vec<bool>,
+    /// Which of its bytes are those of rows, and not redb's own.
+    is_row: Vec<bool>,
 }
 
 impl File {
-    fn new(image: Vec<u8>) -> Result<Self> {
-        let disk = SimulatedDisk::from_image(image.clone());
-        let store = builder(OpenCheck::Quick, START + 24 * HOUR).cache_bytes(0).open_by_hand(&disk)?;
-        disk.watch_reads();
-        store.verify()?;
-        let pages = image.len().div_ceil(PAGE);
-        let mut ours = vec![false; pages];
-        for range in disk.reads() {
-            let [first, last] = [range.start, range.end.saturating_sub(1)].map(|at| at as usize / PAGE);
-            ours[first..=last.min(pages - 1)].fill(true);
+    fn new(image: Vec<u8>, known: &[Known]) -> Self {
+        let mut is_row = vec![false; image.len()];
+        for (key, _, payload) in known {
+            let rows = rows(&image, key);
+            assert!(!rows.is_empty(), "{key:?} stands nowhere in the file");
+            rows.into_iter().for_each(|row| is_row[row].fill(true));
+            if payload.len() > ROW_MAX {
+                places(&image, payload).for_each(|at| is_row[at..at + payload.len()].fill(true));
+            }
         }
-        Ok(Self { image, ours })
+        Self { image, is_row }
     }
 
-    /// Takes back what was done to pages that are not ours. Damage to redb's own tables, which only the full check
-    /// keeps out, can end the process at a commit (docs/reliability.md).
-    fn mend_others(&self, file: &mut [u8]) {
-        let pages = self.image.chunks(PAGE).zip(file.chunks_mut(PAGE)).zip(&self.ours);
-        for ((was, page), _) in pages.filter(|(_, is_ours)| !**is_ours) {
-            let len = was.len().min(page.len());
-            page[..len].copy_from_slice(&was[..len]);
+    /// Takes back every damage but that to rows. Any other page that a commit writes anew can end the process there
+    /// where it is damaged, and only the full check keeps that out (docs/reliability.md).
+    fn mend_all_but_rows(&self, file: &mut Vec<u8>) {
+        file.resize(self.image.len(), 0);
+        for ((byte, was), _) in file.iter_mut().zip(&self.image).zip(&self.is_row).filter(|(_, is_row)| !**is_row) {
+            *byte = *was;
         }
     }
+}
+
+/// Where these bytes stand in a file.
+fn places<'a>(file: &'a [u8], bytes: &'a [u8]) -> impl Iterator<Item = usize> + 'a {
+    file.windows(bytes.len()).enumerate().filter(move |(_, window)| *window == bytes).map(|(at, _)| at)
+}
+
+/// The rows of a key, those that were removed too, by what docs/format.md says of one: its version, how long scope and
+/// key are, these, and a checksum behind it all.
+fn rows(file: &[u8], key: &Key) -> Vec<Range<usize>> {
+    let text = format!("{}{}", key.scope(), key.key());
+    let lengths = [key.scope(), key.key()].map(|name| name.len() as u8);
+    let mut rows = Vec::new();
+    for at in places(file, text.as_bytes()) {
+        let starts =
+            (at.saturating_sub(ROW_MAX)..at).filter(|start| file[*start] == 1 && file[start + 2..][..2] == lengths);
+        rows.extend(starts.filter_map(|start| {
+            let ends = at + text.len()..file.len().min(start + ROW_MAX).saturating_sub(3);
+            let end =
+                ends.into_iter().find(|end| crc32fast::hash(&file[start..*end]).to_le_bytes() == file[*end..][..4])?;
+            Some(start..end + 4)
+        }));
+    }
+    rows
 }
 
 static FILES: LazyLock<Files> = LazyLock::new(|| make_files().expect("a whole store works"));
@@ -141,8 +173,8 @@ fn make_files() -> Result<Files> {
     for n in 0..40_u8 {
         let name = format!("order-{n}");
         let mut run = run(&name)?;
-        // Every third has a payload in a row of its own.
-        let bytes = vec![n; if n % 3 == 0 { 1500 } else { 20 }];
+        // Every third has a payload in a row of its own. None is what stands between rows.
+        let bytes = vec![100 + n; if n % 3 == 0 { 1500 } else { 20 }];
         let state = match n % 4 {
             0 => {
                 worked(&store, run.complete(&bytes))?;
@@ -165,7 +197,14 @@ fn make_files() -> Result<Files> {
     run("very last")?.release();
     let cut = disk.cut(disk.calls(), |_| Loss::Lost).image();
     store.close()?;
-    Ok(Files { closed: File::new(disk.image())?, cut: File::new(cut)?, known })
+    Ok(Files { closed: File::new(disk.image(), &known), cut: File::new(cut, &known), known })
+}
+
+/// Where a page stands, whose number is taken as a remainder of how many there are.
+fn page(number: u16, file: &[u8]) -> Option<Range<usize>> {
+    let pages = file.len().saturating_sub(PAGES_AT) / PAGE;
+    let start = PAGES_AT + usize::from(number).checked_rem(pages)? * PAGE;
+    Some(start..start + PAGE)
 }
 
 fn damage(file: &mut Vec<u8>, damage: &Damage) {
@@ -186,10 +225,8 @@ fn damage(file: &mut Vec<u8>, damage: &Damage) {
             file[at..end].copy_from_slice(&with[..end - at]);
         }
         Damage::CopyPage { from, to } => {
-            let pages = file.len() / PAGE;
-            if pages > 0 {
-                let (from, to) = (usize::from(from) % pages * PAGE, usize::from(to) % pages * PAGE);
-                file.copy_within(from..from + PAGE, to);
+            if let (Some(from), Some(to)) = (page(from, file), page(to, file)) {
+                file.copy_within(from, to.start);
             }
         }
         Damage::Zero { at, len } => {
@@ -233,22 +270,27 @@ fn ask(store: &Store, check: OpenCheck) {
     }
 }
 
-/// The first byte says how the file was left and how it is opened; behind it stands the damage.
+/// The first byte says how the file was left, how it is checked, and whether it is opened to be read; behind it stands
+/// the damage.
 pub fn run(bytes: &[u8]) {
     let Some((how, bytes)) = bytes.split_first() else { return };
     let (was_closed, check) = (how & 1 == 0, if how & 2 == 0 { OpenCheck::Full } else { OpenCheck::Quick });
+    let is_written = how & 4 == 0;
     let whole = if was_closed { &FILES.closed } else { &FILES.cut };
     let mut file = whole.image.clone();
     bytes.chunks(8).take(DAMAGE_MAX).for_each(|one| damage(&mut file, &Damage::read(one)));
-    if check == OpenCheck::Quick {
-        whole.mend_others(&mut file);
+    if check == OpenCheck::Quick && is_written {
+        whole.mend_all_but_rows(&mut file);
     }
     // An empty disk is one to make a store on.
     if file.is_empty() {
         return;
     }
     let disk = SimulatedDisk::from_image(file.clone());
-    match builder(check, START + 24 * HOUR).open_by_hand(&disk) {
+    let builder = builder(check, START + 24 * HOUR);
+    let opened = if is_written { builder.open_by_hand(&disk) } else { builder.open_to_read_on(&disk) };
+    let is_refused = opened.is_err();
+    match opened {
         Ok(store) => {
             ask(&store, check);
             let verdict = store.verify();
@@ -259,10 +301,10 @@ pub fn run(bytes: &[u8]) {
         Err(error) => {
             use ErrorKind::{Corrupt, Failed, Io, NewerFormat, NotAStore};
             assert!(matches!(error.kind(), Corrupt | Failed | Io | NewerFormat | NotAStore), "{error:?}");
-            // Without the check, damage in redb's own tables shows only when the store first writes.
-            let is_as_it_was = check == OpenCheck::Quick || disk.image() == file;
-            assert!(is_as_it_was, "a file that is refused stays as it was: {error:?}");
         }
+    }
+    if is_refused || !is_written {
+        assert!(disk.image() == file, "a file that is refused, or read alone, stays as it was");
     }
 }
 

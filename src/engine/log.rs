@@ -56,7 +56,7 @@ pub enum OpenCheck {
     #[default]
     Full,
     /// Only what redb and this crate read anyway. For those who know why the file cannot have been damaged: damage to
-    /// redb's own tables may then show at the first commit, and end the process there.
+    /// any page that a commit writes anew may then show only at the first one, and end the process there.
     Quick,
 }
 
