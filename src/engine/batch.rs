@@ -39,19 +39,10 @@ pub(super) struct Numbers {
 /// Why a request, or with it the whole batch, cannot go on.
 #[derive(Debug)]
 pub(super) enum Stop {
-    /// What it asks for is damaged: its caller's error and nobody else's. Nothing of it is written.
-    Damage(Error),
     /// A fault, of the disk or of what is on it.
     Fault(Error),
     /// The server's closure failed, so what it may have written must not be committed.
     Rows(Error),
-}
-
-impl Stop {
-    /// A fault that was met before anything of a request was written.
-    fn of_reading(error: Error) -> Self {
-        if error.kind() == ErrorKind::Corrupt { Self::Damage(error) } else { Self::Fault(error) }
-    }
 }
 
 impl From<Error> for Stop {
@@ -137,9 +128,9 @@ impl<'b, 't> Batch<'b, 't> {
         }
         let hash = request.hash;
         let touched = self.touched.take(hash, &request.key).or_else(|| self.still_known(request));
-        let mut touched = match touched.map_or_else(|| self.look_up(&request.key, hash), Ok).map_err(Stop::of_reading) {
-            Err(Stop::Damage(error)) => return Ok(Told::Refused(error)),
-            touched => touched?,
+        let mut touched = match touched.map_or_else(|| self.look_up(&request.key, hash), Ok) {
+            Ok(touched) => touched,
+            Err(error) => return unread(error),
         };
         self.renew(&mut touched, request);
         // Its run may have left since this batch first saw the key.
@@ -158,10 +149,7 @@ impl<'b, 't> Batch<'b, 't> {
         } else if request.is_left() {
             Told::Stepped(Stepped::Nothing)
         } else {
-            match self.decide(&mut touched, request) {
-                Err(Stop::Damage(error)) => Told::Refused(error),
-                told => told?,
-            }
+            self.decide(&mut touched, request)?
         };
         self.touched.put(hash, request.key.clone(), touched);
         Ok(told)
@@ -185,7 +173,7 @@ impl<'b, 't> Batch<'b, 't> {
                 }
                 Told::Refused(refused(refusal))
             }
-            Decision::Stand(standing) => self.stand(touched, standing, request).map_err(Stop::of_reading)?,
+            Decision::Stand(standing) => self.stand(touched, standing, request).or_else(unread)?,
             Decision::Change(Change::Unseat) => unseat(touched),
             Decision::Change(Change::Remove) => self.change(touched, Change::Remove, request)?,
             Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
@@ -194,7 +182,9 @@ impl<'b, 't> Batch<'b, 't> {
             }
             Decision::Change(change) if self.may_defer(touched, &change) => self.defer(touched, change, request)?,
             Decision::Change(change) => {
-                self.read_ahead(touched, &change, request)?;
+                if let Err(error) = self.read_ahead(touched, &change, request) {
+                    return unread(error);
+                }
                 self.change(touched, change, request)?
             }
         })
@@ -354,10 +344,10 @@ impl<'b, 't> Batch<'b, 't> {
     }
 
     /// Reads what the answer to a change needs of payloads apart, before anything is written.
-    fn read_ahead(&mut self, touched: &Touched, change: &Change, request: &Request) -> Result<(), Stop> {
+    fn read_ahead(&mut self, touched: &Touched, change: &Change, request: &Request) -> Result<()> {
         let step = request.command.step().and_then(|name| touched.record.as_ref()?.step(name));
         if matches!(change, Change::Enter { .. }) || step.is_some_and(|step| !step.is_here()) {
-            self.whole(touched).map_err(Stop::of_reading)?;
+            self.whole(touched)?;
         }
         Ok(())
     }
@@ -485,6 +475,12 @@ impl<'b, 't> Batch<'b, 't> {
         self.numbers.next = number + 1;
         Ok(number)
     }
+}
+
+/// What a request comes to that met a fault before anything of it was written: what is damaged is its caller's error
+/// and nobody else's.
+fn unread(error: Error) -> Result<Told, Stop> {
+    if error.kind() == ErrorKind::Corrupt { Ok(Told::Refused(error)) } else { Err(Stop::Fault(error)) }
 }
 
 /// Takes an operation from its run. What is not on disk yet goes with it.

@@ -319,7 +319,7 @@ impl Writer {
                 self.numbers = numbers;
                 return Err(Failure::Rows(done.told.len(), error));
             }
-            Err(Stop::Damage(error) | Stop::Fault(error) | Stop::Rows(error)) => return Err(Failure::Before(error)),
+            Err(Stop::Fault(error) | Stop::Rows(error)) => return Err(Failure::Before(error)),
         }
         shared.log.check_name().map_err(Failure::In)?;
         self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
