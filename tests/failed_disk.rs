@@ -431,7 +431,7 @@ fn p2_p4_what_was_ended_and_forgotten_on_a_full_disk_is_forgotten_wholly_or_not_
     let (mut lost, mut landed) = (0, 0);
     // The write that fails reaches the disk, or nothing of it does.
     let ways = [(false, 0), (true, 0), (false, 1 << 20)];
-    for (after, (for_ever, written)) in (0..12).flat_map(|after| ways.map(|way| (after, way))) {
+    for (after, (for_ever, written)) in (0..32).flat_map(|after| ways.map(|way| (after, way))) {
         let disk = SimulatedDisk::new();
         let store = Store::builder().open_by_hand(&disk).unwrap();
         let claim = store.claim(&key("order"), request());

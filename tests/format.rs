@@ -14,7 +14,7 @@ use reentry::{
     Checkpoint, Claim, Error, ErrorKind, Failure, Fingerprint, Key, ManualClock, Outcome, Request, Resolution,
     SimulatedDisk, State, Step, StepState, Store, Timestamp, not_applied,
 };
-use support::{START, key, request, run, run_of};
+use support::{START, database, key, request, run, run_of};
 use tempfile::TempDir;
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -314,7 +314,7 @@ fn guarded_bytes() -> usize {
 #[test]
 fn a_store_is_laid_out_as_the_format_says() {
     let (_folder, path) = copy("v1.reentry");
-    let database = Database::open(&path).unwrap();
+    let database = database(&path);
     let [(0, meta)] = &rows(&database, META)[..] else { panic!("one meta row") };
     assert_summed(meta);
     assert_eq!((meta.len(), &meta[..4]), (40, [1, 0, 0, 0].as_slice()));
@@ -360,14 +360,14 @@ fn no_number_is_used_twice_over_restarts() {
         run(&store, &key(&format!("half {restart}"))).advance("large", &large(restart)).wait().unwrap();
         store.verify().unwrap();
         store.close().unwrap();
-        let numbers = numbers(&Database::open(&path).unwrap());
+        let numbers = numbers(&database(&path));
         assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "after restart {restart}: {numbers:?}");
     }
 }
 
 /// Makes this byte 2 in the first row of a table, and lets the checksum fit again.
 fn make_newer(path: &Path, table: Rows) {
-    let database = Database::open(path).unwrap();
+    let database = database(path);
     let (number, mut row) = rows(&database, table).remove(0);
     row.truncate(row.len() - 4);
     row[0] = 2;
@@ -397,7 +397,7 @@ fn the_servers_own_tables_live_beside_the_stores() {
     const ORDERS: TableDefinition<'_, &str, u64> = TableDefinition::new("orders");
     let (_folder, path) = copy("v1.reentry");
     let insert = |order: &str| {
-        let database = Database::open(&path).unwrap();
+        let database = database(&path);
         let transaction = database.begin_write().unwrap();
         transaction.open_table(ORDERS).unwrap().insert(order, 7).unwrap();
         transaction.commit().unwrap();
@@ -407,7 +407,7 @@ fn the_servers_own_tables_live_beside_the_stores() {
     reads_back(&store);
     store.close().unwrap();
     insert("after");
-    let database = Database::open(&path).unwrap();
+    let database = database(&path);
     let orders = database.begin_read().unwrap().open_table(ORDERS).unwrap();
     assert_eq!(orders.iter().unwrap().count(), 2);
     drop((orders, database));

@@ -413,8 +413,10 @@ fn kill_at_every(calls: &'static str, stride: usize) -> BTreeSet<String> {
 #[test]
 fn p4_p8_a_process_killed_at_any_write_of_its_store_leaves_every_effect_done_once_at_last() {
     if can_trace() {
-        let after = kill_at_every("pwrite64,fdatasync,ftruncate", 5);
-        let commits = ["claimed 1", "result charge", "checkpoint", "result mail"];
+        let after = kill_at_every("pwrite64,fdatasync,ftruncate", 1);
+        // Calls are counted thread by thread, and opening has more of them than the first entries of the journal: what
+        // comes before is killed at its borders and, in `real_faults`, at random.
+        let commits = ["result charge", "checkpoint", "result mail"];
         assert!(commits.iter().all(|line| after.contains(*line)), "only after {after:?}");
     }
 }

@@ -7,9 +7,9 @@ mod support;
 
 use std::path::Path;
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use reentry::{Claim, ErrorKind, ManualClock, Store, Timestamp};
-use support::{key, kind, request, run, run_of};
+use support::{database, key, kind, request, run, run_of};
 
 const META: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/meta");
 
@@ -20,7 +20,7 @@ const NUMBER_MAX: u64 = (1 << 63) - 1;
 
 /// Writes a number into the meta row of a store.
 fn seed(path: &Path, offset: usize, number: u64) {
-    let database = Database::open(path).unwrap();
+    let database = database(path);
     let transaction = database.begin_write().unwrap();
     {
         let mut table = transaction.open_table(META).unwrap();

@@ -139,6 +139,8 @@ fn p10_damage_behind_an_open_store_concerns_one_key_and_is_found_by_verify() {
     let store = Store::builder().cache_bytes(0).open(&path).unwrap();
     run(&store, &key("order")).complete(&"the canary".to_owned()).wait().unwrap();
     run(&store, &key("other")).complete(&"paid".to_owned()).wait().unwrap();
+    store.close().unwrap();
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
     damage(&path);
     assert_eq!(kind(store.claim(&key("order"), request()).wait()), ErrorKind::Corrupt);
     assert!(is_paid(&store, "other"));
@@ -156,6 +158,8 @@ fn p10_a_damaged_row_at_the_head_is_told_and_keeps_nothing_behind_it_from_leavin
         let outcome = if name == "order" { "the canary" } else { "paid" };
         run(&store, &key(name)).complete(&outcome.to_owned()).wait().unwrap();
     }
+    store.close().unwrap();
+    let store = Store::builder().cache_bytes(0).clock(clock.clone()).open(&path).unwrap();
     damage(&path);
     let of_its_key = || store.claim(&key("order"), request()).wait().unwrap_err().to_string();
     let told = of_its_key();

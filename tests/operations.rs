@@ -157,6 +157,8 @@ fn p10_a_damaged_row_is_an_error_in_its_place_and_the_next_ones_follow() {
         let bytes = if nth == "2" { MARK.to_vec() } else { Vec::new() };
         run(&store, &key(nth)).complete(&bytes).wait().unwrap();
     }
+    store.close().unwrap();
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
     let mut image = std::fs::read(&path).unwrap();
     for at in (0..image.len()).filter(|at| image[*at..].starts_with(MARK)).collect::<Vec<_>>() {
         image[at] ^= 1;

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use redb::{Database, TableDefinition};
 use reentry::{Builder, Claim, Error, ErrorKind, Key, ManualClock, Revision, Store};
-use support::{START, key, request, run, settle};
+use support::{START, database, key, request, run, settle};
 use tempfile::TempDir;
 
 const META: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/meta");
@@ -144,7 +144,7 @@ fn a_database_of_somebody_else_is_no_store() {
 fn a_store_without_its_meta_row_is_no_store() {
     let (_folder, path) = folder();
     made(&path);
-    let database = Database::open(&path).unwrap();
+    let database = database(&path);
     let transaction = database.begin_write().unwrap();
     transaction.open_table(META).unwrap().remove(0).unwrap();
     transaction.commit().unwrap();
@@ -155,7 +155,7 @@ fn a_store_without_its_meta_row_is_no_store() {
 /// Changes the first row of a table by hand and puts the right checksum behind it.
 fn patch(path: &Path, table: TableDefinition<'_, u64, &'static [u8]>, change: impl Fn(&mut Vec<u8>)) {
     use redb::ReadableTable;
-    let database = Database::open(path).unwrap();
+    let database = database(path);
     let transaction = database.begin_write().unwrap();
     {
         let mut table = transaction.open_table(table).unwrap();

@@ -277,6 +277,8 @@ fn p10_damage_that_a_caller_meets_is_a_fault() {
     let path = folder.path().join("orders.reentry");
     let store = Store::builder().cache_bytes(0).open(&path).unwrap();
     run(&store, &key("order")).complete(&"the canary".to_owned()).wait().unwrap();
+    store.close().unwrap();
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
     // Behind the store's back, in every page that ever held it.
     let bytes = fs::read(&path).unwrap();
     let file = File::options().write(true).open(&path).unwrap();

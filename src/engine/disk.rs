@@ -21,8 +21,8 @@ use crate::sync::plain::{AtomicBool, AtomicU64, Instant, Mutex, Ordering, RwLock
 /// The error type of redb's backend calls: `redb::BackendError` under its `experimental-api-5`.
 type BackendError = io::Error;
 
-/// What staged writes are kept by.
-const PAGE_BYTES: usize = 4096;
+/// What staged writes are kept by, and entries of the journal.
+pub(super) const PAGE_BYTES: usize = 4096;
 
 /// A file, as the engine sees it.
 pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
@@ -71,31 +71,36 @@ pub(crate) struct Backend(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     disk: Arc<dyn Disk>,
+    /// How many bytes of the file stand before redb's.
+    front: u64,
     /// Whether `staged` holds something: asked on every call, so that no call waits for another once it is open.
     opening: AtomicBool,
     staged: Mutex<Option<Staged>>,
     fault: Mutex<Option<Fault>>,
+    /// Whether something failed that redb does not know of: nothing is written any more.
+    is_stopped: AtomicBool,
     /// How long syncs took since that was last asked for.
     sync_nanos: AtomicU64,
 }
 
 impl Backend {
-    /// A backend that writes nothing until it is accepted.
-    pub(crate) fn staged(disk: Arc<dyn Disk>) -> io::Result<Self> {
+    /// A backend that writes nothing until it is accepted. So many bytes of the file stand before redb's.
+    pub(crate) fn staged(disk: Arc<dyn Disk>, front: u64) -> io::Result<Self> {
         let there = disk.len()?;
         let staged = Staged { there, len: there, pages: BTreeMap::new(), calls: Vec::new() };
-        Ok(Self::new(disk, Some(staged)))
+        Ok(Self::new(disk, front, Some(staged)))
     }
 
     /// A backend that writes at once.
-    pub(crate) fn direct(disk: Arc<dyn Disk>) -> Self {
-        Self::new(disk, None)
+    pub(crate) fn direct(disk: Arc<dyn Disk>, front: u64) -> Self {
+        Self::new(disk, front, None)
     }
 
-    fn new(disk: Arc<dyn Disk>, staged: Option<Staged>) -> Self {
+    fn new(disk: Arc<dyn Disk>, front: u64, staged: Option<Staged>) -> Self {
         let opening = AtomicBool::new(staged.is_some());
         let (staged, fault, sync_nanos) = (Mutex::new(staged), Mutex::default(), AtomicU64::default());
-        Self(Arc::new(Inner { disk, opening, staged, fault, sync_nanos }))
+        let is_stopped = AtomicBool::default();
+        Self(Arc::new(Inner { disk, front, opening, staged, fault, is_stopped, sync_nanos }))
     }
 
     /// Writes what was staged, in its order and with its syncs, and from now on writes at once.
@@ -162,12 +167,9 @@ impl Backend {
     }
 }
 
-impl StorageBackend for Backend {
-    fn len(&self) -> Result<u64, BackendError> {
-        self.call(false, |staged, _| Ok(staged.len), Disk::len)
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendError> {
+impl Backend {
+    /// Reads from the file itself, before redb's bytes.
+    pub(super) fn read_front(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendError> {
         // Both closures fill the one buffer, of which only one runs.
         let out = std::cell::RefCell::new(out);
         self.call(
@@ -177,15 +179,21 @@ impl StorageBackend for Backend {
         )
     }
 
-    fn set_len(&self, len: u64) -> Result<(), BackendError> {
-        let set_staged = |staged: &mut Staged, _: &dyn Disk| {
-            staged.set_len(len);
-            Ok(())
-        };
-        self.call(false, set_staged, |disk| disk.set_len(len))
+    /// Writes durably to the file itself, before redb's bytes. Where that fails nothing is written any more, as after a
+    /// fault of redb's own: it would take in by a later commit what nobody may be told of.
+    pub(super) fn write_front(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+        self.0.is_stopped.store(true, Ordering::Release);
+        self.write_at(offset, data)?;
+        self.sync()?;
+        self.0.is_stopped.store(false, Ordering::Release);
+        Ok(())
     }
 
-    fn sync_data(&self) -> Result<(), BackendError> {
+    fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+        self.call(false, |staged, disk| staged.write(disk, offset, data), |disk| disk.write(offset, data))
+    }
+
+    fn sync(&self) -> Result<(), BackendError> {
         let staged_sync = |staged: &mut Staged, _: &dyn Disk| {
             staged.calls.push(Call::Sync);
             Ok(())
@@ -197,8 +205,48 @@ impl StorageBackend for Backend {
         synced
     }
 
+    fn check_stopped(&self) -> Result<(), BackendError> {
+        let is_stopped = self.0.is_stopped.load(Ordering::Acquire);
+        // The conversion is one under redb's `experimental-api-5`.
+        #[expect(clippy::useless_conversion, reason = "see above")]
+        if is_stopped { Err(io::Error::other("the journal could not be written").into()) } else { Ok(()) }
+    }
+
+    /// Where in the file this place of redb's bytes is.
+    fn behind_front(&self, offset: u64) -> Result<u64, BackendError> {
+        // The conversion is one under redb's `experimental-api-5`.
+        #[expect(clippy::useless_conversion, reason = "see above")]
+        offset.checked_add(self.0.front).ok_or_else(|| io::Error::from(io::ErrorKind::InvalidInput).into())
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> Result<u64, BackendError> {
+        self.call(false, |staged, _| Ok(staged.len), Disk::len).map(|len| len.saturating_sub(self.0.front))
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendError> {
+        self.read_front(self.behind_front(offset)?, out)
+    }
+
+    fn set_len(&self, len: u64) -> Result<(), BackendError> {
+        self.check_stopped()?;
+        let len = self.behind_front(len)?;
+        let set_staged = |staged: &mut Staged, _: &dyn Disk| {
+            staged.set_len(len);
+            Ok(())
+        };
+        self.call(false, set_staged, |disk| disk.set_len(len))
+    }
+
+    fn sync_data(&self) -> Result<(), BackendError> {
+        self.check_stopped()?;
+        self.sync()
+    }
+
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
-        self.call(false, |staged, disk| staged.write(disk, offset, data), |disk| disk.write(offset, data))
+        self.check_stopped()?;
+        self.write_at(self.behind_front(offset)?, data)
     }
 }
 
@@ -368,7 +416,7 @@ mod tests {
         disk.write(0, &(0..10_000).map(|at: u32| (at % 251).to_le_bytes()[0]).collect::<Vec<_>>()).unwrap();
         let before = disk.0.read().clone();
         let plain = Memory(RwLock::new(before.clone()));
-        let backend = Backend::staged(Arc::<Memory>::clone(&disk)).unwrap();
+        let backend = Backend::staged(Arc::<Memory>::clone(&disk), 0).unwrap();
         backend.write(4_090, &[1; 20]).unwrap();
         plain.write(4_090, &[1; 20]).unwrap();
         backend.set_len(5_000).unwrap();
@@ -443,7 +491,7 @@ mod tests {
     fn p10_the_gravest_fault_of_a_batch_is_remembered_and_a_failed_sync_beyond_it() {
         use io::ErrorKind::{Other, PermissionDenied, StorageFull};
         let disk = Arc::new(Failing(Mutex::new(StorageFull)));
-        let backend = Backend::direct(Arc::<Failing>::clone(&disk));
+        let backend = Backend::direct(Arc::<Failing>::clone(&disk), 0);
         let write = |kind| {
             *disk.0.lock() = kind;
             assert!(backend.write(0, &[1]).is_err());

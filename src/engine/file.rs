@@ -15,11 +15,9 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::holder::holder;
+use super::journal::{MAGIC, REDB_MAGIC};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::plain::{AtomicU64, Ordering};
-
-/// How every redb file starts (redb's design document, "Database header").
-const MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
 /// Behind the name of a store that is being created.
 const CREATING_SUFFIX: &str = ".creating";
@@ -273,10 +271,11 @@ fn open_existing(path: &Path, to: Use) -> Result<RealFile> {
     if !is_same(&locked.file, path).map_err(|e| io_error("cannot look at", path, e))? {
         return Err(Error::new(ErrorKind::InUse, format!("{} was replaced while it was opened", path.display())));
     }
-    let mut start = [0; MAGIC.len()];
+    let mut start = [0; REDB_MAGIC.len()];
+    let is_store = |start: &[u8]| start == REDB_MAGIC || start.starts_with(&MAGIC);
     match (&locked.file).read_exact(&mut start) {
-        Ok(()) if start == MAGIC && to == Use::Read => Ok(locked),
-        Ok(()) if start == MAGIC => {
+        Ok(()) if is_store(&start) && to == Use::Read => Ok(locked),
+        Ok(()) if is_store(&start) => {
             settle_name(&locked, path).map_err(|e| io_error("cannot make durable the name of", path, e))?;
             Ok(locked)
         }

@@ -30,12 +30,12 @@ impl Gathered {
         self.appended.is_empty() && self.removed.is_empty()
     }
 
-    /// Appends the row that `encode` writes.
-    pub(super) fn append(&mut self, number: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
+    /// Appends the row that `encode` writes, and returns it.
+    pub(super) fn append(&mut self, number: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<&[u8]> {
         let start = self.bytes.len();
         encode(&mut self.bytes)?;
         self.appended.push((number, start..self.bytes.len()));
-        Ok(())
+        Ok(self.bytes.get(start..).unwrap_or_default())
     }
 
     pub(super) fn remove(&mut self, number: u64) {

@@ -141,9 +141,9 @@ impl Log {
             }
             (read, _) => read?,
         }
-        if let (None, Some([counted, found])) = (page.after, self.missing) {
-            let message = format!("the tables count {counted} rows, of which {found} can be read");
-            page.found.push((after, Err(Error::new(ErrorKind::Corrupt, message))));
+        if page.after.is_none() {
+            let unread = self.unread.iter().map(|unread| (after, Err(Error::new(ErrorKind::Corrupt, unread.clone()))));
+            page.found.extend(unread);
         }
         Ok(page)
     }

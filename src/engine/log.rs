@@ -17,9 +17,11 @@ use redb::{
 };
 
 use super::disk::{Backend, Disk, Fault};
-use super::error::{drop_unwinding, engine, unwound};
+use super::error::{engine, unwound};
 use super::index::NUMBER_MAX;
+use super::journal::{Changes, Head, Mark};
 use super::meta::{self, Meta};
+use super::opened::Open;
 use super::transaction::ReadTransaction as Rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Body, Record, format};
@@ -30,12 +32,6 @@ pub(super) type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
 pub(super) const LOG: Definition<'_> = TableDefinition::new("reentry/log");
 pub(super) const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
 pub(super) const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
-
-/// The part of opening that checking the pages is taken for; the rest is reading the rows.
-const SHARE_OF_CHECK: f64 = 0.5;
-
-/// How many rows are read from one report of progress to the next.
-const ROWS_A_REPORT: u32 = 16 * 1024;
 
 /// How many numbers a copy leaves to the original, which goes on: a token that either gives is never one of the
 /// other's. Eight million copies of copies use them up; then a copy goes on where the original was.
@@ -92,8 +88,8 @@ pub(crate) struct Log {
     /// Up to which number rows are looked for one by one, where a damaged page of the file keeps them from being found
     /// in order. None but where the file is read as far as it can be.
     pub(super) probes_to: Option<u64>,
-    /// How many rows its tables count, and how many of them were found, where these differ; then likewise.
-    pub(super) missing: Option<[u64; 2]>,
+    /// What else cannot be read; then likewise.
+    pub(super) unread: Vec<String>,
     open: RwLock<State>,
 }
 
@@ -123,24 +119,21 @@ enum State {
     Closed,
 }
 
-#[derive(Debug)]
-struct Open {
-    database: Database,
-    backend: Backend,
-}
-
 impl Log {
-    /// Puts an empty store with this id on an empty disk.
-    pub(crate) fn initialise(disk: Arc<dyn Disk>, store: [u8; 16]) -> Result<()> {
+    /// Puts an empty store with this id, and a journal of so many pages, on an empty disk. The secret is nobody's to
+    /// know.
+    pub(crate) fn initialise(disk: Arc<dyn Disk>, store: [u8; 16], secret: [u8; 16], pages: u32) -> Result<()> {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(1024 * 1024);
-        let database = builder.create_with_backend(Backend::direct(disk)).map_err(engine)?;
+        let head = Head::write(&*disk, pages)?;
+        let database = builder.create_with_backend(Backend::direct(disk, head.bytes())).map_err(engine)?;
         let transaction = database.begin_write().map_err(engine)?;
         for table in [LOG, TOMBSTONES, BODIES] {
             transaction.open_table(table).map_err(engine)?;
         }
         let meta = Meta::new(store);
         meta::write(&transaction, meta)?;
+        meta::write_mark(&transaction, Mark::first(secret))?;
         transaction.commit().map_err(engine)?;
         database.close().map_err(engine)
     }
@@ -157,11 +150,15 @@ impl Log {
             let open = Open::staged(Arc::clone(&disk), opening)?;
             match open.accepted(opening, &mut each) {
                 Ok(meta) => Ok((open, meta)),
-                Err(error) => open.close().and(Err(error)),
+                Err(error) => {
+                    drop(open.close());
+                    Err(error)
+                }
             }
         })?;
         let (cache_bytes, probes_to) = (opening.cache_bytes, None);
-        let log = Self { disk, cache_bytes, probes_to, missing: None, open: RwLock::new(State::Open(open)) };
+        let unread = open.damaged.iter().map(Error::to_string).collect();
+        let log = Self { disk, cache_bytes, probes_to, unread, open: RwLock::new(State::Open(open)) };
         if opening.access == Access::Salvage { log.salvage(meta, opening, each) } else { Ok((log, meta)) }
     }
 
@@ -176,11 +173,11 @@ impl Log {
             let open = Open::staged(disk, opening)?;
             let mut meta = open.meta()?;
             open.scan(opening, |_, record| each(record))?;
-            open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+            open.accept()?;
             meta.next = meta.next.max(meta.next.saturating_add(NUMBERS_OF_THE_ORIGINAL).min(NUMBER_MAX / 2));
             let transaction = open.database.begin_write().map_err(engine)?;
             meta::write(&transaction, meta)?;
-            transaction.commit().map_err(engine)?;
+            open.commit_in_full(transaction)?;
             open.database.close().map_err(engine)
         })
     }
@@ -196,7 +193,7 @@ impl Log {
             let message = "the file could not be opened anew after the disk was full";
             Error::because(ErrorKind::Failed, message, error)
         };
-        if let State::Open(Open { database, backend }) = std::mem::replace(&mut *state, State::Full) {
+        if let State::Open(Open { database, backend, .. }) = std::mem::replace(&mut *state, State::Full) {
             // Closing writes and syncs; what a sync drops there is gone as well.
             drop(database);
             if backend.fault().is_some_and(|fault| fault.during_sync) {
@@ -204,13 +201,12 @@ impl Log {
                 return Err(failed(Error::new(ErrorKind::Io, "a sync failed as the file was closed")));
             }
         }
-        let backend = Backend::direct(Arc::clone(&self.disk));
-        match builder(self.cache_bytes).create_with_backend(backend.clone()) {
-            Ok(database) => *state = State::Open(Open { database, backend }),
-            Err(error) if backend.fault().is_some_and(Fault::is_full) => return Err(engine(error)),
+        match Open::again(Arc::clone(&self.disk), self.cache_bytes) {
+            Ok(open) => *state = State::Open(open),
+            Err(error) if error.kind() == ErrorKind::Full => return Err(error),
             Err(error) => {
                 *state = State::Failed;
-                return Err(failed(engine(error)));
+                return Err(failed(error));
             }
         }
         Ok(())
@@ -256,7 +252,8 @@ impl Log {
     pub(super) fn database(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Database> {
         unwound(|| {
             let open = Open::staged(disk, opening)?;
-            open.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+            open.accept()?;
+            open.commit_in_full(open.database.begin_write().map_err(engine)?)?;
             Ok(open.database)
         })
     }
@@ -286,8 +283,37 @@ impl Log {
     pub(crate) fn begin(&self) -> Result<WriteTransaction> {
         let state = self.open.read();
         let open = state.opened()?;
+        open.follows.catch_up()?;
         open.backend.forget_what_was_made_good();
         open.database.begin_write().map_err(engine)
+    }
+
+    /// Decides how this transaction is to be committed, which comes to these changes.
+    pub(super) fn prepare(&self, transaction: &WriteTransaction, changes: &mut Changes) -> Result<()> {
+        self.open.read().opened()?.prepare(transaction, changes)
+    }
+
+    /// Makes durable what was prepared. Whoever reads from now on finds it.
+    pub(super) fn commit(&self, transaction: WriteTransaction, changes: &Changes) -> Result<()> {
+        self.open.read().opened()?.commit(transaction, changes)
+    }
+
+    /// Lets redb follow what was made durable without it.
+    pub(super) fn follow(&self) -> Result<()> {
+        let state = self.open.read();
+        let follows = &state.opened()?.follows;
+        let told = follows.catch_up();
+        if follows.has_panicked() {
+            drop(state);
+            self.give_up();
+        }
+        told
+    }
+
+    /// Whether what is acknowledged is in the journal alone, in part.
+    pub(super) fn is_journal_ahead(&self) -> bool {
+        let state = self.open.read();
+        state.opened().is_ok_and(|open| open.journal.as_ref().is_some_and(|journal| journal.lock().is_ahead()))
     }
 
     /// The record at `place`, with its bodies; none where it has moved.
@@ -352,7 +378,10 @@ impl Log {
 
     /// The file as it is at this moment.
     pub(super) fn moment(&self) -> Result<ReadTransaction> {
-        self.open.read().opened()?.database.begin_read().map_err(engine)
+        let state = self.open.read();
+        let open = state.opened()?;
+        open.follows.catch_up()?;
+        open.database.begin_read().map_err(engine)
     }
 }
 
@@ -364,76 +393,6 @@ impl State {
             Self::Failed => Err(Error::new(ErrorKind::Failed, "the disk failed; open the store anew")),
             Self::Closed => Err(Error::new(ErrorKind::Closed, "the store is closed; open it anew")),
         }
-    }
-}
-
-impl Open {
-    /// Opens what is on the disk and writes nothing to it yet.
-    fn staged(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Self> {
-        let unreadable = |e| Error::because(ErrorKind::Io, "cannot read the file", e);
-        let backend = Backend::staged(disk).map_err(unreadable)?;
-        let mut builder = builder(opening.cache_bytes);
-        let progress = Arc::clone(&opening.progress);
-        builder.set_repair_callback(move |session| {
-            if progress(session.progress() * SHARE_OF_CHECK).is_break() {
-                session.abort();
-            }
-        });
-        builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
-        let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
-        Ok(Self { database, backend })
-    }
-
-    /// Reads all that is there, and accepts it where it is to be written.
-    fn accepted(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<Meta> {
-        if opening.access == Access::Salvage {
-            return Ok(Meta::unknown());
-        }
-        let meta = self.meta()?;
-        self.scan(opening, |place, record| match place.number() {
-            number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
-            _ => each(place, record),
-        })?;
-        if opening.access == Access::Write {
-            self.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
-        }
-        Ok(meta)
-    }
-
-    /// Closes redb. Where nothing was accepted it is left without the commit by which it closes: that would stay in
-    /// memory, and a damaged page that it writes anew could end the process (docs/reliability.md).
-    fn close(self) -> Result<()> {
-        if self.backend.is_staged() {
-            drop_unwinding(self);
-            return Ok(());
-        }
-        self.database.close().map_err(engine)
-    }
-
-    fn meta(&self) -> Result<Meta> {
-        meta::read(&self.database.begin_read().map_err(engine)?)
-    }
-
-    fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
-        let reader = self.database.begin_read().map_err(engine)?;
-        let (mut seen, mut total) = (0_u32, 0);
-        for place in [Place::Log(0), Place::Tombstone(0)] {
-            total += reader.open_table(place.table()).map_err(engine)?.len().map_err(engine)?;
-        }
-        for start in [Place::Log(0), Place::Tombstone(0)] {
-            let table = reader.open_table(start.table()).map_err(engine)?;
-            for row in table.range(0..).map_err(engine)? {
-                let (number, row) = row.map_err(engine)?;
-                let place = start.beside(number.value());
-                each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
-                seen = seen.saturating_add(1);
-                if seen.is_multiple_of(ROWS_A_REPORT) {
-                    let done = f64::from(seen) / f64::from(u32::try_from(total).unwrap_or(u32::MAX));
-                    tell(opening, SHARE_OF_CHECK + done.min(1.0) * (1.0 - SHARE_OF_CHECK))?;
-                }
-            }
-        }
-        tell(opening, 1.0)
     }
 }
 
@@ -490,12 +449,6 @@ pub(super) fn load_bodies(record: &mut Record, table: &impl ReadableTable<u64, &
         *body = Body::Here(bytes.into());
     }
     Ok(())
-}
-
-fn builder(cache_bytes: usize) -> redb::Builder {
-    let mut builder = redb::Builder::new();
-    builder.set_cache_size(cache_bytes);
-    builder
 }
 
 /// Names the row in an error about it.

@@ -1,4 +1,4 @@
-//! The one meta row: what the store knows of itself.
+//! The meta row: what the store knows of itself; and beside it the mark of its journal.
 //!
 //! Invariant: a file of a newer version is refused before anything else of it is believed.
 
@@ -9,14 +9,18 @@ use serde::{Deserialize, Serialize};
 
 use super::error::engine;
 use super::index::NUMBER_MAX;
+use super::journal::Mark;
 use super::log::Definition;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
 
 const META: Definition<'_> = Definition::new("reentry/meta");
 
-/// Where the one meta row stands.
+/// Where the meta row stands, and the mark.
 const META_ROW: u64 = 0;
+const MARK_ROW: u64 = 1;
+
+const NO_STORE: &str = "holds a redb database that is no store of this crate";
 
 /// The format of the files that this version of the crate writes, and the newest that it reads: `docs/format.md`.
 pub const FORMAT_VERSION: u32 = 1;
@@ -75,11 +79,29 @@ pub(super) fn check_version(version: u32) -> Result<()> {
 }
 
 pub(super) fn write(transaction: &WriteTransaction, meta: Meta) -> Result<()> {
+    write_row(transaction, META_ROW, &meta)
+}
+
+/// Which entries of the journal count from this commit on.
+pub(super) fn write_mark(transaction: &WriteTransaction, mark: Mark) -> Result<()> {
+    write_row(transaction, MARK_ROW, &mark)
+}
+
+fn write_row(transaction: &WriteTransaction, number: u64, value: &impl Serialize) -> Result<()> {
     let mut row = Vec::new();
-    write_fixed(&meta, &mut row)?;
+    write_fixed(value, &mut row)?;
     row.extend_from_slice(&crc32fast::hash(&row).to_le_bytes());
-    transaction.open_table(META).map_err(engine)?.insert(META_ROW, row.as_slice()).map_err(engine)?;
+    transaction.open_table(META).map_err(engine)?.insert(number, row.as_slice()).map_err(engine)?;
     Ok(())
+}
+
+/// Which entries of the journal count.
+pub(super) fn mark(reader: &ReadTransaction) -> Result<Mark> {
+    let body = row(reader, MARK_ROW)?.ok_or_else(|| Error::new(ErrorKind::Corrupt, "the journal's mark is missing"))?;
+    match read_fixed(&body) {
+        Ok((mark, used)) if used == body.len() => Ok(mark),
+        _ => Err(damaged()),
+    }
 }
 
 /// Says that the file has this format from now on.
@@ -92,16 +114,20 @@ pub(super) fn set_version(transaction: &WriteTransaction, version: u32) -> Resul
     Ok(())
 }
 
-/// The row, without its checksum.
+/// The meta row, without its checksum.
 fn body(reader: &ReadTransaction) -> Result<Vec<u8>> {
-    let no_store = "holds a redb database that is no store of this crate";
+    row(reader, META_ROW)?.ok_or_else(|| Error::new(ErrorKind::NotAStore, NO_STORE))
+}
+
+/// A row of the meta table, without its checksum.
+fn row(reader: &ReadTransaction, number: u64) -> Result<Option<Vec<u8>>> {
     let table = match reader.open_table(META) {
         Err(TableError::Storage(error)) => return Err(engine(error)),
-        Err(error) => return Err(Error::because(ErrorKind::NotAStore, no_store, error)),
+        Err(error) => return Err(Error::because(ErrorKind::NotAStore, NO_STORE, error)),
         Ok(table) => table,
     };
-    let row = table.get(META_ROW).map_err(engine)?;
-    checked(row.ok_or_else(|| Error::new(ErrorKind::NotAStore, no_store))?.value()).map(<[u8]>::to_vec)
+    let row = table.get(number).map_err(engine)?;
+    row.map(|row| checked(row.value()).map(<[u8]>::to_vec)).transpose()
 }
 
 fn checked(row: &[u8]) -> Result<&[u8]> {

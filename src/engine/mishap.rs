@@ -38,9 +38,9 @@ impl DiskCall {
 ///
 /// let disk = SimulatedDisk::new();
 /// let store = Store::builder().open_on(&disk)?;
-/// // The second write from now on, and each after it, is cut short after 512 bytes by an error of the device.
+/// // The next write, and each after it, is cut short after 512 bytes by an error of the device.
 /// let eio = 5;
-/// disk.fail(Some(DiskFault::os(eio).on(&[DiskCall::Write]).after(1).having_written(512).for_ever()));
+/// disk.fail(Some(DiskFault::os(eio).on(&[DiskCall::Write]).having_written(512).for_ever()));
 /// let claim = store.claim(&Key::new("orders", "1")?, Fingerprint::of("two pizzas")).wait();
 /// assert_eq!(claim.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
 /// assert_eq!(disk.failed(), 1, "the store asks nothing more of a disk that failed");

@@ -33,9 +33,11 @@ mod error;
 mod exported;
 mod figures;
 mod file;
+mod follows;
 mod gathered;
 mod holder;
 mod index;
+mod journal;
 mod list;
 mod log;
 mod lookup;
@@ -43,6 +45,7 @@ mod meta;
 mod meter;
 #[cfg(any(test, feature = "testing"))]
 mod mishap;
+mod opened;
 mod opening;
 #[cfg(all(test, loom))]
 mod orders;

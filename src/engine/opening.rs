@@ -8,6 +8,7 @@ use super::SimulatedDisk;
 use super::capacity::Ledger;
 use super::disk::{self, Disk};
 use super::index::Index;
+use super::journal;
 use super::log::{Access, Log, Place};
 use super::meta::{self, Meta};
 use super::meter::Meter;
@@ -22,6 +23,11 @@ use crate::pending::thread_waited_for;
 use crate::record::Record;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
 
+/// Puts an empty store on an empty disk.
+fn new_store(disk: Arc<dyn Disk>) -> Result<()> {
+    Log::initialise(disk, meta::random_id(), meta::random_id(), journal::PAGES)
+}
+
 impl Engine {
     /// The store in the file at `path`, which is created where there is none.
     pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
@@ -29,7 +35,7 @@ impl Engine {
             file::check_private_folder(path)?;
         }
         let file = match options.opening.access {
-            Access::Write => file::open(path, |disk| Log::initialise(disk, meta::random_id()))?,
+            Access::Write => file::open(path, new_store)?,
             Access::Read | Access::Salvage => file::open_to_read(path)?,
         };
         if options.only_private {
@@ -54,7 +60,7 @@ impl Engine {
     /// A store in memory.
     pub(crate) fn open_memory(options: Options) -> Result<Arc<Self>> {
         let disk = Arc::new(disk::Memory::default());
-        Log::initialise(Arc::<disk::Memory>::clone(&disk), meta::random_id())?;
+        new_store(Arc::<disk::Memory>::clone(&disk))?;
         Self::prepare(disk, options).and_then(Self::start)
     }
 
@@ -65,7 +71,7 @@ impl Engine {
         if disk.is_empty() {
             let made = Arc::new(disk::Memory::default());
             // Without an id of its own: the same calls leave the same bytes.
-            Log::initialise(Arc::<disk::Memory>::clone(&made), [0; 16])?;
+            Log::initialise(Arc::<disk::Memory>::clone(&made), [0; 16], [0; 16], disk.journal_pages())?;
             disk.publish(made.image()).map_err(unnamed)?;
         }
         disk.settle_name().map_err(unnamed)?;

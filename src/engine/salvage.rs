@@ -32,6 +32,7 @@ impl Log {
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
         let tables = [Place::Log(0), Place::Tombstone(0)];
         let counted = tables.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default()).iter().sum();
+        let unread = std::mem::take(&mut self.unread);
         let (mut found, mut damaged) = (0, 0);
         let mut after = Some(Order::OldestFirst.start());
         while let Some(place) = after {
@@ -45,8 +46,11 @@ impl Log {
             after = page.after;
             tell(opening, share(found, counted))?;
         }
+        self.unread = unread;
         // A page that says that it holds fewer rows than it does hides the others.
-        self.missing = (found + damaged < counted).then_some([counted, found]);
+        if found + damaged < counted {
+            self.unread.push(format!("the tables count {counted} rows, of which {found} can be read"));
+        }
         Ok((self, known.unwrap_or(unknown)))
     }
 }

@@ -27,6 +27,9 @@ use crate::sync::plain::Mutex;
 #[derive(Debug, Clone, Default)]
 pub struct SimulatedDisk(Arc<Mutex<State>>);
 
+/// Few, so that a test soon comes to their end.
+const JOURNAL_PAGES: u32 = 8;
+
 #[derive(Debug, Default)]
 struct State {
     /// The file as a reader sees it.
@@ -48,6 +51,7 @@ struct State {
     failed: usize,
     /// What was read, where that is asked for.
     reads: Option<Vec<Range<u64>>>,
+    journal: Option<u32>,
 }
 
 #[derive(Debug, Clone)]
@@ -88,6 +92,18 @@ impl SimulatedDisk {
     /// A disk that holds this file; of one that is shared no copy is made before it is written to.
     pub fn from_image(image: impl Into<Arc<Vec<u8>>>) -> Self {
         Self::holding(image.into())
+    }
+
+    /// Gives the journal of a store that is made on this disk so many pages, instead of 8. A page takes a small batch,
+    /// and one that finds none free is committed in full: where there are none, each of them is.
+    #[must_use]
+    pub fn with_journal(self, pages: u32) -> Self {
+        self.0.lock().journal = Some(pages);
+        self
+    }
+
+    pub(super) fn journal_pages(&self) -> u32 {
+        self.0.lock().journal.unwrap_or(JOURNAL_PAGES)
     }
 
     /// Remembers from now on which ranges of the file are read.
@@ -205,6 +221,12 @@ impl SimulatedDisk {
     pub fn fail(&self, faults: impl IntoIterator<Item = DiskFault>) {
         let faults = faults.into_iter().collect();
         self.0.lock().faults = faults;
+    }
+
+    /// The system has kept what failed syncs left in its memory: the next sync makes that durable after all.
+    pub fn keep_what_syncs_dropped(&self) {
+        let mut state = self.0.lock();
+        (state.base, state.dropped) = (None, Vec::new());
     }
 
     pub(super) fn is_empty(&self) -> bool {

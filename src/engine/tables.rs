@@ -8,6 +8,7 @@ use redb::{ReadableTable, Table, WriteTransaction};
 
 use super::error::engine;
 use super::gathered::Gathered;
+use super::journal::{Changes, Of};
 use super::log::{BODIES, Definition, LOG, Place, TOMBSTONES, at, load_bodies};
 use super::meta::{self, Meta};
 use super::transaction::Transaction;
@@ -31,13 +32,20 @@ pub(crate) struct Tables<'t> {
     bodies: Option<Table<'t, u64, &'static [u8]>>,
     /// What is to be done to the log before anything of it is read, and before the commit.
     gathered: Gathered,
+    /// What is done to all of them, for the journal.
+    changes: Changes,
 }
 
 impl<'t> Tables<'t> {
-    pub(crate) fn open(transaction: &'t WriteTransaction) -> Result<Self> {
+    pub(crate) fn open(transaction: &'t WriteTransaction, changes: Changes) -> Result<Self> {
         let log = transaction.open_table(LOG).map_err(engine)?;
         let gathered = Gathered::default();
-        Ok(Self { transaction, log, tombstones: None, bodies: None, gathered })
+        Ok(Self { transaction, log, tombstones: None, bodies: None, gathered, changes })
+    }
+
+    /// What was done to them.
+    pub(super) fn into_changes(self) -> Changes {
+        self.changes
     }
 
     /// Does what is gathered, so that the transaction can be committed.
@@ -63,15 +71,19 @@ impl<'t> Tables<'t> {
     /// Writes the row of `record` at `place`.
     pub(crate) fn put(&mut self, place: Place, record: &Record) -> Result<()> {
         if let Place::Log(number) = place {
-            return self.gathered.append(number, |row| format::encode(record, row));
+            let row = self.gathered.append(number, |row| format::encode(record, row))?;
+            self.changes.put(place.into(), number, row);
+            return Ok(());
         }
         let mut row = Vec::new();
         format::encode(record, &mut row)?;
+        self.changes.put(place.into(), place.number(), &row);
         self.table(place)?.insert(place.number(), row.as_slice()).map_err(engine)?;
         Ok(())
     }
 
     pub(crate) fn remove(&mut self, place: Place) -> Result<()> {
+        self.changes.remove(place.into(), place.number());
         match place {
             Place::Log(number) => self.gathered.remove(number),
             Place::Tombstone(number) => drop(self.table(place)?.remove(number).map_err(engine)?),
@@ -82,16 +94,23 @@ impl<'t> Tables<'t> {
     /// Removes every row up to and with this one, but those that are damaged.
     pub(crate) fn remove_up_to(&mut self, last: Place, damaged: &[(Place, Error)]) -> Result<()> {
         self.settle()?;
+        if damaged.is_empty() {
+            self.changes.remove_up_to(last.into(), last.number());
+        } else {
+            self.changes.give_up();
+        }
         let stays = |number, _: &[u8]| damaged.iter().any(|(place, _)| place.number() == number);
         self.table(last)?.retain_in(..=last.number(), stays).map_err(engine)
     }
 
     pub(crate) fn put_body(&mut self, row: u64, bytes: &[u8]) -> Result<()> {
+        self.changes.put(Of::Bodies, row, bytes);
         self.bodies()?.insert(row, bytes).map_err(engine)?;
         Ok(())
     }
 
     pub(crate) fn remove_body(&mut self, row: u64) -> Result<()> {
+        self.changes.remove(Of::Bodies, row);
         self.bodies()?.remove(row).map_err(engine)?;
         Ok(())
     }
@@ -115,11 +134,13 @@ impl<'t> Tables<'t> {
     }
 
     /// What the server writes its own rows through: they stand or fall with this transaction.
-    pub(crate) fn transaction(&self) -> Transaction<'t> {
+    pub(crate) fn transaction(&mut self) -> Transaction<'t> {
+        self.changes.give_up();
         Transaction::new(self.transaction)
     }
 
     pub(crate) fn put_meta(&mut self, meta: Meta) -> Result<()> {
+        self.changes.give_up();
         meta::write(self.transaction, meta)
     }
 

@@ -151,6 +151,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::capacity::{Capacity, Most};
+    use super::super::journal::Changes;
     use super::super::log::{Access, OpenCheck, Opening};
     use super::super::queue::QueueLimits;
     use super::super::tables::Tables;
@@ -208,7 +209,7 @@ mod tests {
 
     fn write(engine: &Engine, write: impl FnOnce(&mut Tables<'_>)) {
         let transaction = engine.shared.log.begin().unwrap();
-        let mut tables = Tables::open(&transaction).unwrap();
+        let mut tables = Tables::open(&transaction, Changes::default()).unwrap();
         write(&mut tables);
         tables.settle().unwrap();
         drop(tables);

@@ -18,6 +18,7 @@ use super::disk::Fault;
 use super::done::{Done, Move, publish_moves, row_left};
 use super::error::engine;
 use super::index::NUMBER_MAX;
+use super::journal::Changes;
 use super::log::Place;
 use super::meta::Meta;
 use super::queue::Shut;
@@ -235,9 +236,15 @@ impl Writer {
             waiter.promise.keep(Err(shut.error()));
         }
         if shut == Shut::Closed && self.full.is_none() {
-            // Only saves a later restart from a clock turned back meanwhile; everything told is durable already.
+            // Only saves a later restart from a clock turned back meanwhile, and from reading the journal; everything
+            // told is durable already.
             let mut done = Done { tells_time: true, ..Done::default() };
-            drop(self.attempt(&mut [], self.shared.timeline.now(), &mut done));
+            let last = catch_unwind(AssertUnwindSafe(|| {
+                drop(self.attempt(&mut [], self.shared.timeline.now(), &mut done));
+            }));
+            if last.is_err() {
+                self.shared.log.give_up();
+            }
         }
     }
 
@@ -268,6 +275,10 @@ impl Writer {
                         self.shared.trace.mended();
                     }
                     done.publish(&self.shared, requests, now);
+                    if let Err(error) = self.shared.log.follow() {
+                        // All of it is durable and told; what redb holds of it is not known.
+                        self.recover(Failure::In(error), &mut Vec::new(), Done::default(), now);
+                    }
                 }
                 Err(Failure::Rows(nth, error)) => {
                     let mut failed = requests.split_off(nth.min(requests.len()));
@@ -306,13 +317,14 @@ impl Writer {
         // What was synced before, while the file was opened, is no commit's.
         shared.log.take_sync_time();
         let transaction = shared.log.begin().map_err(Failure::Before)?;
-        let tables = Tables::open(&transaction).map_err(Failure::Before)?;
+        let tables = Tables::open(&transaction, Changes::of(requests.len())).map_err(Failure::Before)?;
         match self.fill(tables, requests, now, done) {
-            Ok(true) => {
+            Ok(Some(mut changes)) => {
+                shared.log.prepare(&transaction, &mut changes).map_err(Failure::Before)?;
                 shared.is_moving.store(true, Ordering::Release);
-                transaction.commit().map_err(|e| Failure::In(engine(e)))?;
+                shared.log.commit(transaction, &changes).map_err(Failure::In)?;
             }
-            Ok(false) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
+            Ok(None) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
             // A closure that failed because the disk did is not to blame.
             Err(Stop::Rows(error)) if shared.log.fault().is_none() => {
                 transaction.abort().map_err(|e| Failure::Before(engine(e)))?;
@@ -334,9 +346,16 @@ impl Writer {
         Ok(())
     }
 
-    /// Decides and writes. Returns whether there is anything to commit.
-    fn fill(&mut self, tables: Tables<'_>, requests: &mut [Request], now: Now, done: &mut Done) -> Result<bool, Stop> {
+    /// Decides and writes. Returns what is to be committed, if anything.
+    fn fill(
+        &mut self,
+        tables: Tables<'_>,
+        requests: &mut [Request],
+        now: Now,
+        done: &mut Done,
+    ) -> Result<Option<Changes>, Stop> {
         let shared = Arc::clone(&self.shared);
+        let requests_are_none = requests.is_empty();
         let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done, requests.len());
         for request in requests {
             let told = batch.process(request)?;
@@ -352,14 +371,16 @@ impl Writer {
         let leaves_nothing = done.is_change() && row_left(&done.moves).is_none();
         let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
-        if tells_time || leaves_nothing || reserves {
+        // Where nobody waits, redb takes in what is in the journal alone.
+        let takes_in = requests_are_none && shared.log.is_journal_ahead();
+        if tells_time || leaves_nothing || reserves || takes_in {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
             tables.put_meta(self.meta)?;
-            return Ok(true);
+            return Ok(Some(tables.into_changes()));
         }
-        Ok(done.is_change())
+        Ok(done.is_change().then(|| tables.into_changes()))
     }
 
     /// After a fault: tells everybody what is known, and goes on or stops for good.

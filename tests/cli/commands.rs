@@ -235,7 +235,7 @@ fn a_store_of_the_newest_format_is_left_as_it_is_and_one_of_a_newer_is_refused()
 /// Gives the store a version that this crate does not know.
 fn newer(place: &Place) {
     const META: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("reentry/meta");
-    let database = redb::Database::open(place.store()).unwrap();
+    let database = super::support::database(&place.store());
     let transaction = database.begin_write().unwrap();
     {
         let mut table = transaction.open_table(META).unwrap();

@@ -33,7 +33,7 @@ impl Server {
     /// A server on an empty disk, before the store is created.
     pub(crate) fn new() -> Self {
         Self {
-            disk: SimulatedDisk::new(),
+            disk: SimulatedDisk::new().with_journal(1),
             clock: Gate::new(),
             history: History::default(),
             store: None,

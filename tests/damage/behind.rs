@@ -25,6 +25,8 @@ fn made(folder: &TempDir) -> (PathBuf, ManualClock, Store, Everything) {
     let store = builder(&clock).cache_bytes(0).open(&path).unwrap();
     fill(&store, &clock, OPERATIONS);
     let known = ask_all(&store, OPERATIONS);
+    store.close().unwrap();
+    let store = builder(&clock).cache_bytes(0).open(&path).unwrap();
     (path, clock, store, known)
 }
 
@@ -150,19 +152,23 @@ fn p6_p10_a_damaged_row_at_the_head_is_kept_by_retention_and_in_nobodys_way() {
     const MARK: &[u8] = b"what stands at the head";
     let folder = folder();
     let (path, clock) = (folder.path().join("orders.reentry"), ManualClock::at(START));
-    let store = builder(&clock).cache_bytes(0).open(&path).unwrap();
-    let complete = |name: &str, bytes: &[u8]| {
-        let claim = told(&store, store.claim(&key(name), request())).unwrap();
-        told(&store, run_of(claim).complete(&bytes.to_vec())).unwrap()
+    let open = || builder(&clock).cache_bytes(0).open(&path).unwrap();
+    let complete = |store: &Store, name: &str, bytes: &[u8]| {
+        let claim = told(store, store.claim(&key(name), request())).unwrap();
+        told(store, run_of(claim).complete(&bytes.to_vec())).unwrap()
     };
-    complete("first", MARK);
+    let store = open();
+    complete(&store, "first", MARK);
+    store.close().unwrap();
+    // What it reads from now on is in the file.
+    let store = open();
     let image = std::fs::read(&path).unwrap();
     for at in (0..image.len()).filter(|at| image[*at..].starts_with(MARK)) {
         flip(&OpenOptions::new().read(true).write(true).open(&path).unwrap(), at * 8);
     }
     clock.advance(RETENTION * 3);
     for name in ["second", "third"] {
-        complete(name, b"done");
+        complete(&store, name, b"done");
         assert_eq!(ask(&store, &key(name)).unwrap().map(|it| it.state), Some(State::Succeeded));
     }
     assert_eq!(store.progress(&key("first")).unwrap_err().kind(), ErrorKind::Corrupt);

@@ -5,7 +5,7 @@ use std::thread;
 
 use reentry::SimulatedDisk;
 
-use super::original::{Original, SLOTS};
+use super::original::{Original, slots};
 use super::support::Dice;
 use super::{is_full, none_hangs, range, stride};
 
@@ -23,7 +23,8 @@ fn bits(image: &[u8], sample: usize, seed: u64) -> Vec<usize> {
     }
     let filled: Vec<_> = (0..len).filter(|at| image[*at] != 0).collect();
     let mut dice = Dice::new(seed);
-    let head = (0..SLOTS.end).step_by(5);
+    // The file's head, and redb's.
+    let head = (0..20).chain(slots(image).start - 64..slots(image).end).step_by(5);
     let inside: Vec<_> = (0..sample * 3 / 4).map(|_| filled[dice.below(filled.len())] * 8 + dice.below(8)).collect();
     let any: Vec<_> = (0..sample / 4).map(|_| dice.below(len * 8)).collect();
     head.map(|byte| byte * 8 + dice.below(8)).chain(inside).chain(any).collect()
@@ -100,7 +101,8 @@ fn p10_a_flipped_bit_in_a_file_that_a_crash_left_is_refused_or_harmless() {
 fn p10_a_flipped_bit_in_a_slot_of_a_file_that_a_crash_left_is_refused_or_a_torn_commit() {
     let original = Original::small(false);
     let stride = if is_full() { 1 } else { 19 };
-    let bits: Vec<_> = (SLOTS.start * 8..SLOTS.end * 8).step_by(stride).collect();
+    let slots = slots(&original.image);
+    let bits: Vec<_> = (slots.start * 8..slots.end * 8).step_by(stride).collect();
     none_hangs("slots", bits.into_iter(), move |bit| {
         original.is_refused(&flipped(&original.image, bit), &|| named(bit))
     });

@@ -12,13 +12,16 @@ use reentry::{
     SimulatedDisk, State, Step, Store, Timestamp,
 };
 
-use super::support::{PATIENCE, START, key, request, run_of};
+use super::support::{PATIENCE, START, head_bytes, key, request, run_of};
 
 pub(crate) const RETENTION: Duration = Duration::from_secs(1_000);
 pub(crate) const PAGE: usize = 4096;
 
 /// The two slots in redb's header, one of which tells where the newest commit is.
-pub(crate) const SLOTS: Range<usize> = 64..320;
+pub(crate) fn slots(image: &[u8]) -> Range<usize> {
+    let redb = head_bytes(image);
+    redb + 64..redb + 320
+}
 
 /// The operation that the last commit before the end changes.
 const LAST: &str = "operation 4";

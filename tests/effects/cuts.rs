@@ -44,7 +44,7 @@ fn how() -> Thoroughness {
 
 /// Lets a server do the whole operation once, and cuts it off everywhere.
 pub(crate) fn survive(plan: Plan) -> Tally {
-    let mut server = Server::new(plan, SimulatedDisk::new(), None);
+    let mut server = Server::new(plan, SimulatedDisk::new().with_journal(1), None);
     server.open().unwrap();
     server.finish().unwrap();
     server.audit();
@@ -61,7 +61,7 @@ pub(crate) fn survive(plan: Plan) -> Tally {
 /// of chance.
 pub(crate) fn survive_together(plans: &[Plan]) -> Tally {
     let (mut tally, mut dice, mut seen) = (Tally::default(), Dice::new(9), HashSet::new());
-    let servers = at_once(plans, SimulatedDisk::new(), None);
+    let servers = at_once(plans, SimulatedDisk::new().with_journal(1), None);
     let disk = &servers[0].disk;
     for at in 0..=disk.calls() {
         tally.cuts += 1;

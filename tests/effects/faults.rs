@@ -18,7 +18,7 @@ const ROOMS: u64 = 40;
 
 /// How many calls of these kinds the disk sees until the operation has its outcome.
 fn calls(plan: Plan, kinds: &[DiskCall]) -> usize {
-    let mut server = Server::new(plan, SimulatedDisk::new(), None);
+    let mut server = Server::new(plan, SimulatedDisk::new().with_journal(1), None);
     server.open().unwrap();
     server.finish().unwrap();
     server.disk.seen(kinds)
@@ -26,7 +26,7 @@ fn calls(plan: Plan, kinds: &[DiskCall]) -> usize {
 
 /// A server whose disk was made to fail, and what stopped it; none where nothing did.
 fn stopped(plan: Plan, is_patient: bool, fail: impl FnOnce(&SimulatedDisk)) -> (Server, Option<Error>) {
-    let mut server = Server::new(plan, SimulatedDisk::new(), None);
+    let mut server = Server::new(plan, SimulatedDisk::new().with_journal(1), None);
     fail(&server.disk);
     server.outside.be_patient(is_patient);
     let stopped = match server.open() {
@@ -110,7 +110,7 @@ pub(crate) fn fill_everywhere(plan: Plan) -> Tally {
 /// The file may grow to some size and no further, until the run that is refused makes room and tries again.
 pub(crate) fn fill_slowly(plan: Plan) -> Tally {
     let empty = {
-        let mut server = Server::new(plan, SimulatedDisk::new(), None);
+        let mut server = Server::new(plan, SimulatedDisk::new().with_journal(1), None);
         server.open().unwrap();
         server.close();
         server.disk.image().len() as u64

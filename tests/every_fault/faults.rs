@@ -56,6 +56,8 @@ struct Course {
     /// What a restart shows after each batch of opening, of the first line, and so on.
     shown: Vec<Vec<Shown>>,
     seen: SimulatedDisk,
+    /// How many pages the journal has.
+    journal: u32,
 }
 
 /// What images show; most faults leave one that another left before.
@@ -88,7 +90,9 @@ fn killed(disk: &SimulatedDisk) -> SimulatedDisk {
 
 impl Course {
     fn new(workload: &'static str, images: &mut Images) -> Self {
-        let mut server = Server::new();
+        // Batches are committed in full, in turn, and but now and then.
+        let journal = [0, 1, 8][workload.len() % 3];
+        let mut server = Server::new(journal);
         server.open().unwrap();
         let lines: Vec<_> = workload.split(';').map(str::trim).collect();
         let mut shown = vec![vec![images.shown(&killed(&server.disk), &server)]];
@@ -106,7 +110,7 @@ impl Course {
         let rows = shown.last().and_then(|shown| shown.last()).map(|shown| shown["rows"].clone()).unwrap();
         let rows = rows.split(',').filter(|row| !row.is_empty()).count();
         assert_eq!(rows, workload.matches("+row").count(), "P8: rows there are");
-        Self { lines, answers, shown, seen: server.disk.clone() }
+        Self { lines, answers, shown, seen: server.disk.clone(), journal }
     }
 }
 
@@ -166,7 +170,7 @@ struct Faulty<'a> {
 
 impl<'a> Faulty<'a> {
     fn new(course: &'a Course, kind: Kind, nth: usize, images: &'a mut Images, tally: &'a mut Tally) -> Self {
-        let server = Server::new();
+        let server = Server::new(course.journal);
         let fault = kind
             .errno
             .map_or_else(DiskFault::panic, DiskFault::os)

@@ -68,8 +68,9 @@ fn told(bytes: &[u8]) -> String {
 }
 
 impl Server {
-    pub(crate) fn new() -> Self {
-        Self::on(SimulatedDisk::new(), ManualClock::at(START))
+    /// A server whose store has a journal of so many pages.
+    pub(crate) fn new(journal: u32) -> Self {
+        Self::on(SimulatedDisk::new().with_journal(journal), ManualClock::at(START))
     }
 
     pub(crate) fn on(disk: SimulatedDisk, clock: ManualClock) -> Self {
@@ -184,8 +185,11 @@ impl Server {
         let (name, more) = (*words.get(1).unwrap_or(&""), words.get(2..).unwrap_or_default());
         match words[0] {
             "reopen" => {
-                // Closing tells nobody of anything that was not told before.
-                drop(self.end());
+                // Closing tells nobody of anything that was not told before. What a sync dropped as it was closed, a
+                // restart of the process alone cannot know; here the system has kept it.
+                if self.end().is_err() {
+                    self.disk.keep_what_syncs_dropped();
+                }
                 ready(self.open().map(|()| String::new()))
             }
             "pass" => {

@@ -37,7 +37,7 @@ fn the_server_on_a_small_disk() {
     let disk = PathBuf::from(disk);
     println!("on a small disk");
     let sizes = if env::var_os("REENTRY_SMALL_DISK_FULL").is_some() { 400 } else { 6 };
-    for room in (0..sizes).map(|nth| 256 * 1024 + (nth * 37 % 800) * 4 * 1024) {
+    for room in (0..sizes).map(|nth| 544 * 1024 + (nth * 37 % 800) * 4 * 1024) {
         with_room_for(&disk, room);
     }
 }

@@ -13,11 +13,11 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{ReadableTable, TableDefinition};
 use reentry::{
     Claim, Error, ErrorKind, Key, Loss, ManualClock, Request, Resumer, ResumerBuilder, Run, SimulatedDisk, State, Store,
 };
-use support::{PATIENCE, START, key, request, run, run_of, until};
+use support::{PATIENCE, START, database, key, request, run, run_of, until};
 
 /// Never: so that nothing is looked at but for a reason that the test names.
 const NEVER: Duration = Duration::MAX;
@@ -208,7 +208,7 @@ fn p10_a_damaged_record_stops_none_of_the_others() {
 /// Changes a byte of the payload that begins so.
 fn damage_the_body_of(path: &std::path::Path, beginning: &str) {
     const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
-    let transaction = Database::open(path).unwrap().begin_write().unwrap();
+    let transaction = database(path).begin_write().unwrap();
     let mut bodies = transaction.open_table(BODIES).unwrap();
     let found = bodies.iter().unwrap().map(|row| row.unwrap());
     let mut found = found.map(|(number, body)| (number.value(), body.value().to_vec()));

@@ -25,6 +25,8 @@ pub(crate) struct Plan {
     pub(crate) one_hash: bool,
     /// Where it is small redb writes ahead, and makes good what failed there.
     pub(crate) cache_bytes: usize,
+    /// How many pages the journal has: none, so few that every other batch finds it full, or enough for many.
+    pub(crate) journal: u32,
 }
 
 /// What is done under one key.
@@ -64,6 +66,7 @@ impl Plan {
             images: 2 + dice.below(6),
             one_hash: dice.below(8) == 0,
             cache_bytes: pick_usize(dice, &[0, 64 * 1024]),
+            journal: [0, 1, 3, 8, 16][dice.below(5)],
         }
     }
 

@@ -54,8 +54,8 @@ pub(crate) fn run_seed(seed: u64) -> Result<Tally, String> {
     let world = World::new(plan.clone(), Dice::new(dice.roll()));
     let simulation = Simulation {
         world: Rc::clone(&world),
+        disk: SimulatedDisk::new().with_journal(plan.journal),
         plan,
-        disk: SimulatedDisk::new(),
         store: None,
         tasks: Vec::new(),
         dice,

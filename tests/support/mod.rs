@@ -3,8 +3,9 @@
 
 #![allow(dead_code, reason = "each test file takes what it needs of this")]
 
+use std::fs::File;
 use std::future::Future;
-use std::io::{self, BufRead};
+use std::io::{self, BufRead, Read, Seek, SeekFrom, Write};
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -13,7 +14,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
 
-use redb::{Database, ReadableTable, TableDefinition};
+use redb::{Database, ReadableTable, StorageBackend, TableDefinition};
 use reentry::{
     Claim, Clock, DiskCall, DiskFault, EffectId, ErrorKind, Failure, Fingerprint, Key, Loss, ManualClock, Payload,
     Pending, Request, Result, Run, SimulatedDisk, Step, Store, Timestamp,
@@ -32,6 +33,54 @@ pub(crate) fn key(name: &str) -> Key {
 /// The fingerprint that tests use where it does not matter.
 pub(crate) fn request() -> Fingerprint {
     Fingerprint::of("two pizzas")
+}
+
+/// A store's file as redb sees it: what stands before redb's bytes is passed over (`docs/format.md`, "Head").
+#[derive(Debug)]
+struct Behind {
+    file: File,
+    head: u64,
+}
+
+impl StorageBackend for Behind {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len() - self.head)
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.head + offset))?;
+        file.read_exact(out)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.file.set_len(self.head + len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.file.sync_data()
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        let mut file = &self.file;
+        file.seek(SeekFrom::Start(self.head + offset))?;
+        file.write_all(data)
+    }
+}
+
+/// Where redb's bytes begin in the file of a store.
+pub(crate) fn head_bytes(file: &[u8]) -> usize {
+    let pages = |bytes: &[u8]| u32::from_le_bytes(bytes.try_into().unwrap()) as usize;
+    if file.starts_with(b"reentry") { (pages(&file[12..16]) + 1) * 4096 } else { 0 }
+}
+
+/// What redb has in the file of a store that nobody has open, and whose journal is empty, as it is once it is closed.
+pub(crate) fn database(path: &Path) -> Database {
+    let mut file = File::options().read(true).write(true).open(path).unwrap();
+    let mut start = [0; 4096];
+    file.read_exact(&mut start).unwrap();
+    let head = head_bytes(&start) as u64;
+    Database::builder().create_with_backend(Behind { file, head }).unwrap()
 }
 
 /// The run that a claim must have come to.
@@ -58,7 +107,7 @@ pub(crate) fn keep_one_damaged_of_three(path: &Path) {
 /// Puts other bytes, as many, into every payload of a store that has a row of its own.
 pub(crate) fn damage_payloads(path: &Path) {
     const BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
-    let transaction = Database::open(path).unwrap().begin_write().unwrap();
+    let transaction = database(path).begin_write().unwrap();
     let mut bodies = transaction.open_table(BODIES).unwrap();
     let len_of = |(number, bytes): (redb::AccessGuard<'_, u64>, redb::AccessGuard<'_, &[u8]>)| {
         (number.value(), bytes.value().len())

@@ -1,0 +1,189 @@
+//! redb with a store's file open, and the journal in front of it: how that comes to be, commits, and ends.
+//!
+//! Invariant: nothing is written to a file before it is accepted, and never where it is opened to be read.
+
+use std::sync::Arc;
+
+use redb::{Database, Durability, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
+
+use super::disk::{Backend, Disk};
+use super::error::{drop_unwinding, engine};
+use super::follows::Follows;
+use super::journal::{Changes, Head, Journal, not_without_sync};
+use super::log::{Access, OpenCheck, Opening, Place, at, tell};
+use super::meta::{self, Meta};
+use crate::error::{Error, ErrorKind, Result};
+use crate::record::{Record, format};
+use crate::sync::Mutex;
+
+/// The part of opening that checking the pages is taken for; the rest is reading the rows.
+const SHARE_OF_CHECK: f64 = 0.5;
+
+/// How many rows are read from one report of progress to the next.
+const ROWS_A_REPORT: u32 = 16 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Open {
+    /// What redb is told later than those who asked for it.
+    pub(super) follows: Follows,
+    pub(super) database: Database,
+    pub(super) backend: Backend,
+    /// None where the file has none: it was made before there was one.
+    pub(super) journal: Option<Mutex<Journal>>,
+    /// Where the journal is damaged; then the file is read as far as it can be.
+    pub(super) damaged: Option<Error>,
+}
+
+impl Open {
+    /// Opens what is on the disk and writes nothing to it yet.
+    pub(super) fn staged(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Self> {
+        let unreadable = |e| Error::because(ErrorKind::Io, "cannot read the file", e);
+        let is_salvage = opening.access == Access::Salvage;
+        let (head, damaged) = match Head::read(&*disk) {
+            Err(error) if is_salvage => (Head::find(&*disk), Some(error)),
+            head => (head?, None),
+        };
+        let backend = Backend::staged(disk, head.map_or(0, Head::bytes)).map_err(unreadable)?;
+        let mut builder = builder(opening.cache_bytes);
+        let progress = Arc::clone(&opening.progress);
+        builder.set_repair_callback(move |session| {
+            if progress(session.progress() * SHARE_OF_CHECK).is_break() {
+                session.abort();
+            }
+        });
+        builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
+        let mut open = Self::with(&builder, backend, head, is_salvage)?;
+        open.damaged = open.damaged.or(damaged);
+        Ok(open)
+    }
+
+    /// Opens what this process wrote to the disk before.
+    pub(super) fn again(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self> {
+        let head = Head::read(&*disk)?;
+        let backend = Backend::direct(disk, head.map_or(0, Head::bytes));
+        let open = Self::with(&builder(cache_bytes), backend, head, false)?;
+        open.journal.iter().try_for_each(|journal| journal.lock().make_durable(&open.backend))?;
+        Ok(open)
+    }
+
+    fn with(builder: &redb::Builder, backend: Backend, head: Option<Head>, is_salvage: bool) -> Result<Self> {
+        let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
+        let mut open = Self { follows: Follows::default(), database, backend, journal: None, damaged: None };
+        let Some(head) = head else { return Ok(open) };
+        match Journal::open(&open.database, &open.backend, head) {
+            Ok((journal, None)) => open.journal = Some(Mutex::new(journal)),
+            // Nothing is written where a file is read as far as it can be.
+            Ok((_, Some(error))) | Err(error) if is_salvage => open.damaged = Some(error),
+            Ok((_, Some(error))) | Err(error) => {
+                drop(open.close());
+                return Err(error);
+            }
+        }
+        Ok(open)
+    }
+
+    /// Writes what was staged.
+    pub(super) fn accept(&self) -> Result<()> {
+        self.backend.accept().map_err(|e| engine(redb::Error::Io(e)))?;
+        self.journal.iter().try_for_each(|journal| journal.lock().make_durable(&self.backend))
+    }
+
+    pub(super) fn prepare(&self, transaction: &WriteTransaction, changes: &mut Changes) -> Result<()> {
+        match &self.journal {
+            Some(journal) => journal.lock().prepare(transaction, changes),
+            None => {
+                changes.give_up();
+                Ok(())
+            }
+        }
+    }
+
+    pub(super) fn commit(&self, mut transaction: WriteTransaction, changes: &Changes) -> Result<()> {
+        match &self.journal {
+            Some(journal) if changes.is_all() => {
+                transaction.set_durability(Durability::None).map_err(not_without_sync)?;
+                journal.lock().append(&self.backend, changes)?;
+                self.follows.put(transaction);
+                Ok(())
+            }
+            journal => {
+                transaction.commit().map_err(engine)?;
+                if let Some(journal) = journal {
+                    journal.lock().taken_in();
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// Commits what no entry of the journal says, and with it what they say.
+    pub(super) fn commit_in_full(&self, transaction: WriteTransaction) -> Result<()> {
+        let mut changes = Changes::default();
+        self.prepare(&transaction, &mut changes)?;
+        self.commit(transaction, &changes)
+    }
+
+    /// Reads all that is there, and accepts it where it is to be written.
+    pub(super) fn accepted(
+        &self,
+        opening: &Opening,
+        mut each: impl FnMut(Place, Record) -> Result<()>,
+    ) -> Result<Meta> {
+        if opening.access == Access::Salvage {
+            return Ok(Meta::unknown());
+        }
+        let meta = self.meta()?;
+        self.scan(opening, |place, record| match place.number() {
+            number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
+            _ => each(place, record),
+        })?;
+        if opening.access == Access::Write {
+            self.accept()?;
+        }
+        Ok(meta)
+    }
+
+    /// Closes redb. Where nothing was accepted it is left without the commit by which it closes: that would stay in
+    /// memory, and a damaged page that it writes anew could end the process (docs/reliability.md).
+    pub(super) fn close(self) -> Result<()> {
+        if self.backend.is_staged() {
+            drop_unwinding(self);
+            return Ok(());
+        }
+        let Self { follows, database, .. } = self;
+        drop(follows);
+        database.close().map_err(engine)
+    }
+
+    pub(super) fn meta(&self) -> Result<Meta> {
+        meta::read(&self.database.begin_read().map_err(engine)?)
+    }
+
+    pub(super) fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
+        let reader = self.database.begin_read().map_err(engine)?;
+        let (mut seen, mut total) = (0_u32, 0);
+        for place in [Place::Log(0), Place::Tombstone(0)] {
+            total += reader.open_table(place.table()).map_err(engine)?.len().map_err(engine)?;
+        }
+        for start in [Place::Log(0), Place::Tombstone(0)] {
+            let table = reader.open_table(start.table()).map_err(engine)?;
+            for row in table.range(0..).map_err(engine)? {
+                let (number, row) = row.map_err(engine)?;
+                let place = start.beside(number.value());
+                each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
+                seen = seen.saturating_add(1);
+                if seen.is_multiple_of(ROWS_A_REPORT) {
+                    let done = f64::from(seen) / f64::from(u32::try_from(total).unwrap_or(u32::MAX));
+                    tell(opening, SHARE_OF_CHECK + done.min(1.0) * (1.0 - SHARE_OF_CHECK))?;
+                }
+            }
+        }
+        tell(opening, 1.0)
+    }
+}
+
+fn builder(cache_bytes: usize) -> redb::Builder {
+    let mut builder = redb::Builder::new();
+    builder.set_cache_size(cache_bytes);
+    builder
+}

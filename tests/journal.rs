@@ -1,0 +1,281 @@
+//! The journal in front of redb's bytes: what it alone holds is there after a crash, whoever opens the file; what is
+//! damaged in it is refused; and what a crash tore in it was never told. Crashes at every call are in `crash`,
+//! `every_subset` and `simulation`, faults of every call in `every_fault`.
+
+mod support;
+
+use std::fs;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use reentry::{
+    Claim, DiskCall, DiskFault, Error, ErrorKind, Fingerprint, Key, Loss, ManualClock, Progress, SimulatedDisk, State,
+    Store,
+};
+use support::{START, database, head_bytes, key, kind, request, run, run_of};
+use tempfile::TempDir;
+
+const PAGE: usize = 4096;
+
+fn builder() -> reentry::Builder {
+    Store::builder().clock(ManualClock::at(START))
+}
+
+/// The disk that a crash leaves in which only these operations are in the journal, one batch each.
+fn left_by_a_crash(names: &[&str], journal: u32) -> SimulatedDisk {
+    let disk = SimulatedDisk::new().with_journal(journal);
+    let store = builder().open_on(&disk).unwrap();
+    for name in names {
+        run(&store, &key(name)).release();
+    }
+    let left = disk.cut(disk.calls(), |_| Loss::Lost);
+    SimulatedDisk::from_image(left.image())
+}
+
+/// What the store lists, oldest first.
+fn names(store: &Store) -> Vec<String> {
+    let name = |progress: reentry::Result<Progress>| progress.unwrap().key().key().to_owned();
+    let mut names: Vec<_> = store.operations().map(name).collect();
+    names.reverse();
+    names
+}
+
+/// What redb holds by itself: the file without its journal.
+fn in_redb(image: &[u8]) -> Vec<String> {
+    let mut image = image.to_vec();
+    let head = head_bytes(&image);
+    image[PAGE..head].fill(0);
+    names(&builder().open_to_read_on(&SimulatedDisk::from_image(image)).unwrap())
+}
+
+/// Writes an image where a store can be opened by its name.
+fn in_a_file(image: &[u8]) -> (TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    fs::write(&path, image).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn p2_what_only_the_journal_holds_is_there_whoever_opens_the_file() {
+    let disk = left_by_a_crash(&["a", "b", "c"], 8);
+    assert!(in_redb(&disk.image()).is_empty(), "redb was told nothing that is durable");
+    let read = builder().open_to_read_on(&disk).unwrap();
+    assert_eq!((names(&read), disk.calls()), (vec!["a".to_owned(), "b".to_owned(), "c".to_owned()], 0));
+    drop(read);
+    assert_eq!(disk.calls(), 0, "whoever reads writes nothing");
+    let store = builder().open_on(&disk).unwrap();
+    assert_eq!(names(&store), ["a", "b", "c"]);
+    store.verify().unwrap();
+    // Opening has taken it in: what is left in the journal does not count any more.
+    assert_eq!(in_redb(&disk.cut(disk.calls(), |_| Loss::Lost).image()), ["a", "b", "c"]);
+}
+
+#[test]
+fn p2_a_journal_that_is_full_is_taken_in_and_begins_anew() {
+    let name: Vec<_> = (0..40).map(|nth| format!("{nth:02}")).collect();
+    let all: Vec<_> = name.iter().map(String::as_str).collect();
+    for journal in 0..5 {
+        for count in [1, 2, 5, 11, 40] {
+            let disk = left_by_a_crash(&all[..count], journal);
+            let told = in_redb(&disk.image()).len();
+            let whole = journal as usize + 1;
+            assert_eq!(told, count / whole * whole, "{count} batches, of which every {whole}th is committed in full");
+            let store = builder().open_on(&disk).unwrap();
+            assert_eq!(names(&store), all[..count], "{journal} pages");
+            store.verify().unwrap();
+        }
+    }
+}
+
+/// Payloads in rows of their own, tombstones, what retention removes and what is forgotten: all that a batch can do.
+#[test]
+fn p2_every_kind_of_change_comes_back_from_the_journal() {
+    let clock = ManualClock::at(START);
+    let second = Duration::from_secs(1);
+    let build = || Store::builder().clock(clock.clone()).retention(10 * second).tombstones(20 * second);
+    let disk = SimulatedDisk::new().with_journal(64);
+    let store = build().open_on(&disk).unwrap();
+    let large = vec![7_u8; 5_000];
+    for (nth, name) in ["old", "older", "large", "forgotten"].iter().enumerate() {
+        run(&store, &key(name)).complete(&large[nth..].to_vec()).wait().unwrap();
+        clock.advance(second);
+    }
+    assert!(store.forget(&key("forgotten")).wait().unwrap());
+    clock.advance(8 * second);
+    // Both outcomes are over by now, and fade into tombstones in these batches.
+    let mut open = run(&store, &key("open"));
+    open.advance("paid", &large).wait().unwrap();
+    open.advance("sent", &large[9..].to_vec()).wait().unwrap();
+    drop(open);
+    let shown = |store: &Store| -> Vec<String> {
+        store.operations().map(|progress| format!("{:?}", progress.unwrap())).collect()
+    };
+    let (told, stats) = (shown(&store), store.stats().unwrap());
+    assert!(stats.tombstones > 0, "{stats:?}");
+    let left = SimulatedDisk::from_image(disk.cut(disk.calls(), |_| Loss::Lost).image());
+    assert!(in_redb(&left.image()).len() < told.len(), "some of it is in the journal alone");
+    let again = build().open_on(&left).unwrap();
+    assert_eq!(shown(&again), told);
+    let kept = again.verify().unwrap();
+    assert_eq!((kept.operations, kept.payload_rows), (stats.operations, store.verify().unwrap().payload_rows));
+}
+
+#[test]
+fn p10_a_damaged_entry_with_another_behind_it_is_refused_by_number_and_offset_and_the_file_left_as_it_is() {
+    let image = left_by_a_crash(&["a", "b", "c"], 8).image();
+    for nth in 0..2 {
+        let at = (nth + 1) * PAGE;
+        for byte in [0, 10, 24, 31, 33, 40, 120] {
+            let mut damaged = image.clone();
+            damaged[at + byte] ^= 0x40;
+            let disk = SimulatedDisk::from_image(damaged.clone());
+            let error = builder().open_on(&disk).unwrap_err();
+            let names = format!("entry {nth} of the journal, at offset {at}");
+            assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains(&names), "{byte}: {error}");
+            assert_eq!(disk.calls(), 0);
+            // What stands before it can be read; that something is missing is told.
+            let (_folder, path) = in_a_file(&damaged);
+            let store = builder().open_damaged(&path).unwrap();
+            let told: Vec<_> = store.operations().collect();
+            let rest: Vec<_> = told.iter().filter_map(|told| told.as_ref().err().map(Error::to_string)).collect();
+            assert_eq!(told.len() - rest.len(), nth, "{told:?}");
+            assert!(rest.len() == 1 && rest[0].contains(&names), "{rest:?}");
+        }
+    }
+}
+
+/// Nobody can tell a torn entry from one that was damaged later, as with redb's own newest commit.
+#[test]
+fn p10_a_torn_entry_with_none_behind_it_was_never_told_and_a_new_one_takes_its_place() {
+    let image = left_by_a_crash(&["a", "b"], 8).image();
+    let mut torn = image.clone();
+    torn[2 * PAGE + 100..3 * PAGE].fill(0);
+    let disk = SimulatedDisk::from_image(torn);
+    let store = builder().open_on(&disk).unwrap();
+    assert_eq!(names(&store), ["a"]);
+    run(&store, &key("c")).release();
+    let after = builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+    assert_eq!(names(&after), ["a", "c"]);
+    after.verify().unwrap();
+}
+
+/// A client knows what an entry looks like, but not the mark that makes one count.
+#[test]
+fn p9_a_payload_that_is_made_like_an_entry_is_never_taken_for_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = builder().open(&path).unwrap();
+    run(&store, &key("a")).release();
+    let entry = fs::read(&path).unwrap()[PAGE..2 * PAGE].to_vec();
+    assert!(entry.windows(6).any(|bytes| bytes == b"scopea"), "the first entry stands there");
+    // All of an entry but its mark, so that it begins at a page of the journal, whatever stands before it.
+    let mut forged = entry.clone();
+    forged[..16].fill(0x5A);
+    let payload: Vec<u8> = (0..4).flat_map(|_| forged.clone()).collect();
+    for at in 0..8 {
+        run(&store, &key(&format!("b{at}"))).complete(&payload[at * 500..].to_vec()).wait().unwrap();
+    }
+    let left = fs::read(&path).unwrap();
+    let (_other, copied) = in_a_file(&left);
+    let again = builder().open(&copied).unwrap();
+    assert_eq!(again.operations().count(), 9);
+    again.verify().unwrap();
+}
+
+#[test]
+fn a_store_that_is_closed_leaves_nothing_to_its_journal() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = builder().open(&path).unwrap();
+    run(&store, &key("a")).complete(&"done".to_owned()).wait().unwrap();
+    store.close().unwrap();
+    let mut image = fs::read(&path).unwrap();
+    assert_eq!(in_redb(&image), ["a"]);
+    // Whatever stands there is none of its entries.
+    let head = head_bytes(&image);
+    image[PAGE..head].fill(0xFF);
+    fs::write(&path, &image).unwrap();
+    assert_eq!(names(&builder().open(&path).unwrap()), ["a"]);
+    drop(database(&path));
+}
+
+#[test]
+fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damaged_one_can_be_rescued() {
+    let image = left_by_a_crash(&["a"], 8).image();
+    let closed = {
+        let disk = SimulatedDisk::from_image(image.clone());
+        builder().open_on(&disk).unwrap().close().unwrap();
+        disk.image()
+    };
+    for byte in [9, 12, 13, 15, 17] {
+        let mut damaged = closed.clone();
+        damaged[byte] ^= 0x10;
+        let disk = SimulatedDisk::from_image(damaged.clone());
+        let expected = if byte == 9 { ErrorKind::NewerFormat } else { ErrorKind::Corrupt };
+        assert_eq!(kind(builder().open_on(&disk)), expected, "{byte}");
+        assert_eq!(disk.calls(), 0);
+        if expected == ErrorKind::Corrupt {
+            let (_folder, path) = in_a_file(&damaged);
+            let store = builder().open_damaged(&path).unwrap();
+            let told: Vec<_> = store.operations().collect();
+            assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 1, "{byte}: {told:?}");
+            assert!(told.iter().any(|told| told.as_ref().is_err_and(|e| e.to_string().contains("head"))), "{told:?}");
+        }
+    }
+    let (_folder, path) = in_a_file(&image[..3 * PAGE]);
+    let error = builder().open(&path).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("cut short"), "{error}");
+    assert_eq!(fs::read(&path).unwrap(), image[..3 * PAGE]);
+}
+
+/// A sync that failed may have dropped an entry that can still be read: opening writes it anew before it builds on it.
+#[test]
+fn p2_an_entry_that_a_failed_sync_dropped_is_durable_once_the_store_is_open_again() {
+    let disk = SimulatedDisk::new();
+    let store = builder().open_on(&disk).unwrap();
+    run(&store, &key("a")).release();
+    disk.fail([DiskFault::kind(std::io::ErrorKind::Other).on(&[DiskCall::Sync])]);
+    let claim = store.claim(&key("b"), request());
+    assert_eq!(kind(claim.wait()), ErrorKind::OutcomeUnknown);
+    assert_eq!(kind(store.claim(&key("c"), request()).wait()), ErrorKind::Failed);
+    drop(store);
+    // Likewise where the disk is full as it is opened, so that no commit in full takes the entries in.
+    let mut opened_full = 0;
+    for nth in 0..24 {
+        let killed = disk.killed(disk.calls());
+        killed.fail([DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).after(nth)]);
+        let store = match builder().open_on(&killed) {
+            Ok(store) => store,
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Full, "{nth}: {error:?}");
+                continue;
+            }
+        };
+        opened_full += killed.failed();
+        killed.fail(None);
+        assert_eq!(names(&store), ["a", "b"]);
+        run(&store, &key("d")).release();
+        let cut = builder().open_on(&killed.cut(killed.calls(), |_| Loss::Lost)).unwrap();
+        assert_eq!(names(&cut), ["a", "b", "d"], "{nth}");
+    }
+    assert!(opened_full > 0, "no fault came as it was opened");
+}
+
+/// The answer is there before redb is told; whoever reads finds it told.
+#[test]
+fn p2_whoever_is_answered_finds_it_whatever_he_asks() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = builder().open(folder.path().join("orders.reentry")).unwrap();
+    for nth in 0..300 {
+        let name = Key::new("scope", format!("{nth:03}")).unwrap();
+        let run = run_of(store.claim(&name, Fingerprint::of("r")).wait().unwrap());
+        assert_eq!(store.unfinished().count(), 1);
+        run.complete(&name.key().to_owned()).wait().unwrap();
+        let last = store.operations().next().unwrap().unwrap();
+        assert_eq!((last.key(), last.state()), (&name, State::Succeeded), "in the list");
+        assert!(matches!(store.claim(&name, Fingerprint::of("r")).wait().unwrap(), Claim::Replay(_)));
+        assert_eq!(store.progress(&name).unwrap().unwrap().state(), State::Succeeded);
+    }
+    assert_eq!(store.verify().unwrap().operations, 300);
+}
