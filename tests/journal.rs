@@ -48,10 +48,15 @@ fn in_redb(image: &[u8]) -> Vec<String> {
     names(&builder().open_to_read_on(&SimulatedDisk::from_image(image)).unwrap())
 }
 
-/// Writes an image where a store can be opened by its name.
-fn in_a_file(image: &[u8]) -> (TempDir, PathBuf) {
+fn a_path() -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("orders.reentry");
+    (folder, path)
+}
+
+/// Writes an image where a store can be opened by its name.
+fn in_a_file(image: &[u8]) -> (TempDir, PathBuf) {
+    let (folder, path) = a_path();
     fs::write(&path, image).unwrap();
     (folder, path)
 }
@@ -160,33 +165,70 @@ fn p10_a_torn_entry_with_none_behind_it_was_never_told_and_a_new_one_takes_its_p
     after.verify().unwrap();
 }
 
-/// A client knows what an entry looks like, but not the mark that makes one count.
+/// An entry that says that all rows are removed, as `docs/format.md` has it.
+fn entry_that_removes_all(secret: &[u8], mark: u64, nth: u32) -> Vec<u8> {
+    let change = [0_u32.to_le_bytes().as_slice(), &(1_u64 << 40).to_le_bytes(), &2_u32.to_le_bytes()].concat();
+    let len = u32::try_from(change.len()).unwrap();
+    let head = [secret, &mark.to_le_bytes(), &nth.to_le_bytes(), &len.to_le_bytes()].concat();
+    let crc = crc32fast::hash(&[head.as_slice(), &change].concat());
+    let mut entry = [head.as_slice(), &crc.to_le_bytes(), &change].concat();
+    entry.resize(PAGE, 0);
+    entry
+}
+
+/// How many operations a crash leaves of a store into whose journal a client brought an entry of its own: within a
+/// payload, at a page behind the last entry that counts, and right in all but, perhaps, the store's secret.
+fn left_beside_a_forged_entry(knows_secret: bool) -> usize {
+    const AHEAD: u32 = 2;
+    let (folder, path) = a_path();
+    let store = builder().open(&path).unwrap();
+    run(&store, &key("first")).release();
+    let first = fs::read(&path).unwrap()[PAGE..2 * PAGE].to_vec();
+    let secret = if knows_secret { first[..16].to_vec() } else { vec![0x5A; 16] };
+    let mark = u64::from_le_bytes(first[16..24].try_into().unwrap());
+    // The first page of the entry has a head of 36 bytes, and 20 before the payload.
+    let forged = entry_that_removes_all(&secret, mark + 1, AHEAD + 1);
+    let payload = [vec![7; PAGE - 56].as_slice(), &forged].concat();
+    let large = run(&store, &key("large"));
+    large.complete(&payload).wait().unwrap();
+    // It is the third: behind the first operation's and its own claim.
+    let page = 1 + AHEAD as usize + 1;
+    assert!(fs::read(&path).unwrap()[page * PAGE..][..PAGE] == forged, "it begins at a page");
+    // Rows of the server's are committed in full, and the journal begins anew.
+    run(&store, &key("rows")).complete_with(&"done".to_owned(), |_| Ok(())).wait().unwrap();
+    for nth in 0..=AHEAD {
+        run(&store, &key(&format!("after {nth}"))).release();
+    }
+    let image = fs::read(&path).unwrap();
+    assert!(image[page * PAGE..][..PAGE] == forged, "nothing has taken its page yet");
+    let (_other, copied) = in_a_file(&image);
+    drop((store, folder));
+    let left = builder().open(&copied).unwrap();
+    assert_eq!(left.verify().is_err(), knows_secret, "what was removed leaves its payload");
+    left.operations().count()
+}
+
+/// A client knows what an entry looks like, but not the secret that makes one count.
 #[test]
 fn p9_a_payload_that_is_made_like_an_entry_is_never_taken_for_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("orders.reentry");
+    assert_eq!(left_beside_a_forged_entry(true), 0, "whoever knew the secret could remove everything");
+    assert_eq!(left_beside_a_forged_entry(false), 6);
+}
+
+/// redb may take in what entries say without a mark of ours, as it does when a file is made smaller.
+#[test]
+fn p2_entries_that_redb_has_taken_in_already_come_to_the_same_once_more() {
+    let (_folder, path) = in_a_file(&left_by_a_crash(&["a", "b", "c"], 8).image());
+    builder().compact(&path).unwrap();
+    assert_eq!(in_redb(&fs::read(&path).unwrap()), ["a", "b", "c"]);
     let store = builder().open(&path).unwrap();
-    run(&store, &key("a")).release();
-    let entry = fs::read(&path).unwrap()[PAGE..2 * PAGE].to_vec();
-    assert!(entry.windows(6).any(|bytes| bytes == b"scopea"), "the first entry stands there");
-    // All of an entry but its mark, so that it begins at a page of the journal, whatever stands before it.
-    let mut forged = entry.clone();
-    forged[..16].fill(0x5A);
-    let payload: Vec<u8> = (0..4).flat_map(|_| forged.clone()).collect();
-    for at in 0..8 {
-        run(&store, &key(&format!("b{at}"))).complete(&payload[at * 500..].to_vec()).wait().unwrap();
-    }
-    let left = fs::read(&path).unwrap();
-    let (_other, copied) = in_a_file(&left);
-    let again = builder().open(&copied).unwrap();
-    assert_eq!(again.operations().count(), 9);
-    again.verify().unwrap();
+    assert_eq!(names(&store), ["a", "b", "c"]);
+    store.verify().unwrap();
 }
 
 #[test]
 fn a_store_that_is_closed_leaves_nothing_to_its_journal() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("orders.reentry");
+    let (_folder, path) = a_path();
     let store = builder().open(&path).unwrap();
     run(&store, &key("a")).complete(&"done".to_owned()).wait().unwrap();
     store.close().unwrap();

@@ -197,6 +197,8 @@ fn ended_within(mut command: Command, most: Duration) -> Result<(End, Duration),
 
 #[cfg(test)]
 mod tests {
+    use std::io::Read;
+
     use super::*;
 
     #[test]
@@ -210,10 +212,14 @@ mod tests {
         assert_eq!(ended("exit 7").0, End::Failed);
         let (end, took) = ended("sleep 0.2");
         assert!(end == End::Passed && (Duration::from_millis(100)..SLICE * 2).contains(&took), "{end:?} {took:?}");
-        let file = std::env::temp_dir().join(format!("reentry-mutants-{}", std::process::id()));
-        let (end, took) = ended(&format!("(sleep 3; touch {}) & wait", file.display()));
+        let (mut said, says) = std::io::pipe().unwrap();
+        let mut command = Command::new("sh");
+        command.args(["-c", "(sleep 60; echo went on) & wait"]).stdout(says);
+        let (end, took) = ended_within(command, SLICE).unwrap();
         assert!(end == End::Hung && took > SLICE && took <= SLICE * 2, "{end:?} {took:?}");
-        thread::sleep(Duration::from_secs(4));
-        assert!(!file.exists(), "what it started went on");
+        // The pipe ends when nobody has it any more.
+        let mut last = String::new();
+        said.read_to_string(&mut last).unwrap();
+        assert_eq!(last, "", "what it started went on");
     }
 }

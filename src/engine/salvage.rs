@@ -32,6 +32,7 @@ impl Log {
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
         let tables = [Place::Log(0), Place::Tombstone(0)];
         let counted = tables.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default()).iter().sum();
+        // Told at the end of a listing; here every error is counted as a row.
         let unread = std::mem::take(&mut self.unread);
         let (mut found, mut damaged) = (0, 0);
         let mut after = Some(Order::OldestFirst.start());

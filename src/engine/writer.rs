@@ -355,7 +355,6 @@ impl Writer {
         done: &mut Done,
     ) -> Result<Option<Changes>, Stop> {
         let shared = Arc::clone(&self.shared);
-        let requests_are_none = requests.is_empty();
         let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done, requests.len());
         for request in requests {
             let told = batch.process(request)?;
@@ -364,7 +363,7 @@ impl Writer {
         }
         batch.write_results()?;
         self.retention.sweep(&mut batch, shared.policy)?;
-        let Batch { mut tables, .. } = batch;
+        let Batch { mut tables, is_idle, .. } = batch;
         tables.settle()?;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
         // A batch that leaves no row of its own keeps its time nowhere else.
@@ -372,7 +371,7 @@ impl Writer {
         let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
         // Where nobody waits, redb takes in what is in the journal alone.
-        let takes_in = requests_are_none && shared.log.is_journal_ahead();
+        let takes_in = is_idle && shared.log.is_journal_ahead();
         if tells_time || leaves_nothing || reserves || takes_in {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
