@@ -265,6 +265,16 @@ fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damag
             assert!(told.iter().any(|told| told.as_ref().is_err_and(|e| e.to_string().contains("head"))), "{told:?}");
         }
     }
+    // All of a journal is read at once, so there is an end to how long one may be, right in all else as it is.
+    for (pages, is_refused) in [(100_u32, false), (5_000, true)] {
+        let mut long = [&closed[..12], &pages.to_le_bytes()].concat();
+        long.extend(crc32fast::hash(&long).to_le_bytes());
+        long.resize(PAGE * (pages as usize + 1), 0);
+        long.extend_from_slice(&closed[head_bytes(&closed)..]);
+        let (_folder, path) = in_a_file(&long);
+        let told = builder().open(&path).map(|store| names(&store)).map_err(|error| error.kind());
+        assert_eq!(told, if is_refused { Err(ErrorKind::Corrupt) } else { Ok(vec!["a".to_owned()]) }, "{pages}");
+    }
     let (_folder, path) = in_a_file(&image[..3 * PAGE]);
     let error = builder().open(&path).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("cut short"), "{error}");

@@ -35,7 +35,7 @@ const HEAD_VERSION: u32 = 1;
 /// How many pages a journal has: so many batches of a caller who is alone go by from one commit in full to the next.
 pub(super) const PAGES: u32 = 64;
 
-/// How many pages are looked through for the start of redb's bytes, where a damaged file's head does not tell.
+/// How many pages a journal has at most: all of it is read at once.
 const PAGES_MAX: u32 = 1 << 12;
 
 /// Larger batches are committed in full.
@@ -81,7 +81,7 @@ impl Head {
             let known = format!("this version of the crate reads up to {HEAD_VERSION}");
             return Err(Error::new(ErrorKind::NewerFormat, format!("the file's head has format {version}; {known}")));
         }
-        if crc32fast::hash(fields) != u32::from_le_bytes(*crc) {
+        if crc32fast::hash(fields) != u32::from_le_bytes(*crc) || pages >= PAGES_MAX {
             return Err(damaged());
         }
         let head = Self { pages };
@@ -167,15 +167,15 @@ impl Journal {
             journal.entries += 1;
             journal.used += pages(entry.1.len());
         }
-        let lost = (journal.used..head.pages)
-            .find(|page| entry(&region, *page, mark).is_some_and(|(head, _)| head.nth > journal.entries));
+        let is_damaged = (journal.used..head.pages)
+            .any(|page| entry(&region, page, mark).is_some_and(|(head, _)| head.nth > journal.entries));
         if !changes.is_empty() {
             let mut transaction = database.begin_write().map_err(engine)?;
             changes.iter().try_for_each(|changes| repeat(&transaction, changes))?;
             transaction.set_durability(Durability::None).map_err(not_without_sync)?;
             transaction.commit().map_err(engine)?;
         }
-        let damaged = lost.map(|_| {
+        let damaged = is_damaged.then(|| {
             let (nth, at) = (journal.entries, page_offset(journal.used));
             Error::new(ErrorKind::Corrupt, format!("entry {nth} of the journal, at offset {at}, is damaged"))
         });
