@@ -313,10 +313,11 @@ fn after_a_full_disk_that_was_made_good() -> (SimulatedDisk, Store) {
     for nth in 0..100 {
         let before = disk.failed();
         disk.fail([DiskFault::kind(std::io::ErrorKind::StorageFull).on(&[DiskCall::Write])]);
-        let claim = store.claim(&key(&nth.to_string()), request());
+        // So many that no entry of the journal takes them.
+        let claims: Vec<_> = (0..20).map(|one| store.claim(&key(&format!("{nth} {one}")), request())).collect();
         store.work_by_hand();
         disk.fail(None);
-        if claim.wait().is_ok() && disk.failed() > before {
+        if claims.into_iter().all(|claim| claim.wait().is_ok()) && disk.failed() > before {
             return (disk, store);
         }
     }

@@ -90,7 +90,7 @@ impl TouchedKeys {
 
 pub(super) struct Batch<'b, 't> {
     pub(super) shared: &'b Arc<Shared>,
-    pub(super) tables: Tables<'t>,
+    pub(super) tables: &'b mut Tables<'t>,
     pub(super) numbers: &'b mut Numbers,
     pub(super) now: Now,
     pub(super) done: &'b mut Done,
@@ -104,7 +104,7 @@ pub(super) struct Batch<'b, 't> {
 impl<'b, 't> Batch<'b, 't> {
     pub(super) fn new(
         shared: &'b Arc<Shared>,
-        tables: Tables<'t>,
+        tables: &'b mut Tables<'t>,
         numbers: &'b mut Numbers,
         now: Now,
         done: &'b mut Done,
@@ -336,7 +336,7 @@ impl<'b, 't> Batch<'b, 't> {
             if let (true, Some(old)) = (touched.is_ahead, touched.place) {
                 let (after, number) = (touched.record.as_deref().cloned(), self.number()?);
                 self.rewrite(hash, &mut touched, after, Place::Log(number))?;
-                self.tables.remove(old)?;
+                self.tables.remove(old);
             }
             self.touched.put(hash, key, touched);
         }
@@ -357,7 +357,7 @@ impl<'b, 't> Batch<'b, 't> {
         let is_entry = matches!(change, Change::Begin { .. } | Change::Enter { .. });
         let written = self.write(touched, change, request)?;
         if let Some(rows) = &mut request.rows {
-            rows.write(&self.tables.transaction()).map_err(Stop::Rows)?;
+            rows.write(&self.tables.transaction()?).map_err(Stop::Rows)?;
         }
         let known = touched.record.clone().zip(touched.place).map(|(record, place)| Known { place, record });
         Ok(match (&request.command, written, known) {
@@ -400,7 +400,7 @@ impl<'b, 't> Batch<'b, 't> {
         let place = if is_tombstone { Place::Tombstone(number) } else { Place::Log(number) };
         self.rewrite(request.hash, touched, after.clone(), place)?;
         if let Some(old) = old {
-            self.tables.remove(old)?;
+            self.tables.remove(old);
         }
         Ok(after)
     }
@@ -426,7 +426,7 @@ impl<'b, 't> Batch<'b, 't> {
         let (before, after) = (before.as_deref(), touched.record.as_deref());
         let kept: Vec<u64> = after.into_iter().flat_map(Record::rows_apart).collect();
         for row in before.into_iter().flat_map(Record::rows_apart).filter(|row| !kept.contains(row)) {
-            self.tables.remove_body(row)?;
+            self.tables.remove_body(row);
         }
         let counts = after.map(Kept::of).unwrap_or_default();
         let replaced = std::mem::replace(&mut touched.kept, counts);

@@ -79,6 +79,8 @@ struct Inner {
     fault: Mutex<Option<Fault>>,
     /// Whether something failed that redb does not know of: nothing is written any more.
     is_stopped: AtomicBool,
+    /// How long redb made the file, where that is not done yet.
+    grows_to: Mutex<Option<u64>>,
     /// How long syncs took since that was last asked for.
     sync_nanos: AtomicU64,
 }
@@ -99,8 +101,8 @@ impl Backend {
     fn new(disk: Arc<dyn Disk>, front: u64, staged: Option<Staged>) -> Self {
         let opening = AtomicBool::new(staged.is_some());
         let (staged, fault, sync_nanos) = (Mutex::new(staged), Mutex::default(), AtomicU64::default());
-        let is_stopped = AtomicBool::default();
-        Self(Arc::new(Inner { disk, front, opening, staged, fault, is_stopped, sync_nanos }))
+        let (is_stopped, grows_to) = (AtomicBool::default(), Mutex::default());
+        Self(Arc::new(Inner { disk, front, opening, staged, fault, is_stopped, grows_to, sync_nanos }))
     }
 
     /// Writes what was staged, in its order and with its syncs, and from now on writes at once.
@@ -182,11 +184,11 @@ impl Backend {
     /// Writes durably to the file itself, before redb's bytes. Where that fails nothing is written any more, as after a
     /// fault of redb's own: it would take in by a later commit what nobody may be told of.
     pub(super) fn write_front(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
-        self.0.is_stopped.store(true, Ordering::Release);
-        self.write_at(offset, data)?;
-        self.sync()?;
-        self.0.is_stopped.store(false, Ordering::Release);
-        Ok(())
+        let written = self.write_at(offset, data).and_then(|()| self.sync());
+        if written.is_err() {
+            self.0.is_stopped.store(true, Ordering::Release);
+        }
+        written
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
@@ -203,6 +205,14 @@ impl Backend {
         let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.sync_nanos.fetch_add(nanos, Ordering::Relaxed);
         synced
+    }
+
+    fn set_len_now(&self, len: u64) -> Result<(), BackendError> {
+        let set_staged = |staged: &mut Staged, _: &dyn Disk| {
+            staged.set_len(len);
+            Ok(())
+        };
+        self.call(false, set_staged, |disk| disk.set_len(len))
     }
 
     fn check_stopped(&self) -> Result<(), BackendError> {
@@ -222,21 +232,27 @@ impl Backend {
 
 impl StorageBackend for Backend {
     fn len(&self) -> Result<u64, BackendError> {
-        self.call(false, |staged, _| Ok(staged.len), Disk::len).map(|len| len.saturating_sub(self.0.front))
+        let grows_to = *self.0.grows_to.lock();
+        let len = grows_to.map_or_else(|| self.call(false, |staged, _| Ok(staged.len), Disk::len), Ok)?;
+        Ok(len.saturating_sub(self.0.front))
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> Result<(), BackendError> {
         self.read_front(self.behind_front(offset)?, out)
     }
 
+    /// A file grows with what is next written to it. So where the disk is full redb can still be told, in memory, what
+    /// the journal has room for.
     fn set_len(&self, len: u64) -> Result<(), BackendError> {
         self.check_stopped()?;
         let len = self.behind_front(len)?;
-        let set_staged = |staged: &mut Staged, _: &dyn Disk| {
-            staged.set_len(len);
-            Ok(())
-        };
-        self.call(false, set_staged, |disk| disk.set_len(len))
+        let mut grows_to = self.0.grows_to.lock();
+        if len > self.call(false, |staged, _| Ok(staged.len), Disk::len)? {
+            *grows_to = Some(len);
+            return Ok(());
+        }
+        *grows_to = None;
+        self.set_len_now(len)
     }
 
     fn sync_data(&self) -> Result<(), BackendError> {
@@ -246,6 +262,12 @@ impl StorageBackend for Backend {
 
     fn write(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         self.check_stopped()?;
+        let mut grows_to = self.0.grows_to.lock();
+        if let Some(len) = *grows_to {
+            self.set_len_now(len)?;
+            *grows_to = None;
+        }
+        drop(grows_to);
         self.write_at(self.behind_front(offset)?, data)
     }
 }

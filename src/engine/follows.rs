@@ -1,33 +1,34 @@
-//! The transaction that redb is yet to be told of: what it does is durable in the journal, and those who asked for it
-//! have their answers meanwhile.
+//! What redb is yet to be told of: it is durable in the journal, and those who asked for it have their answers.
 //!
-//! Invariant: whoever reads finds it told. The writer does that once it has answered; a reader who comes first does it.
+//! Invariants:
+//! 1. Whoever reads one row finds it here first, and then in redb; whoever reads many lets redb be told before.
+//! 2. While a write transaction of redb's is open nothing is ahead of it.
 
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::WriteTransaction;
+use redb::{Database, Durability};
 
+use super::changes::Changes;
 use super::error::engine;
+use super::journal::not_without_sync;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicBool, Mutex, Ordering};
+use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 
 #[derive(Default)]
 pub(super) struct Follows {
-    /// Whether there is one, or one has failed: asked at every read.
+    /// Whether something is ahead of redb, or could not be told: asked at every read.
     is_behind: AtomicBool,
-    waits: Mutex<Waits>,
+    ahead: Mutex<Ahead>,
 }
 
+/// What is ahead of redb.
 #[derive(Default)]
-enum Waits {
-    #[default]
-    Nothing,
-    For(Box<WriteTransaction>),
-    /// It could not be told.
-    Failed {
-        has_panicked: bool,
-    },
+pub(super) struct Ahead {
+    pub(super) changes: Changes,
+    /// Whether redb could not be told of it; and where it panicked as it was told.
+    has_failed: bool,
+    has_panicked: bool,
 }
 
 impl fmt::Debug for Follows {
@@ -37,42 +38,47 @@ impl fmt::Debug for Follows {
 }
 
 impl Follows {
-    /// Leaves this transaction, which commits without a sync, for later.
-    pub(super) fn put(&self, transaction: WriteTransaction) {
-        *self.waits.lock() = Waits::For(Box::new(transaction));
+    /// Leaves these changes for later.
+    pub(super) fn put(&self, changes: &Changes) {
+        self.ahead.lock().changes.absorb(changes);
         self.is_behind.store(true, Ordering::Release);
     }
 
-    /// Tells redb what is left.
-    pub(super) fn catch_up(&self) -> Result<()> {
+    /// What redb does not know yet, if there is anything. While it is held redb is told nothing.
+    pub(super) fn ahead(&self) -> Result<Option<MutexGuard<'_, Ahead>>> {
         if !self.is_behind.load(Ordering::Acquire) {
-            return Ok(());
+            return Ok(None);
         }
-        let mut waits = self.waits.lock();
-        match std::mem::take(&mut *waits) {
-            Waits::Nothing => {}
-            Waits::For(transaction) => {
-                let told = catch_unwind(AssertUnwindSafe(|| (*transaction).commit().map_err(engine)));
-                let has_panicked = told.is_err();
-                if let Err(error) = told.unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "redb panicked"))) {
-                    *waits = Waits::Failed { has_panicked };
-                    return Err(error);
-                }
-            }
-            failed @ Waits::Failed { .. } => {
-                *waits = failed;
-                return Err(Error::new(
-                    ErrorKind::Failed,
-                    "redb could not be told what is durable; open the store anew",
-                ));
-            }
+        let ahead = self.ahead.lock();
+        if ahead.has_failed { Err(untold()) } else { Ok(Some(ahead)) }
+    }
+
+    /// Tells redb what it does not know yet, without a sync.
+    pub(super) fn catch_up(&self, database: &Database) -> Result<()> {
+        let Some(mut ahead) = self.ahead()? else { return Ok(()) };
+        // What is not told is not read from here any more either: the transaction may have it in part.
+        let mut changes = std::mem::take(&mut ahead.changes);
+        let told = catch_unwind(AssertUnwindSafe(|| {
+            let mut transaction = database.begin_write().map_err(engine)?;
+            transaction.set_durability(Durability::None).map_err(not_without_sync)?;
+            changes.apply(&transaction)?;
+            transaction.commit().map_err(engine)
+        }));
+        ahead.has_panicked = told.is_err();
+        let told = told.unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "redb panicked")));
+        ahead.has_failed = told.is_err();
+        if told.is_ok() {
+            self.is_behind.store(false, Ordering::Release);
         }
-        self.is_behind.store(false, Ordering::Release);
-        Ok(())
+        told
     }
 
     /// Whether redb panicked as it was told.
     pub(super) fn has_panicked(&self) -> bool {
-        matches!(*self.waits.lock(), Waits::Failed { has_panicked: true, .. })
+        self.is_behind.load(Ordering::Acquire) && self.ahead.lock().has_panicked
     }
+}
+
+fn untold() -> Error {
+    Error::new(ErrorKind::Failed, "redb could not be told what is durable; open the store anew")
 }

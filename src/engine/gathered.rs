@@ -1,9 +1,9 @@
-//! What a batch appends to the log and takes from it, done at once: redb then walks down its tree once for many rows
-//! and not for each of them.
+//! What is to be done to one table, done at once: redb then walks down its tree once for many rows and not for each of
+//! them.
 //!
 //! Invariants:
-//! 1. Numbers are appended in ascending order, above all that the log has: every number is given once.
-//! 2. A row that a batch appends and removes again never reaches redb.
+//! 1. Numbers are appended in ascending order, above all that the table has: every number is given once.
+//! 2. A row that is appended and removed again never reaches redb.
 
 use std::ops::{Bound, Range};
 
@@ -23,72 +23,127 @@ pub(super) struct Gathered {
     /// The number of each row that is appended, and where its bytes are. One that is removed again leaves its bytes.
     appended: Vec<(u64, Range<usize>)>,
     removed: Vec<u64>,
+    /// Every row up to this one is removed too.
+    up_to: Option<u64>,
+    /// But these: they are damaged.
+    stay: Vec<u64>,
 }
 
 impl Gathered {
     pub(super) fn is_empty(&self) -> bool {
-        self.appended.is_empty() && self.removed.is_empty()
+        self.appended.is_empty() && self.removed.is_empty() && self.up_to.is_none()
     }
 
-    /// Appends the row that `encode` writes, and returns it.
-    pub(super) fn append(&mut self, number: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<&[u8]> {
+    /// Appends the row that `encode` writes.
+    pub(super) fn append(&mut self, number: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
         let start = self.bytes.len();
         encode(&mut self.bytes)?;
         self.appended.push((number, start..self.bytes.len()));
-        Ok(self.bytes.get(start..).unwrap_or_default())
+        Ok(())
     }
 
     pub(super) fn remove(&mut self, number: u64) {
-        match self.appended.binary_search_by_key(&number, |(number, _)| *number) {
+        match self.place_of(number) {
             Ok(at) => drop(self.appended.remove(at)),
             Err(_) => self.removed.push(number),
         }
     }
 
+    /// Removes every row up to and with this one, but those that stay.
+    pub(super) fn remove_up_to(&mut self, last: u64, stay: Vec<u64>) {
+        self.appended.retain(|(number, _)| *number > last);
+        self.removed.retain(|number| *number > last);
+        (self.up_to, self.stay) = (Some(last), stay);
+    }
+
+    /// Does what is to be done later behind what is to be done already.
+    pub(super) fn absorb(&mut self, later: &Self) {
+        for (number, at) in &later.appended {
+            let start = self.bytes.len();
+            self.bytes.extend_from_slice(later.bytes_at(at));
+            self.appended.push((*number, start..self.bytes.len()));
+        }
+        later.removed.iter().for_each(|number| self.remove(*number));
+        if let Some(last) = later.up_to {
+            self.remove_up_to(last, later.stay.clone());
+        }
+    }
+
+    /// The row that is appended under this number.
+    pub(super) fn row(&self, number: u64) -> Option<&[u8]> {
+        let (_, at) = self.appended.get(self.place_of(number).ok()?)?;
+        Some(self.bytes_at(at))
+    }
+
+    /// What is appended, in its order.
+    pub(super) fn appended(&self) -> impl Iterator<Item = (u64, &[u8])> {
+        self.appended.iter().map(|(number, at)| (*number, self.bytes_at(at)))
+    }
+
+    /// What is removed by its number, in ascending order.
+    pub(super) fn removed(&mut self) -> &[u64] {
+        self.removed.sort_unstable();
+        &self.removed
+    }
+
+    /// Up to which row all are removed, where none of them stays.
+    pub(super) fn up_to(&self) -> Option<u64> {
+        self.up_to
+    }
+
+    /// Whether a row stays that is damaged.
+    pub(super) fn leaves_damage(&self) -> bool {
+        !self.stay.is_empty()
+    }
+
     /// Does all of it.
-    pub(super) fn apply(&mut self, log: &mut Table<'_, u64, &'static [u8]>) -> Result<()> {
+    pub(super) fn apply(&mut self, table: &mut Table<'_, u64, &'static [u8]>) -> Result<()> {
         match &self.appended[..] {
             [] => {}
             [(number, at)] => {
-                if log.insert(number, bytes_of(&self.bytes, at)?).map_err(engine)?.is_some() {
+                if table.insert(number, self.bytes_at(at)).map_err(engine)?.is_some() {
                     return Err(Error::new(ErrorKind::Failed, "a row stands under a number that was never given"));
                 }
             }
             many => {
-                let mut end = log.upper_bound_mut(Bound::<u64>::Unbounded).map_err(engine)?;
+                let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded).map_err(engine)?;
                 for (number, at) in many {
-                    end.insert_before(number, bytes_of(&self.bytes, at)?).map_err(engine)?;
+                    end.insert_before(number, self.bytes_at(at)).map_err(engine)?;
                 }
                 end.close().map_err(engine)?;
             }
         }
-        self.removed.sort_unstable();
-        for together in self.removed.chunk_by(|one, next| next - one <= GAP_MAX) {
-            remove(log, together)?;
+        for together in self.removed().chunk_by(|one, next| next - one <= GAP_MAX) {
+            remove(table, together)?;
         }
-        self.removed.clear();
-        self.appended.clear();
-        self.bytes.clear();
+        if let Some(last) = self.up_to {
+            table.retain_in(..=last, |number, _| self.stay.contains(&number)).map_err(engine)?;
+        }
+        *self = Self::default();
         Ok(())
+    }
+
+    fn place_of(&self, number: u64) -> Result<usize, usize> {
+        self.appended.binary_search_by_key(&number, |(number, _)| *number)
+    }
+
+    fn bytes_at(&self, at: &Range<usize>) -> &[u8] {
+        self.bytes.get(at.clone()).unwrap_or_default()
     }
 }
 
-fn bytes_of<'b>(bytes: &'b [u8], at: &Range<usize>) -> Result<&'b [u8]> {
-    bytes.get(at.clone()).ok_or_else(|| Error::new(ErrorKind::Failed, "a row was gathered without its bytes"))
-}
-
 /// Removes these numbers, which are in ascending order. One that has no row is none to remove.
-fn remove(log: &mut Table<'_, u64, &'static [u8]>, numbers: &[u64]) -> Result<()> {
+fn remove(table: &mut Table<'_, u64, &'static [u8]>, numbers: &[u64]) -> Result<()> {
     match numbers {
         [] => {}
-        [number] => drop(log.remove(number).map_err(engine)?),
+        [number] => drop(table.remove(number).map_err(engine)?),
         [first, .., last] => {
             let mut left = numbers.iter().peekable();
             let stays = |number: u64, _: &[u8]| {
                 while left.next_if(|leaves| **leaves < number).is_some() {}
                 left.next_if(|leaves| **leaves == number).is_none()
             };
-            log.retain_in(*first..=*last, stays).map_err(engine)?;
+            table.retain_in(*first..=*last, stays).map_err(engine)?;
         }
     }
     Ok(())

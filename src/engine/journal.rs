@@ -1,5 +1,5 @@
 //! The journal: what a small batch changes, written in one piece in front of redb's bytes and synced there. redb is
-//! told the same without a sync, and writes it together with the next batch that is committed in full.
+//! told the same later, and writes it together with the next batch that is committed in full.
 //!
 //! Invariants:
 //! 1. What is acknowledged is in redb's last durable commit, or in the entries that carry its mark (P2).
@@ -16,9 +16,9 @@ use std::io;
 use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::changes::{Changes, repeat};
 use super::disk::{Backend, Disk, PAGE_BYTES};
 use super::error::engine;
-use super::log::{BODIES, LOG, Place, TOMBSTONES};
 use super::meta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
@@ -33,13 +33,10 @@ pub(super) const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 const HEAD_VERSION: u32 = 1;
 
 /// How many pages a journal has: so many batches of a caller who is alone go by from one commit in full to the next.
-pub(super) const PAGES: u32 = 64;
+pub(super) const PAGES: u32 = 256;
 
 /// How many pages a journal has at most: all of it is read at once.
 const PAGES_MAX: u32 = 1 << 12;
-
-/// Larger batches are committed in full.
-const REQUESTS_MAX: usize = 16;
 
 /// What stands before redb's bytes: a page that says so, and the journal's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -198,15 +195,36 @@ impl Journal {
         self.entries > 0
     }
 
-    /// Decides how a batch is committed: with these changes as an entry, where that is all it does and there is room,
-    /// else in full. That then has a new mark where entries carry the present one.
-    pub(super) fn prepare(&mut self, transaction: &WriteTransaction, changes: &mut Changes) -> Result<()> {
-        let has_room = pages(changes.bytes.len()) <= self.head.pages - self.used;
-        self.next_mark = None;
-        if changes.is_all && has_room {
-            return Ok(());
+    /// The entry that says these changes, in whole pages; none where it finds no room.
+    pub(super) fn entry(&self, changes: &mut Changes) -> Result<Option<Vec<u8>>> {
+        let room = PAGE_BYTES * (self.head.pages - self.used) as usize;
+        let mut bytes = Vec::with_capacity(PAGE_BYTES);
+        bytes.resize(ENTRY_BYTES, 0);
+        if !changes.say(&mut bytes, room)? {
+            return Ok(None);
         }
-        changes.give_up();
+        let len = u32::try_from(bytes.len() - ENTRY_BYTES).unwrap_or(u32::MAX);
+        let mut head = Vec::with_capacity(ENTRY_BYTES);
+        write_fixed(&EntryHead { mark: self.mark, nth: self.entries, len }, &mut head)?;
+        let crc = crc(&head, bytes.get(ENTRY_BYTES..).unwrap_or_default());
+        head.extend_from_slice(&crc.to_le_bytes());
+        bytes.iter_mut().zip(head).for_each(|(byte, known)| *byte = known);
+        // Whole pages: the system need not read what it would keep of the last.
+        bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
+        Ok(Some(bytes))
+    }
+
+    /// Makes an entry durable.
+    pub(super) fn append(&mut self, backend: &Backend, entry: &[u8]) -> Result<()> {
+        backend.write_front(page_offset(self.used), entry).map_err(|e| engine(redb::Error::Io(e)))?;
+        self.entries += 1;
+        self.used += u32::try_from(entry.len() / PAGE_BYTES).unwrap_or(u32::MAX);
+        Ok(())
+    }
+
+    /// A commit in full is prepared: where entries carry the present mark it has a new one.
+    pub(super) fn prepare(&mut self, transaction: &WriteTransaction) -> Result<()> {
+        self.next_mark = None;
         if self.is_ahead() {
             meta::write_mark(transaction, self.mark.next())?;
             self.next_mark = Some(self.mark.next());
@@ -219,21 +237,6 @@ impl Journal {
         if let Some(mark) = self.next_mark.take() {
             (self.mark, self.entries, self.used) = (mark, 0, 0);
         }
-    }
-
-    /// Makes these changes durable.
-    pub(super) fn append(&mut self, backend: &Backend, changes: &Changes) -> Result<()> {
-        let len = u32::try_from(changes.bytes.len()).unwrap_or(u32::MAX);
-        let mut bytes = Vec::with_capacity(PAGE_BYTES);
-        write_fixed(&EntryHead { mark: self.mark, nth: self.entries, len }, &mut bytes)?;
-        bytes.extend_from_slice(&crc(&bytes, &changes.bytes).to_le_bytes());
-        bytes.extend_from_slice(&changes.bytes);
-        // Whole pages: the system need not read what it would keep of the last.
-        bytes.resize(bytes.len().next_multiple_of(PAGE_BYTES), 0);
-        backend.write_front(page_offset(self.used), &bytes).map_err(|e| engine(redb::Error::Io(e)))?;
-        self.entries += 1;
-        self.used += pages(changes.bytes.len());
-        Ok(())
     }
 }
 
@@ -257,110 +260,6 @@ fn entry(region: &[u8], page: u32, mark: Mark) -> Option<(EntryHead, &[u8])> {
     let (head, _): (EntryHead, usize) = read_fixed(fields).ok()?;
     let changes = rest.get(..usize::try_from(head.len).ok()?)?;
     (head.mark == mark && crc(fields, changes) == u32::from_le_bytes(*expected)).then_some((head, changes))
-}
-
-/// What a batch does to the store's tables, in its order, as an entry says it.
-#[derive(Debug, Default)]
-pub(super) struct Changes {
-    bytes: Vec<u8>,
-    /// Whether that is all the batch does.
-    is_all: bool,
-}
-
-/// The store's tables that a batch changes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) enum Of {
-    Log,
-    Tombstones,
-    Bodies,
-}
-
-impl From<Place> for Of {
-    fn from(place: Place) -> Self {
-        match place {
-            Place::Log(_) => Self::Log,
-            Place::Tombstone(_) => Self::Tombstones,
-        }
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-enum Change {
-    /// So many bytes follow: the row.
-    Put(u32),
-    Remove,
-    /// And every row before it.
-    RemoveUpTo,
-}
-
-impl Changes {
-    /// What is to be told of a batch of so many requests: of one too large nothing.
-    pub(super) fn of(requests: usize) -> Self {
-        Self { bytes: Vec::new(), is_all: requests <= REQUESTS_MAX }
-    }
-
-    /// Whether they are all that the batch does.
-    pub(super) fn is_all(&self) -> bool {
-        self.is_all
-    }
-
-    /// The batch does something that no entry says.
-    pub(super) fn give_up(&mut self) {
-        *self = Self::default();
-    }
-
-    pub(super) fn put(&mut self, of: Of, number: u64, row: &[u8]) {
-        // The longest entry is the journal.
-        match u32::try_from(row.len()) {
-            Ok(len) if self.bytes.len() + row.len() < PAGE_BYTES * PAGES as usize => {
-                self.add(of, number, Change::Put(len), row);
-            }
-            _ => self.give_up(),
-        }
-    }
-
-    pub(super) fn remove(&mut self, of: Of, number: u64) {
-        self.add(of, number, Change::Remove, &[]);
-    }
-
-    pub(super) fn remove_up_to(&mut self, of: Of, number: u64) {
-        self.add(of, number, Change::RemoveUpTo, &[]);
-    }
-
-    fn add(&mut self, of: Of, number: u64, change: Change, row: &[u8]) {
-        if !self.is_all {
-            return;
-        }
-        match write_fixed(&(of, number, change), &mut self.bytes) {
-            Ok(()) => self.bytes.extend_from_slice(row),
-            Err(_) => self.give_up(),
-        }
-    }
-}
-
-/// Does once more what an entry says.
-fn repeat(transaction: &WriteTransaction, mut changes: &[u8]) -> Result<()> {
-    let torn = || Error::new(ErrorKind::Corrupt, "an entry of the journal ends within a change");
-    while !changes.is_empty() {
-        let ((of, number, change), used): ((Of, u64, Change), usize) = read_fixed(changes)?;
-        changes = changes.get(used..).ok_or_else(torn)?;
-        let table = match of {
-            Of::Log => LOG,
-            Of::Tombstones => TOMBSTONES,
-            Of::Bodies => BODIES,
-        };
-        let mut table = transaction.open_table(table).map_err(engine)?;
-        match change {
-            Change::Put(len) => {
-                let (row, rest) = changes.split_at_checked(len as usize).ok_or_else(torn)?;
-                table.insert(number, row).map_err(engine)?;
-                changes = rest;
-            }
-            Change::Remove => drop(table.remove(number).map_err(engine)?),
-            Change::RemoveUpTo => table.retain_in(..=number, |_, _| false).map_err(engine)?,
-        }
-    }
-    Ok(())
 }
 
 /// redb commits without a sync wherever one process alone has the file.

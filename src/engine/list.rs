@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use redb::{AccessGuard, ReadTransaction, ReadableTable};
 
+use super::changes::Changes;
 use super::error::{engine, unwound};
 use super::index::NUMBER_MAX;
 use super::log::{BODIES, Log, Place, at, load_bodies};
@@ -178,7 +179,7 @@ pub(super) fn read_row(
     }
     let mut record = record;
     if record.rows_apart().next().is_some() {
-        load_bodies(&mut record, &reader.open_table(BODIES).map_err(engine)?)?;
+        load_bodies(&mut record, &Changes::default(), &reader.open_table(BODIES).map_err(engine)?)?;
     }
     Ok(Some(record))
 }

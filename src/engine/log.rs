@@ -16,12 +16,14 @@ use redb::{
     WriteTransaction,
 };
 
+use super::changes::Changes;
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
 use super::index::NUMBER_MAX;
-use super::journal::{Changes, Head, Mark};
+use super::journal::{self, Mark};
 use super::meta::{self, Meta};
-use super::opened::Open;
+use super::opened::{Open, Prepared};
+use super::tables::{Head, Parts};
 use super::transaction::ReadTransaction as Rows;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Body, Record, format};
@@ -111,7 +113,7 @@ impl Drop for Log {
 /// Whether redb has the file open.
 #[derive(Debug)]
 enum State {
-    Open(Open),
+    Open(Box<Open>),
     /// A full disk kept it from being opened anew.
     Full,
     /// Another fault did; after that nobody knows what the system has dropped.
@@ -125,7 +127,7 @@ impl Log {
     pub(crate) fn initialise(disk: Arc<dyn Disk>, store: [u8; 16], secret: [u8; 16], pages: u32) -> Result<()> {
         let mut builder = redb::Builder::new();
         builder.set_cache_size(1024 * 1024);
-        let head = Head::write(&*disk, pages)?;
+        let head = journal::Head::write(&*disk, pages)?;
         let database = builder.create_with_backend(Backend::direct(disk, head.bytes())).map_err(engine)?;
         let transaction = database.begin_write().map_err(engine)?;
         for table in [LOG, TOMBSTONES, BODIES] {
@@ -158,7 +160,7 @@ impl Log {
         })?;
         let (cache_bytes, probes_to) = (opening.cache_bytes, None);
         let unread = open.damaged.iter().map(Error::to_string).collect();
-        let log = Self { disk, cache_bytes, probes_to, unread, open: RwLock::new(State::Open(open)) };
+        let log = Self { disk, cache_bytes, probes_to, unread, open: RwLock::new(State::Open(Box::new(open))) };
         if opening.access == Access::Salvage { log.salvage(meta, opening, each) } else { Ok((log, meta)) }
     }
 
@@ -193,7 +195,8 @@ impl Log {
             let message = "the file could not be opened anew after the disk was full";
             Error::because(ErrorKind::Failed, message, error)
         };
-        if let State::Open(Open { database, backend, .. }) = std::mem::replace(&mut *state, State::Full) {
+        if let State::Open(open) = std::mem::replace(&mut *state, State::Full) {
+            let Open { database, backend, .. } = *open;
             // Closing writes and syncs; what a sync drops there is gone as well.
             drop(database);
             if backend.fault().is_some_and(|fault| fault.during_sync) {
@@ -202,7 +205,7 @@ impl Log {
             }
         }
         match Open::again(Arc::clone(&self.disk), self.cache_bytes) {
-            Ok(open) => *state = State::Open(open),
+            Ok(open) => *state = State::Open(Box::new(open)),
             Err(error) if error.kind() == ErrorKind::Full => return Err(error),
             Err(error) => {
                 *state = State::Failed;
@@ -279,35 +282,34 @@ impl Log {
         self.disk.len().map_err(|e| Error::because(ErrorKind::Io, "cannot look at the file", e))
     }
 
-    /// Begins the one write transaction.
-    pub(crate) fn begin(&self) -> Result<WriteTransaction> {
+    /// A batch begins.
+    pub(crate) fn begin(&self) -> Result<()> {
         let state = self.open.read();
         let open = state.opened()?;
-        open.follows.catch_up()?;
+        let ahead = open.follows.ahead().map(drop);
+        if open.follows.has_panicked() {
+            drop(state);
+            self.give_up();
+            return ahead;
+        }
+        ahead?;
         open.backend.forget_what_was_made_good();
-        open.database.begin_write().map_err(engine)
+        Ok(())
     }
 
-    /// Decides how this transaction is to be committed, which comes to these changes.
-    pub(super) fn prepare(&self, transaction: &WriteTransaction, changes: &mut Changes) -> Result<()> {
-        self.open.read().opened()?.prepare(transaction, changes)
+    /// Begins redb's one write transaction.
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
+        self.open.read().opened()?.begin_write()
+    }
+
+    /// Decides how a batch is made durable.
+    pub(super) fn prepare(&self, parts: Parts) -> Result<Prepared> {
+        self.open.read().opened()?.prepare(parts)
     }
 
     /// Makes durable what was prepared. Whoever reads from now on finds it.
-    pub(super) fn commit(&self, transaction: WriteTransaction, changes: &Changes) -> Result<()> {
-        self.open.read().opened()?.commit(transaction, changes)
-    }
-
-    /// Lets redb follow what was made durable without it.
-    pub(super) fn follow(&self) -> Result<()> {
-        let state = self.open.read();
-        let follows = &state.opened()?.follows;
-        let told = follows.catch_up();
-        if follows.has_panicked() {
-            drop(state);
-            self.give_up();
-        }
-        told
+    pub(super) fn commit(&self, prepared: Prepared) -> Result<()> {
+        self.open.read().opened()?.commit(prepared)
     }
 
     /// Whether what is acknowledged is in the journal alone, in part.
@@ -318,15 +320,55 @@ impl Log {
 
     /// The record at `place`, with its bodies; none where it has moved.
     pub(crate) fn read(&self, place: Place) -> Result<Option<Record>> {
-        self.reading(|reader| {
-            let table = reader.open_table(place.table()).map_err(engine)?;
-            let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
-            let mut record = format::decode(row.value()).map_err(|e| at(place, e))?;
+        self.seeing(|ahead, open| {
+            let found = row(ahead, open, place)?;
+            let Some((mut record, reader)) = found else { return Ok(None) };
             if record.rows_apart().next().is_some() {
+                let reader = reader.map_or_else(|| open.database.begin_read().map_err(engine), Ok)?;
                 let bodies = reader.open_table(BODIES).map_err(engine)?;
-                load_bodies(&mut record, &bodies).map_err(|e| at(place, e))?;
+                load_bodies(&mut record, ahead, &bodies).map_err(|e| at(place, e))?;
             }
             Ok(Some(record))
+        })
+    }
+
+    /// The record at `place`, without the bodies that stand apart.
+    pub(super) fn read_row(&self, place: Place) -> Result<Option<Record>> {
+        self.seeing(|ahead, open| Ok(row(ahead, open, place)?.map(|(record, _)| record)))
+    }
+
+    /// Fills in the bodies that stand apart, of which some are in these changes of a batch.
+    pub(super) fn load_bodies(&self, record: &mut Record, changes: &Changes) -> Result<()> {
+        if record.rows_apart().next().is_none() {
+            return Ok(());
+        }
+        self.reading(|reader| load_bodies(record, changes, &reader.open_table(BODIES).map_err(engine)?))
+    }
+
+    /// Reads in what redb was not told yet, which does not change meanwhile, and in redb.
+    fn seeing<T>(&self, read: impl FnOnce(&Changes, &Open) -> Result<T>) -> Result<T> {
+        let state = self.open.read();
+        let open = state.opened()?;
+        let ahead = open.follows.ahead()?;
+        let nothing = Changes::default();
+        let changes = ahead.as_ref().map_or(&nothing, |ahead| &ahead.changes);
+        unwound(|| read(changes, open))
+    }
+
+    /// The first rows of the table that `head` is in, up to `most`, of those that are `left`.
+    pub(super) fn head(&self, head: Place, most: usize, left: impl Fn(u64) -> bool) -> Result<Head> {
+        self.reading(|reader| {
+            let mut found = Head::default();
+            for row in reader.open_table(head.table()).map_err(engine)?.range(head.number()..).map_err(engine)? {
+                if found.is_full(most) {
+                    break;
+                }
+                let (number, row) = row.map_err(engine)?;
+                if left(number.value()) {
+                    found.add(head.beside(number.value()), row.value());
+                }
+            }
+            Ok(found)
         })
     }
 
@@ -380,7 +422,7 @@ impl Log {
     pub(super) fn moment(&self) -> Result<ReadTransaction> {
         let state = self.open.read();
         let open = state.opened()?;
-        open.follows.catch_up()?;
+        open.follows.catch_up(&open.database)?;
         open.database.begin_read().map_err(engine)
     }
 }
@@ -438,11 +480,29 @@ impl Place {
     }
 }
 
-pub(super) fn load_bodies(record: &mut Record, table: &impl ReadableTable<u64, &'static [u8]>) -> Result<()> {
+/// The record at `place` where redb was not told of it yet, else in redb, with what it was read by there.
+fn row(ahead: &Changes, open: &Open, place: Place) -> Result<Option<(Record, Option<ReadTransaction>)>> {
+    if let Some(row) = ahead.row(place) {
+        return Ok(Some((format::decode(row).map_err(|e| at(place, e))?, None)));
+    }
+    let reader = open.database.begin_read().map_err(engine)?;
+    let table = reader.open_table(place.table()).map_err(engine)?;
+    let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
+    let record = format::decode(row.value()).map_err(|e| at(place, e))?;
+    Ok(Some((record, Some(reader))))
+}
+
+/// Fills in the bodies that stand apart: from these changes, or from the table of those that were there before.
+pub(super) fn load_bodies(
+    record: &mut Record,
+    changes: &Changes,
+    table: &impl ReadableTable<u64, &'static [u8]>,
+) -> Result<()> {
     for body in record.bodies_mut() {
         let Body::Apart { row, len, crc } = *body else { continue };
-        let bytes = table.get(row).map_err(engine)?;
-        let bytes = bytes.as_ref().map(redb::AccessGuard::value).unwrap_or_default();
+        let before = if changes.body(row).is_none() { table.get(row).map_err(engine)? } else { None };
+        let before = before.as_ref().map(redb::AccessGuard::value);
+        let bytes = changes.body(row).or(before).unwrap_or_default();
         if bytes.len() as u64 != u64::from(len) || crc32fast::hash(bytes) != crc {
             return Err(Error::new(ErrorKind::Corrupt, format!("the payload in row {row} does not match its record")));
         }

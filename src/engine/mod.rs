@@ -26,6 +26,7 @@ use crate::trace::{Found, Span, Trace};
 mod backup;
 mod batch;
 mod capacity;
+mod changes;
 mod disk;
 mod done;
 mod error;

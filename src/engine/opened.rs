@@ -4,20 +4,30 @@
 
 use std::sync::Arc;
 
-use redb::{Database, Durability, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
 
+use super::changes::Changes;
 use super::disk::{Backend, Disk};
 use super::error::{drop_unwinding, engine};
 use super::follows::Follows;
-use super::journal::{Changes, Head, Journal, not_without_sync};
+use super::journal::{Head, Journal};
 use super::log::{Access, OpenCheck, Opening, Place, at, tell};
 use super::meta::{self, Meta};
+use super::tables::Parts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, format};
 use crate::sync::Mutex;
 
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
 const SHARE_OF_CHECK: f64 = 0.5;
+
+/// A batch that is to be made durable.
+pub(super) enum Prepared {
+    /// As an entry of the journal, which says these changes.
+    Entry(Vec<u8>, Box<Changes>),
+    /// By redb.
+    InFull(Box<WriteTransaction>),
+}
 
 /// How many rows are read from one report of progress to the next.
 const ROWS_A_REPORT: u32 = 16 * 1024;
@@ -88,39 +98,60 @@ impl Open {
         self.journal.iter().try_for_each(|journal| journal.lock().make_durable(&self.backend))
     }
 
-    pub(super) fn prepare(&self, transaction: &WriteTransaction, changes: &mut Changes) -> Result<()> {
-        match &self.journal {
-            Some(journal) => journal.lock().prepare(transaction, changes),
-            None => {
-                changes.give_up();
-                Ok(())
-            }
+    /// Decides how a batch is made durable: as an entry of the journal, where that says all that it does and there is
+    /// room, else by a commit in full. Of neither anything is durable yet.
+    pub(super) fn prepare(&self, parts: Parts) -> Result<Prepared> {
+        let Parts { mut changes, meta, transaction, is_entry } = parts;
+        if is_entry
+            && let Some(journal) = &self.journal
+            && let Some(entry) = journal.lock().entry(&mut changes)?
+        {
+            return Ok(Prepared::Entry(entry, Box::new(changes)));
         }
+        let transaction = match transaction {
+            Some(transaction) => transaction,
+            None => self.begin_write()?,
+        };
+        changes.apply(&transaction)?;
+        meta.map_or(Ok(()), |meta| meta::write(&transaction, meta))?;
+        self.mark(&transaction)?;
+        Ok(Prepared::InFull(Box::new(transaction)))
     }
 
-    pub(super) fn commit(&self, mut transaction: WriteTransaction, changes: &Changes) -> Result<()> {
-        match &self.journal {
-            Some(journal) if changes.is_all() => {
-                transaction.set_durability(Durability::None).map_err(not_without_sync)?;
-                journal.lock().append(&self.backend, changes)?;
-                self.follows.put(transaction);
-                Ok(())
+    /// Makes durable what was prepared. Whoever reads from now on finds it.
+    pub(super) fn commit(&self, prepared: Prepared) -> Result<()> {
+        match (prepared, &self.journal) {
+            (Prepared::Entry(entry, changes), Some(journal)) => {
+                journal.lock().append(&self.backend, &entry)?;
+                self.follows.put(&changes);
             }
-            journal => {
+            (Prepared::InFull(transaction), journal) => {
                 transaction.commit().map_err(engine)?;
                 if let Some(journal) = journal {
                     journal.lock().taken_in();
                 }
-                Ok(())
+            }
+            (Prepared::Entry(..), None) => {
+                return Err(Error::new(ErrorKind::Failed, "an entry was made for a file without a journal"));
             }
         }
+        Ok(())
+    }
+
+    /// redb's write transaction, ahead of which is nothing.
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
+        self.follows.catch_up(&self.database)?;
+        self.database.begin_write().map_err(engine)
+    }
+
+    fn mark(&self, transaction: &WriteTransaction) -> Result<()> {
+        self.journal.iter().try_for_each(|journal| journal.lock().prepare(transaction))
     }
 
     /// Commits what no entry of the journal says, and with it what they say.
     pub(super) fn commit_in_full(&self, transaction: WriteTransaction) -> Result<()> {
-        let mut changes = Changes::default();
-        self.prepare(&transaction, &mut changes)?;
-        self.commit(transaction, &changes)
+        self.mark(&transaction)?;
+        self.commit(Prepared::InFull(Box::new(transaction)))
     }
 
     /// Reads all that is there, and accepts it where it is to be written.

@@ -93,7 +93,7 @@ impl Swept {
             swept = Some(place);
         }
         if let Some(last) = swept {
-            batch.tables.remove_up_to(last, &damaged)?;
+            batch.tables.remove_up_to(last, &damaged);
         }
         // What came to stand here meanwhile has its time before it.
         self.due = stays.unwrap_or(if is_all { time + policy.retention.min(IDLE) } else { time });

@@ -151,7 +151,6 @@ mod tests {
     use std::time::Duration;
 
     use super::super::capacity::{Capacity, Most};
-    use super::super::journal::Changes;
     use super::super::log::{Access, OpenCheck, Opening};
     use super::super::queue::QueueLimits;
     use super::super::tables::Tables;
@@ -208,12 +207,10 @@ mod tests {
     }
 
     fn write(engine: &Engine, write: impl FnOnce(&mut Tables<'_>)) {
-        let transaction = engine.shared.log.begin().unwrap();
-        let mut tables = Tables::open(&transaction, Changes::default()).unwrap();
+        let log = &engine.shared.log;
+        let mut tables = Tables::new(log, 1);
         write(&mut tables);
-        tables.settle().unwrap();
-        drop(tables);
-        transaction.commit().unwrap();
+        log.commit(log.prepare(tables.into_parts()).unwrap()).unwrap();
     }
 
     fn index(engine: &Engine, place: Place, record: &Record) {

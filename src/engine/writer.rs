@@ -16,9 +16,7 @@ use super::batch::{Batch, Numbers, Stop};
 use super::capacity::Draft;
 use super::disk::Fault;
 use super::done::{Done, Move, publish_moves, row_left};
-use super::error::engine;
 use super::index::NUMBER_MAX;
-use super::journal::Changes;
 use super::log::Place;
 use super::meta::Meta;
 use super::queue::Shut;
@@ -275,10 +273,6 @@ impl Writer {
                         self.shared.trace.mended();
                     }
                     done.publish(&self.shared, requests, now);
-                    if let Err(error) = self.shared.log.follow() {
-                        // All of it is durable and told; what redb holds of it is not known.
-                        self.recover(Failure::In(error), &mut Vec::new(), Done::default(), now);
-                    }
                 }
                 Err(Failure::Rows(nth, error)) => {
                     let mut failed = requests.split_off(nth.min(requests.len()));
@@ -316,18 +310,18 @@ impl Writer {
         let (numbers, began) = (self.numbers, Instant::now());
         // What was synced before, while the file was opened, is no commit's.
         shared.log.take_sync_time();
-        let transaction = shared.log.begin().map_err(Failure::Before)?;
-        let tables = Tables::open(&transaction, Changes::of(requests.len())).map_err(Failure::Before)?;
-        match self.fill(tables, requests, now, done) {
-            Ok(Some(mut changes)) => {
-                shared.log.prepare(&transaction, &mut changes).map_err(Failure::Before)?;
+        shared.log.begin().map_err(Failure::Before)?;
+        let mut tables = Tables::new(&shared.log, requests.len());
+        match self.fill(&mut tables, requests, now, done) {
+            Ok(true) => {
+                let prepared = shared.log.prepare(tables.into_parts()).map_err(Failure::Before)?;
                 shared.is_moving.store(true, Ordering::Release);
-                shared.log.commit(transaction, &changes).map_err(Failure::In)?;
+                shared.log.commit(prepared).map_err(Failure::In)?;
             }
-            Ok(None) => return transaction.abort().map_err(|e| Failure::Before(engine(e))),
+            Ok(false) => return tables.abort().map_err(Failure::Before),
             // A closure that failed because the disk did is not to blame.
             Err(Stop::Rows(error)) if shared.log.fault().is_none() => {
-                transaction.abort().map_err(|e| Failure::Before(engine(e)))?;
+                tables.abort().map_err(Failure::Before)?;
                 self.numbers = numbers;
                 return Err(Failure::Rows(done.told.len(), error));
             }
@@ -346,14 +340,14 @@ impl Writer {
         Ok(())
     }
 
-    /// Decides and writes. Returns what is to be committed, if anything.
+    /// Decides, and gathers what is to be written. Returns whether that is anything.
     fn fill(
         &mut self,
-        tables: Tables<'_>,
+        tables: &mut Tables<'_>,
         requests: &mut [Request],
         now: Now,
         done: &mut Done,
-    ) -> Result<Option<Changes>, Stop> {
+    ) -> Result<bool, Stop> {
         let shared = Arc::clone(&self.shared);
         let mut batch = Batch::new(&shared, tables, &mut self.numbers, now, done, requests.len());
         for request in requests {
@@ -363,8 +357,7 @@ impl Writer {
         }
         batch.write_results()?;
         self.retention.sweep(&mut batch, shared.policy)?;
-        let Batch { mut tables, is_idle, .. } = batch;
-        tables.settle()?;
+        let is_idle = batch.is_idle;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
         // A batch that leaves no row of its own keeps its time nowhere else.
         let leaves_nothing = done.is_change() && row_left(&done.moves).is_none();
@@ -376,10 +369,10 @@ impl Writer {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
-            tables.put_meta(self.meta)?;
-            return Ok(Some(tables.into_changes()));
+            tables.put_meta(self.meta);
+            return Ok(true);
         }
-        Ok(done.is_change().then(|| tables.into_changes()))
+        Ok(done.is_change())
     }
 
     /// After a fault: tells everybody what is known, and goes on or stops for good.

@@ -1,0 +1,175 @@
+//! What one batch does to the store's tables, or several of them: as it is gathered, and as an entry of the journal
+//! says it.
+//!
+//! Invariant: done again it comes to the same, since every number is given once.
+
+use redb::{Table, WriteTransaction};
+use serde::{Deserialize, Serialize};
+
+use super::error::engine;
+use super::gathered::Gathered;
+use super::log::{BODIES, Definition, LOG, Place, TOMBSTONES};
+use crate::error::{Error, ErrorKind, Result};
+use crate::payload::{read_fixed, write_fixed};
+use crate::record::{Record, format};
+
+/// The store's tables that a batch changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Of {
+    Log,
+    Tombstones,
+    Bodies,
+}
+
+impl From<Place> for Of {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Log(_) => Self::Log,
+            Place::Tombstone(_) => Self::Tombstones,
+        }
+    }
+}
+
+impl Of {
+    fn table(self) -> Definition<'static> {
+        match self {
+            Self::Log => LOG,
+            Self::Tombstones => TOMBSTONES,
+            Self::Bodies => BODIES,
+        }
+    }
+}
+
+/// What becomes of a row, as an entry says it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+enum Change {
+    /// So many bytes follow: the row.
+    Put(u32),
+    Remove,
+    /// And every row before it.
+    RemoveUpTo,
+}
+
+/// What is done to each of the tables.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    log: Gathered,
+    tombstones: Gathered,
+    bodies: Gathered,
+}
+
+impl Changes {
+    fn of(&mut self, of: Of) -> &mut Gathered {
+        match of {
+            Of::Log => &mut self.log,
+            Of::Tombstones => &mut self.tombstones,
+            Of::Bodies => &mut self.bodies,
+        }
+    }
+
+    fn all(&mut self) -> [(Of, &mut Gathered); 3] {
+        [(Of::Bodies, &mut self.bodies), (Of::Log, &mut self.log), (Of::Tombstones, &mut self.tombstones)]
+    }
+
+    /// What is done to the table of this place.
+    pub(super) fn beside(&mut self, place: Place) -> &mut Gathered {
+        self.of(place.into())
+    }
+
+    /// Writes the row of `record` at `place`.
+    pub(super) fn put(&mut self, place: Place, record: &Record) -> Result<()> {
+        self.beside(place).append(place.number(), |row| format::encode(record, row))
+    }
+
+    pub(super) fn put_body(&mut self, row: u64, bytes: &[u8]) -> Result<()> {
+        self.bodies.append(row, |body| {
+            body.extend_from_slice(bytes);
+            Ok(())
+        })
+    }
+
+    pub(super) fn remove(&mut self, place: Place) {
+        self.beside(place).remove(place.number());
+    }
+
+    pub(super) fn remove_body(&mut self, row: u64) {
+        self.bodies.remove(row);
+    }
+
+    /// The row that is put at this place.
+    pub(super) fn row(&self, place: Place) -> Option<&[u8]> {
+        match place {
+            Place::Log(number) => self.log.row(number),
+            Place::Tombstone(number) => self.tombstones.row(number),
+        }
+    }
+
+    /// The body that is put into this row.
+    pub(super) fn body(&self, row: u64) -> Option<&[u8]> {
+        self.bodies.row(row)
+    }
+
+    /// Whether a damaged row stays between those that go, which no entry says.
+    pub(super) fn leave_damage(&self) -> bool {
+        self.log.leaves_damage() || self.tombstones.leaves_damage()
+    }
+
+    /// Does what another batch does behind what is to be done already.
+    pub(super) fn absorb(&mut self, later: &Self) {
+        self.log.absorb(&later.log);
+        self.tombstones.absorb(&later.tombstones);
+        self.bodies.absorb(&later.bodies);
+    }
+
+    /// Does all of it.
+    pub(super) fn apply(&mut self, transaction: &WriteTransaction) -> Result<()> {
+        // A table is opened where something is done to it: each costs the commit time and pages.
+        for (of, gathered) in self.all() {
+            if !gathered.is_empty() {
+                gathered.apply(&mut transaction.open_table(of.table()).map_err(engine)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Says all of it behind these bytes, where that makes no more than so many; else nothing is to be made of them.
+    pub(super) fn say(&mut self, bytes: &mut Vec<u8>, most: usize) -> Result<bool> {
+        for (of, gathered) in self.all() {
+            for (number, row) in gathered.appended() {
+                let Ok(len) = u32::try_from(row.len()) else { return Ok(false) };
+                if bytes.len() + row.len() > most {
+                    return Ok(false);
+                }
+                write_fixed(&(of, number, Change::Put(len)), bytes)?;
+                bytes.extend_from_slice(row);
+            }
+            for number in gathered.removed() {
+                write_fixed(&(of, number, Change::Remove), bytes)?;
+            }
+            if let Some(last) = gathered.up_to() {
+                write_fixed(&(of, last, Change::RemoveUpTo), bytes)?;
+            }
+        }
+        Ok(bytes.len() <= most)
+    }
+}
+
+/// Does once more what an entry says.
+pub(super) fn repeat(transaction: &WriteTransaction, mut changes: &[u8]) -> Result<()> {
+    let torn = || Error::new(ErrorKind::Corrupt, "an entry of the journal ends within a change");
+    while !changes.is_empty() {
+        let ((of, number, change), used): ((Of, u64, Change), usize) = read_fixed(changes)?;
+        changes = changes.get(used..).ok_or_else(torn)?;
+        let mut table: Table<'_, u64, &'static [u8]> = transaction.open_table(of.table()).map_err(engine)?;
+        match change {
+            Change::Put(len) => {
+                let (row, rest) = changes.split_at_checked(len as usize).ok_or_else(torn)?;
+                table.insert(number, row).map_err(engine)?;
+                changes = rest;
+            }
+            Change::Remove => drop(table.remove(number).map_err(engine)?),
+            Change::RemoveUpTo => table.retain_in(..=number, |_, _| false).map_err(engine)?,
+        }
+    }
+    Ok(())
+}
