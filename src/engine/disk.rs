@@ -241,8 +241,8 @@ impl StorageBackend for Backend {
         self.read_front(self.behind_front(offset)?, out)
     }
 
-    /// A file grows with what is next written to it. So where the disk is full redb can still be told, in memory, what
-    /// the journal has room for.
+    /// A file grows before something is next written to it, durably, as redb has it do at once. So where the disk is full
+    /// redb can still be told, in memory, what the journal has room for.
     fn set_len(&self, len: u64) -> Result<(), BackendError> {
         self.check_stopped()?;
         let len = self.behind_front(len)?;
@@ -265,6 +265,7 @@ impl StorageBackend for Backend {
         let mut grows_to = self.0.grows_to.lock();
         if let Some(len) = *grows_to {
             self.set_len_now(len)?;
+            self.sync()?;
             *grows_to = None;
         }
         drop(grows_to);

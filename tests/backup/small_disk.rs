@@ -15,7 +15,7 @@ const DISK: &str = "REENTRY_BACKUP_SMALL_DISK";
 #[test]
 fn p10_a_copy_to_a_full_disk_leaves_nothing_there_and_the_store_goes_on() {
     let folder = tempdir().unwrap();
-    let script = "mount -t tmpfs -o size=1m none \"$1\" && \
+    let script = "mount -t tmpfs -o size=2m none \"$1\" && \
                   exec \"$0\" --exact small_disk::what_is_copied_to_a_small_disk --nocapture";
     let mut command = Command::new("unshare");
     command.args(["-rm", "sh", "-c", script]).arg(env::current_exe().unwrap()).arg(folder.path());
