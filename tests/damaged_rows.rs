@@ -85,7 +85,7 @@ fn p7_p10_whoever_would_enter_next_is_told_that_the_request_is_damaged_and_the_s
     let waits = busy.outcome();
     let other = run(&store, &key("other"));
     // By then it is not in the journal alone.
-    (0..100).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
+    (0..300).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
     damage(&path, b"a request of its own");
     drop(owner);
     assert_eq!(kind(waits.wait()), ErrorKind::Corrupt);

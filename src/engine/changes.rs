@@ -21,15 +21,6 @@ enum Of {
     Bodies,
 }
 
-impl From<Place> for Of {
-    fn from(place: Place) -> Self {
-        match place {
-            Place::Log(_) => Self::Log,
-            Place::Tombstone(_) => Self::Tombstones,
-        }
-    }
-}
-
 impl Of {
     fn table(self) -> Definition<'static> {
         match self {
@@ -59,21 +50,16 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    fn of(&mut self, of: Of) -> &mut Gathered {
-        match of {
-            Of::Log => &mut self.log,
-            Of::Tombstones => &mut self.tombstones,
-            Of::Bodies => &mut self.bodies,
-        }
-    }
-
-    fn all(&mut self) -> [(Of, &mut Gathered); 3] {
-        [(Of::Bodies, &mut self.bodies), (Of::Log, &mut self.log), (Of::Tombstones, &mut self.tombstones)]
+    fn all(&self) -> [(Of, &Gathered); 3] {
+        [(Of::Bodies, &self.bodies), (Of::Log, &self.log), (Of::Tombstones, &self.tombstones)]
     }
 
     /// What is done to the table of this place.
     pub(super) fn beside(&mut self, place: Place) -> &mut Gathered {
-        self.of(place.into())
+        match place {
+            Place::Log(_) => &mut self.log,
+            Place::Tombstone(_) => &mut self.tombstones,
+        }
     }
 
     /// Writes the row of `record` at `place`.
@@ -122,7 +108,7 @@ impl Changes {
     }
 
     /// Does all of it.
-    pub(super) fn apply(&mut self, transaction: &WriteTransaction) -> Result<()> {
+    pub(super) fn apply(&self, transaction: &WriteTransaction) -> Result<()> {
         // A table is opened where something is done to it: each costs the commit time and pages.
         for (of, gathered) in self.all() {
             if !gathered.is_empty() {
@@ -133,7 +119,7 @@ impl Changes {
     }
 
     /// Says all of it behind these bytes, where that makes no more than so many; else nothing is to be made of them.
-    pub(super) fn say(&mut self, bytes: &mut Vec<u8>, most: usize) -> Result<bool> {
+    pub(super) fn say(&self, bytes: &mut Vec<u8>, most: usize) -> Result<bool> {
         for (of, gathered) in self.all() {
             for (number, row) in gathered.appended() {
                 let Ok(len) = u32::try_from(row.len()) else { return Ok(false) };

@@ -40,42 +40,46 @@ impl fmt::Debug for Follows {
 impl Follows {
     /// Leaves these changes for later.
     pub(super) fn put(&self, changes: &Changes) {
-        self.ahead.lock().changes.absorb(changes);
+        let mut ahead = self.ahead.lock();
+        ahead.changes.absorb(changes);
         self.is_behind.store(true, Ordering::Release);
     }
 
     /// What redb does not know yet, if there is anything. While it is held redb is told nothing.
-    pub(super) fn ahead(&self) -> Result<Option<MutexGuard<'_, Ahead>>> {
-        if !self.is_behind.load(Ordering::Acquire) {
-            return Ok(None);
-        }
-        let ahead = self.ahead.lock();
-        if ahead.has_failed { Err(untold()) } else { Ok(Some(ahead)) }
+    pub(super) fn ahead(&self) -> Option<MutexGuard<'_, Ahead>> {
+        self.is_behind.load(Ordering::Acquire).then(|| self.ahead.lock())
     }
 
     /// Tells redb what it does not know yet, without a sync.
     pub(super) fn catch_up(&self, database: &Database) -> Result<()> {
-        let Some(mut ahead) = self.ahead()? else { return Ok(()) };
-        // What is not told is not read from here any more either: the transaction may have it in part.
-        let mut changes = std::mem::take(&mut ahead.changes);
+        let Some(mut ahead) = self.ahead() else { return Ok(()) };
+        if ahead.has_failed {
+            return Err(untold());
+        }
         let told = catch_unwind(AssertUnwindSafe(|| {
             let mut transaction = database.begin_write().map_err(engine)?;
             transaction.set_durability(Durability::None).map_err(not_without_sync)?;
-            changes.apply(&transaction)?;
+            ahead.changes.apply(&transaction)?;
             transaction.commit().map_err(engine)
         }));
         ahead.has_panicked = told.is_err();
         let told = told.unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "redb panicked")));
         ahead.has_failed = told.is_err();
         if told.is_ok() {
+            ahead.changes = Changes::default();
             self.is_behind.store(false, Ordering::Release);
         }
         told
     }
 
+    /// Fails where redb could not be told.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.ahead().is_some_and(|ahead| ahead.has_failed) { Err(untold()) } else { Ok(()) }
+    }
+
     /// Whether redb panicked as it was told.
     pub(super) fn has_panicked(&self) -> bool {
-        self.is_behind.load(Ordering::Acquire) && self.ahead.lock().has_panicked
+        self.ahead().is_some_and(|ahead| ahead.has_panicked)
     }
 }
 

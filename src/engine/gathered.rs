@@ -81,9 +81,10 @@ impl Gathered {
     }
 
     /// What is removed by its number, in ascending order.
-    pub(super) fn removed(&mut self) -> &[u64] {
-        self.removed.sort_unstable();
-        &self.removed
+    pub(super) fn removed(&self) -> Vec<u64> {
+        let mut removed = self.removed.clone();
+        removed.sort_unstable();
+        removed
     }
 
     /// Up to which row all are removed, where none of them stays.
@@ -97,7 +98,7 @@ impl Gathered {
     }
 
     /// Does all of it.
-    pub(super) fn apply(&mut self, table: &mut Table<'_, u64, &'static [u8]>) -> Result<()> {
+    pub(super) fn apply(&self, table: &mut Table<'_, u64, &'static [u8]>) -> Result<()> {
         match &self.appended[..] {
             [] => {}
             [(number, at)] => {
@@ -119,7 +120,6 @@ impl Gathered {
         if let Some(last) = self.up_to {
             table.retain_in(..=last, |number, _| self.stay.contains(&number)).map_err(engine)?;
         }
-        *self = Self::default();
         Ok(())
     }
 
@@ -202,7 +202,6 @@ mod tests {
                 self.rows.remove(&number);
             }
             gathered.apply(&mut log).unwrap();
-            assert!(gathered.is_empty());
             let held = log.iter().unwrap().map(|row| row.map(|(number, row)| (number.value(), row.value().to_vec())));
             assert_eq!(held.collect::<Result<BTreeMap<_, _>, _>>().unwrap(), self.rows);
             drop(log);

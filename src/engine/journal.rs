@@ -196,7 +196,7 @@ impl Journal {
     }
 
     /// The entry that says these changes, in whole pages; none where it finds no room.
-    pub(super) fn entry(&self, changes: &mut Changes) -> Result<Option<Vec<u8>>> {
+    pub(super) fn entry(&self, changes: &Changes) -> Result<Option<Vec<u8>>> {
         let room = PAGE_BYTES * (self.head.pages - self.used) as usize;
         let mut bytes = Vec::with_capacity(PAGE_BYTES);
         bytes.resize(ENTRY_BYTES, 0);

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use redb::{
     Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    TransactionError, WriteTransaction,
 };
 
 use super::changes::Changes;
@@ -286,13 +286,17 @@ impl Log {
     pub(crate) fn begin(&self) -> Result<()> {
         let state = self.open.read();
         let open = state.opened()?;
-        let ahead = open.follows.ahead().map(drop);
+        let told = open.follows.check();
         if open.follows.has_panicked() {
             drop(state);
             self.give_up();
-            return ahead;
+            return told;
         }
-        ahead?;
+        told?;
+        if open.backend.fault().is_some() {
+            // Only redb knows whether it goes on after that.
+            open.begin_write()?.abort().map_err(engine)?;
+        }
         open.backend.forget_what_was_made_good();
         Ok(())
     }
@@ -320,21 +324,32 @@ impl Log {
 
     /// The record at `place`, with its bodies; none where it has moved.
     pub(crate) fn read(&self, place: Place) -> Result<Option<Record>> {
-        self.seeing(|ahead, open| {
-            let found = row(ahead, open, place)?;
-            let Some((mut record, reader)) = found else { return Ok(None) };
-            if record.rows_apart().next().is_some() {
-                let reader = reader.map_or_else(|| open.database.begin_read().map_err(engine), Ok)?;
-                let bodies = reader.open_table(BODIES).map_err(engine)?;
-                load_bodies(&mut record, ahead, &bodies).map_err(|e| at(place, e))?;
-            }
-            Ok(Some(record))
-        })
+        self.find(place, true)
     }
 
-    /// The record at `place`, without the bodies that stand apart.
+    /// The same without the bodies that stand apart.
     pub(super) fn read_row(&self, place: Place) -> Result<Option<Record>> {
-        self.seeing(|ahead, open| Ok(row(ahead, open, place)?.map(|(record, _)| record)))
+        self.find(place, false)
+    }
+
+    /// Looks where redb was not told of it yet, and then in redb.
+    fn find(&self, place: Place, is_whole: bool) -> Result<Option<Record>> {
+        let state = self.open.read();
+        let open = state.opened()?;
+        if let Some(ahead) = open.follows.ahead()
+            && let Some(row) = ahead.changes.row(place)
+        {
+            // While it is held redb has every body that it has not.
+            let read = || record(row, is_whole, &ahead.changes, || open.database.begin_read());
+            return unwound(read).map_err(|e| at(place, e)).map(Some);
+        }
+        let reader = open.database.begin_read().map_err(engine)?;
+        drop(state);
+        unwound(|| {
+            let table = reader.open_table(place.table()).map_err(engine)?;
+            let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
+            record(row.value(), is_whole, &Changes::default(), || Ok(reader)).map_err(|e| at(place, e)).map(Some)
+        })
     }
 
     /// Fills in the bodies that stand apart, of which some are in these changes of a batch.
@@ -343,16 +358,6 @@ impl Log {
             return Ok(());
         }
         self.reading(|reader| load_bodies(record, changes, &reader.open_table(BODIES).map_err(engine)?))
-    }
-
-    /// Reads in what redb was not told yet, which does not change meanwhile, and in redb.
-    fn seeing<T>(&self, read: impl FnOnce(&Changes, &Open) -> Result<T>) -> Result<T> {
-        let state = self.open.read();
-        let open = state.opened()?;
-        let ahead = open.follows.ahead()?;
-        let nothing = Changes::default();
-        let changes = ahead.as_ref().map_or(&nothing, |ahead| &ahead.changes);
-        unwound(|| read(changes, open))
     }
 
     /// The first rows of the table that `head` is in, up to `most`, of those that are `left`.
@@ -480,16 +485,19 @@ impl Place {
     }
 }
 
-/// The record at `place` where redb was not told of it yet, else in redb, with what it was read by there.
-fn row(ahead: &Changes, open: &Open, place: Place) -> Result<Option<(Record, Option<ReadTransaction>)>> {
-    if let Some(row) = ahead.row(place) {
-        return Ok(Some((format::decode(row).map_err(|e| at(place, e))?, None)));
+/// The record in this row; with its bodies, where it is to be whole.
+fn record(
+    row: &[u8],
+    is_whole: bool,
+    changes: &Changes,
+    reader: impl FnOnce() -> Result<ReadTransaction, TransactionError>,
+) -> Result<Record> {
+    let mut record = format::decode(row)?;
+    if is_whole && record.rows_apart().next().is_some() {
+        let reader = reader().map_err(engine)?;
+        load_bodies(&mut record, changes, &reader.open_table(BODIES).map_err(engine)?)?;
     }
-    let reader = open.database.begin_read().map_err(engine)?;
-    let table = reader.open_table(place.table()).map_err(engine)?;
-    let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
-    let record = format::decode(row.value()).map_err(|e| at(place, e))?;
-    Ok(Some((record, Some(reader))))
+    Ok(record)
 }
 
 /// Fills in the bodies that stand apart: from these changes, or from the table of those that were there before.

@@ -101,10 +101,10 @@ impl Open {
     /// Decides how a batch is made durable: as an entry of the journal, where that says all that it does and there is
     /// room, else by a commit in full. Of neither anything is durable yet.
     pub(super) fn prepare(&self, parts: Parts) -> Result<Prepared> {
-        let Parts { mut changes, meta, transaction, is_entry } = parts;
+        let Parts { changes, meta, transaction, is_entry } = parts;
         if is_entry
             && let Some(journal) = &self.journal
-            && let Some(entry) = journal.lock().entry(&mut changes)?
+            && let Some(entry) = journal.lock().entry(&changes)?
         {
             return Ok(Prepared::Entry(entry, Box::new(changes)));
         }
