@@ -17,7 +17,7 @@ use super::disk::Disk;
 use super::holder::holder;
 use super::journal::{MAGIC, REDB_MAGIC};
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::plain::{AtomicU64, Ordering};
+use crate::sync::plain::RwLock;
 
 /// Behind the name of a store that is being created.
 const CREATING_SUFFIX: &str = ".creating";
@@ -28,7 +28,7 @@ pub(crate) struct RealFile {
     file: File,
     path: PathBuf,
     /// How long the file is, as far as this process made it: others may not make it shorter.
-    len: AtomicU64,
+    len: RwLock<u64>,
     /// What the system calls the open file, where it tells.
     known_as: Option<PathBuf>,
 }
@@ -85,9 +85,11 @@ impl Disk for RealFile {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.check_len()?;
+        // Nobody looks at it in between: who reads may have redb make it longer or shorter beside the writer.
+        let mut known = self.len.write();
+        self.check_len_of(*known)?;
         self.file.set_len(len)?;
-        self.len.store(len, Ordering::Release);
+        *known = len;
         Ok(())
     }
 
@@ -232,8 +234,13 @@ fn mode(found: &fs::Metadata) -> u32 {
 impl RealFile {
     /// Fails where somebody cut the file short.
     fn check_len(&self) -> io::Result<()> {
+        let known = self.len.read();
+        self.check_len_of(*known)
+    }
+
+    fn check_len_of(&self, known: u64) -> io::Result<()> {
         // Not by its metadata, which has its times in it; see `check_name`. Nothing goes by the file's position.
-        if (&self.file).seek(SeekFrom::End(0))? < self.len.load(Ordering::Acquire) {
+        if (&self.file).seek(SeekFrom::End(0))? < known {
             return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file was cut short"));
         }
         Ok(())
@@ -381,7 +388,7 @@ fn lock(file: File, at: &Path, path: &Path, to: Use) -> Result<RealFile> {
         Ok(()) => {
             let len = file.metadata().map_err(|e| io_error("cannot look at", path, e))?.len();
             let known_as = known_as(&file);
-            Ok(RealFile { file, path: at.to_owned(), len: AtomicU64::new(len), known_as })
+            Ok(RealFile { file, path: at.to_owned(), len: RwLock::new(len), known_as })
         }
         Err(TryLockError::WouldBlock) => {
             let holder = holder(&file).unwrap_or_else(|| "another process, or already open in this one".to_owned());
@@ -456,5 +463,17 @@ mod tests {
         assert!(file.set_len(8192).is_err());
         assert!(file.check_name().is_err());
         assert_eq!(file.len().unwrap(), 4096);
+    }
+
+    /// Whoever reads many rows has redb told of what is ahead of it, beside the writer.
+    #[test]
+    fn a_file_that_is_made_longer_and_shorter_beside_a_check_is_none_that_was_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.reentry");
+        let file = lock(new_file().open(&path).unwrap(), &path, &path, Use::Write).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| (0..20_000).for_each(|nth| file.set_len(4096 << (nth % 2)).unwrap()));
+            (0..20_000).for_each(|_| file.check_name().unwrap());
+        });
     }
 }
