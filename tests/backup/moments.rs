@@ -14,6 +14,8 @@ use crate::support::{Dice, START, key, run};
 
 const STORES: u64 = 12;
 const COPIES: usize = 15;
+/// How many stores are copied at a time: the copies of one wait for each other.
+const THREADS: u64 = 2;
 const CHAIN: &str = "chain";
 
 /// A store that is worked on by chance.
@@ -90,9 +92,18 @@ struct Met {
     cut: u64,
 }
 
+impl Met {
+    fn add(&mut self, other: &Self) {
+        self.copies += other.copies;
+        self.grew += other.grew;
+        self.cut += other.cut;
+    }
+}
+
 /// Makes copies of one store while it changes, and holds each against the moment at which it was asked for: nothing
 /// changes from there until it is first told how far it is.
-fn copy_by_chance(seed: u64, met: &mut Met) {
+fn copy_by_chance(seed: u64) -> Met {
+    let mut met = Met::default();
     let disk = SimulatedDisk::new();
     let world = Arc::new(Mutex::new(World::new(&disk, seed)));
     (0..40).for_each(|_| world.lock().unwrap().act());
@@ -131,18 +142,25 @@ fn copy_by_chance(seed: u64, met: &mut Met) {
         disk.forget_synced();
         world.store.verify().unwrap();
     }
+    met
 }
 
 #[test]
 fn p2_a_copy_shows_the_moment_at_which_it_was_asked_for_whatever_is_written_meanwhile() {
     let stores = env::var("REENTRY_BACKUP_STORES").map_or(STORES, |stores| stores.parse().unwrap());
-    let mut met = Met::default();
-    for seed in 0..stores {
-        copy_by_chance(seed, &mut met);
-        if seed % 100 == 99 {
-            println!("{met:?}");
+    let met = Mutex::new(Met::default());
+    let work = |first: u64| {
+        for seed in (first..stores).step_by(usize::try_from(THREADS).unwrap()) {
+            let of_one = copy_by_chance(seed);
+            let mut met = met.lock().unwrap();
+            met.add(&of_one);
+            if seed % 100 == 99 {
+                println!("{met:?}");
+            }
         }
-    }
+    };
+    thread::scope(|scope| (0..THREADS).for_each(|first| _ = scope.spawn(move || work(first))));
+    let met = met.into_inner().unwrap();
     println!("{met:?}");
     // A run that never met these would show nothing about them.
     assert!(met.grew > 0 && met.cut > 0, "{met:?}");
