@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
+    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
     TransactionError, WriteTransaction,
 };
 
@@ -358,6 +358,12 @@ impl Log {
             return Ok(());
         }
         self.reading(|reader| load_bodies(record, changes, &reader.open_table(BODIES).map_err(engine)?))
+    }
+
+    /// The log as it is at this moment; not to be held over a commit, which could not use anew what it may still see.
+    pub(super) fn rows(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>> {
+        let reader = self.moment()?;
+        unwound(|| reader.open_table(LOG).map_err(engine))
     }
 
     /// The first rows of the table that `head` is in, up to `most`, of those that are `left`.

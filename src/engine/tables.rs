@@ -4,10 +4,10 @@
 //! 1. What a batch does is gathered, and nothing of it is seen by anybody else before it is committed.
 //! 2. redb's write transaction is begun where it is needed: for the server's own rows, or for a commit in full.
 
-use redb::WriteTransaction;
+use redb::{ReadOnlyTable, WriteTransaction};
 
 use super::changes::Changes;
-use super::error::engine;
+use super::error::{engine, unwound};
 use super::log::{Log, Place, at};
 use super::meta::Meta;
 use super::transaction::Transaction;
@@ -44,6 +44,8 @@ impl Head {
 pub(super) struct Tables<'l> {
     log: &'l Log,
     changes: Changes,
+    /// The log as it was before, opened once where many rows may be read.
+    rows: Option<ReadOnlyTable<u64, &'static [u8]>>,
     /// What the meta row is to say.
     meta: Option<Meta>,
     /// Begun where the server writes rows of its own.
@@ -65,12 +67,24 @@ impl<'l> Tables<'l> {
     /// The tables, for a batch of so many requests.
     pub(super) fn new(log: &'l Log, requests: usize) -> Self {
         let is_small = requests <= REQUESTS_MAX;
-        Self { log, changes: Changes::default(), meta: None, transaction: None, is_small }
+        Self { log, changes: Changes::default(), rows: None, meta: None, transaction: None, is_small }
     }
 
     /// The record at `place`, where it stood before this batch, without the bodies that stand apart.
-    pub(super) fn read(&self, place: Place) -> Result<Option<Record>> {
-        self.log.read_row(place)
+    pub(super) fn read(&mut self, place: Place) -> Result<Option<Record>> {
+        let Place::Log(number) = place else { return self.log.read_row(place) };
+        if self.is_small {
+            return self.log.read_row(place);
+        }
+        let rows = match self.rows.take() {
+            Some(rows) => rows,
+            None => self.log.rows()?,
+        };
+        let rows = self.rows.insert(rows);
+        unwound(|| {
+            let row = rows.get(number).map_err(engine)?;
+            row.map(|row| format::decode(row.value()).map_err(|e| at(place, e))).transpose()
+        })
     }
 
     /// Fills in the bodies that stand apart.
