@@ -242,6 +242,40 @@ fn a_store_that_is_closed_leaves_nothing_to_its_journal() {
     drop(database(&path));
 }
 
+/// What a client sent stands in the journal, at the start of a page too.
+#[test]
+fn p9_p10_a_payload_that_begins_as_redbs_bytes_do_is_not_taken_for_them_where_the_head_is_damaged() {
+    let (_folder, path) = a_path();
+    let store = builder().open(&path).unwrap();
+    // The first page of the entry has a head of 36 bytes, and 20 before the payload.
+    let payload = [vec![7; PAGE - 56].as_slice(), b"redb\x1A\x0A\xA9\x0D\x0A", &[0; PAGE]].concat();
+    run(&store, &key("a")).complete(&payload).wait().unwrap();
+    let mut image = fs::read(&path).unwrap();
+    assert!(image[3 * PAGE..].starts_with(b"redb\x1A"), "it begins at a page");
+    image[13] ^= 0x10;
+    let (_other, damaged) = in_a_file(&image);
+    let rescued = builder().open_damaged(&damaged).unwrap();
+    let told: Vec<_> = rescued.operations().filter_map(Result::ok).map(|progress| progress.state()).collect();
+    assert_eq!(told, [State::Succeeded]);
+}
+
+/// What a copy has of the original's journal is taken in: so damage to it is none.
+#[test]
+fn p10_a_copy_has_a_journal_in_which_nothing_counts() {
+    let (folder, path) = a_path();
+    let store = builder().open(&path).unwrap();
+    for name in ["a", "b", "c"] {
+        run(&store, &key(name)).release();
+    }
+    let copy = folder.path().join("copy");
+    store.backup(&copy).unwrap();
+    let mut image = fs::read(&copy).unwrap();
+    assert!(image[PAGE..2 * PAGE] == fs::read(&path).unwrap()[PAGE..2 * PAGE], "it has the entries");
+    image[PAGE + 40] ^= 0x40;
+    fs::write(&copy, &image).unwrap();
+    assert_eq!(names(&builder().open(&copy).unwrap()), ["a", "b", "c"]);
+}
+
 #[test]
 fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damaged_one_can_be_rescued() {
     let image = left_by_a_crash(&["a"], 8).image();
@@ -266,7 +300,7 @@ fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damag
         }
     }
     // All of a journal is read at once, so there is an end to how long one may be, right in all else as it is.
-    for (pages, is_refused) in [(100_u32, false), (5_000, true)] {
+    for (pages, is_refused) in [(4_095_u32, false), (4_096, true)] {
         let mut long = [&closed[..12], &pages.to_le_bytes()].concat();
         long.extend(crc32fast::hash(&long).to_le_bytes());
         long.resize(PAGE * (pages as usize + 1), 0);
@@ -275,10 +309,13 @@ fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damag
         let told = builder().open(&path).map(|store| names(&store)).map_err(|error| error.kind());
         assert_eq!(told, if is_refused { Err(ErrorKind::Corrupt) } else { Ok(vec!["a".to_owned()]) }, "{pages}");
     }
-    let (_folder, path) = in_a_file(&image[..3 * PAGE]);
-    let error = builder().open(&path).unwrap_err();
-    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("cut short"), "{error}");
-    assert_eq!(fs::read(&path).unwrap(), image[..3 * PAGE]);
+    // In its journal, and right behind it.
+    for left in [3 * PAGE, head_bytes(&image)] {
+        let (_folder, path) = in_a_file(&image[..left]);
+        let error = builder().open(&path).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("cut short"), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), image[..left]);
+    }
 }
 
 /// A sync that failed may have dropped an entry that can still be read: opening writes it anew before it builds on it.
@@ -306,7 +343,10 @@ fn p2_an_entry_that_a_failed_sync_dropped_is_durable_once_the_store_is_open_agai
         };
         opened_full += killed.failed();
         killed.fail(None);
+        // Whoever reads is told of it before anything is committed.
         assert_eq!(names(&store), ["a", "b"]);
+        let cut = builder().open_on(&killed.cut(killed.calls(), |_| Loss::Lost)).unwrap();
+        assert_eq!(names(&cut), ["a", "b"], "{nth}");
         run(&store, &key("d")).release();
         let cut = builder().open_on(&killed.cut(killed.calls(), |_| Loss::Lost)).unwrap();
         assert_eq!(names(&cut), ["a", "b", "d"], "{nth}");
@@ -330,4 +370,107 @@ fn p2_whoever_is_answered_finds_it_whatever_he_asks() {
         assert_eq!(store.progress(&name).unwrap().unwrap().state(), State::Succeeded);
     }
     assert_eq!(store.verify().unwrap().operations, 300);
+}
+
+/// The journal has its room from the start, and redb is told in memory of what is in it.
+#[test]
+fn p10_what_the_journal_takes_while_the_disk_is_full_is_there_for_whoever_asks() {
+    let disk = SimulatedDisk::new().with_journal(64);
+    let store = builder().open_on(&disk).unwrap();
+    let fill = |nth: usize| {
+        let claim = store.claim(&key(&nth.to_string()), request()).wait()?;
+        run_of(claim).complete(&vec![7_u8; 3_000]).wait()
+    };
+    let is_kept = |store: &Store, nth: usize| {
+        let claim = store.claim(&key(&nth.to_string()), request()).wait().unwrap();
+        assert!(matches!(claim, Claim::Replay(_)), "{nth}: {claim:?}");
+    };
+    fill(0).unwrap();
+    disk.set_room(Some(disk.image().len() as u64));
+    let refused = (1..2_000).find(|nth| fill(*nth).is_err()).expect("a journal of this size is full at last");
+    assert!((16..64).contains(&refused), "{refused} operations, each an entry of one page and one of two at most");
+    (0..refused).for_each(|nth| is_kept(&store, nth));
+    // Beside them at most the one that was claimed, and could not be completed.
+    assert!((refused..=refused + 1).contains(&names(&store).len()));
+    store.verify().unwrap();
+    (0..refused).for_each(|nth| is_kept(&store, nth));
+    disk.set_room(None);
+    let left = builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+    (0..refused).for_each(|nth| is_kept(&left, nth));
+}
+
+/// A store that works by hand, and has told a claim that redb is not told of.
+fn told_in_the_journal(cache_bytes: usize) -> (SimulatedDisk, Store) {
+    let disk = SimulatedDisk::new();
+    let store = builder().cache_bytes(cache_bytes).open_by_hand(&disk).unwrap();
+    // The first batch after an opening is committed in full.
+    for name in ["first", "a"] {
+        let claim = store.claim(&key(name), request());
+        store.work_by_hand();
+        drop(run_of(claim.wait().unwrap()));
+        store.work_by_hand();
+    }
+    (disk, store)
+}
+
+/// The same, after it met this fault as it listed what it keeps.
+fn told_before_a_fault(fault: DiskFault, after: usize) -> Option<(SimulatedDisk, Store)> {
+    let (disk, store) = told_in_the_journal(0);
+    disk.fail([fault.after(after)]);
+    let has_met = store.operations().next().is_none_or(|first| first.is_err()) && disk.failed() > 0;
+    disk.fail(None);
+    has_met.then_some((disk, store))
+}
+
+/// What was told is durable before redb is told of it: it is not taken back, and nobody is told that it is not there.
+#[test]
+fn p2_p10_a_disk_that_fails_as_redb_is_told_stops_the_store_and_loses_nothing() {
+    let mut stopped = [0, 0];
+    let faults = [DiskFault::kind(std::io::ErrorKind::Other), DiskFault::panic()];
+    for (fault, stopped) in faults.into_iter().zip(&mut stopped) {
+        for (disk, store) in (0..24).filter_map(|after| told_before_a_fault(fault.on(&[DiskCall::Read]), after)) {
+            // It is in memory still; or the store says that it failed.
+            let seen = store.progress(&key("a"));
+            assert!(seen.as_ref().map_or_else(|error| error.kind() == ErrorKind::Failed, Option::is_some), "{seen:?}");
+            let claim = store.claim(&key("b"), request());
+            store.work_by_hand();
+            // Where it came as redb was told; one that came as redb was read is the error of who asked.
+            if let Err(error) = claim.wait() {
+                assert_eq!(error.kind(), ErrorKind::Failed);
+                assert!(!store.work_by_hand(), "it goes on");
+                *stopped += 1;
+            }
+            drop(store);
+            for left in [disk.killed(disk.calls()), disk.cut(disk.calls(), |_| Loss::Lost)] {
+                let store = builder().open_on(&left).unwrap();
+                assert_eq!(names(&store)[..2], ["first", "a"]);
+                store.verify().unwrap();
+            }
+        }
+    }
+    assert!(stopped.iter().all(|stopped| *stopped > 3), "{stopped:?} faults came as redb was told");
+}
+
+/// redb keeps in memory what it is told; where it has no room for that, every row can be read by itself.
+#[test]
+fn p2_p10_a_disk_that_is_full_as_redb_is_told_keeps_nobody_from_reading() {
+    let full = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).for_ever();
+    for (after, cache_bytes) in (0..9).flat_map(|after| [(after, 1 << 20), (after, 0)]) {
+        let (disk, store) = told_in_the_journal(cache_bytes);
+        disk.fail([full.after(after)]);
+        match store.operations().collect::<Result<Vec<_>, Error>>() {
+            Ok(all) => assert_eq!(all.len(), 2),
+            Err(error) => assert_eq!((error.kind(), cache_bytes), (ErrorKind::Full, 0)),
+        }
+        assert!(store.progress(&key("a")).unwrap().is_some());
+        disk.fail(None);
+        // The next batch finds that redb could not be told, and mends it.
+        for name in ["b", "c"] {
+            let claim = store.claim(&key(name), request());
+            store.work_by_hand();
+            drop(claim.wait());
+        }
+        assert_eq!(names(&store)[..2], ["first", "a"]);
+        store.verify().unwrap();
+    }
 }

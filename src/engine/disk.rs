@@ -241,8 +241,8 @@ impl StorageBackend for Backend {
         self.read_front(self.behind_front(offset)?, out)
     }
 
-    /// A file grows before something is next written to it, durably, as redb has it do at once. So where the disk is full
-    /// redb can still be told, in memory, what the journal has room for.
+    /// A file grows before something is next written to it, durably, as redb has it do at once. So where the disk is
+    /// full redb can still be told, in memory, what the journal has room for.
     fn set_len(&self, len: u64) -> Result<(), BackendError> {
         self.check_stopped()?;
         let len = self.behind_front(len)?;
@@ -429,6 +429,8 @@ pub(crate) fn copy_in(image: &mut Vec<u8>, offset: u64, data: &[u8]) -> io::Resu
 
 #[cfg(test)]
 mod tests {
+    use super::super::mishap::{DiskCall, DiskFault};
+    use super::super::simulated::SimulatedDisk;
     use super::*;
 
     /// The same calls on a staged backend and on plain memory must read alike, and leave alike when accepted.
@@ -530,5 +532,25 @@ mod tests {
         assert_eq!(write(Other), Some((StorageFull, true)));
         backend.forget_what_was_made_good();
         assert!(backend.fault().is_some_and(|fault| fault.during_sync && !fault.is_full()));
+    }
+
+    /// redb hears nothing of it, and would go on to write and sync.
+    #[test]
+    fn p10_where_the_journal_could_not_be_written_nothing_is_written_any_more() {
+        type Call = fn(&Backend) -> Result<(), BackendError>;
+        let calls: [Call; 3] = [|backend| backend.write(0, &[1]), |backend| backend.set_len(0), Backend::sync_data];
+        let failing: [&[DiskCall]; 2] = [&[DiskCall::Write], &[DiskCall::Sync]];
+        for (kinds, call) in failing.into_iter().flat_map(|kinds| calls.map(|call| (kinds, call))) {
+            let disk = SimulatedDisk::from_image(vec![7; 3 * PAGE_BYTES]);
+            let backend = Backend::direct(Arc::new(disk.clone()), PAGE_BYTES as u64);
+            backend.write_front(0, &[1; 10]).unwrap();
+            call(&backend).unwrap();
+            disk.fail([DiskFault::kind(io::ErrorKind::Other).on(kinds)]);
+            assert!(backend.write_front(0, &[2; 10]).is_err());
+            let image = disk.image();
+            let seen = disk.seen(DiskCall::ALL);
+            assert!(call(&backend).is_err());
+            assert!(disk.image() == image && disk.seen(DiskCall::ALL) == seen);
+        }
     }
 }

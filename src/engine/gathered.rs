@@ -154,6 +154,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use proptest::collection::vec;
+    use proptest::option::weighted;
     use proptest::prelude::*;
     use proptest::sample::Index;
     use redb::{Database, ReadableTable, TableDefinition};
@@ -202,8 +203,7 @@ mod tests {
                 self.rows.remove(&number);
             }
             gathered.apply(&mut log).unwrap();
-            let held = log.iter().unwrap().map(|row| row.map(|(number, row)| (number.value(), row.value().to_vec())));
-            assert_eq!(held.collect::<Result<BTreeMap<_, _>, _>>().unwrap(), self.rows);
+            assert_eq!(rows_of(&log), self.rows);
             drop(log);
             transaction.commit().unwrap();
         }
@@ -227,6 +227,69 @@ mod tests {
                     left
                 });
             }
+        }
+    }
+
+    /// What one batch does, as the test above has it: how many rows it appends, which leave, and up to where all do.
+    type Batch = (u64, Vec<Index>, Option<Index>);
+
+    /// The rows after these batches, and what each gathered.
+    fn gathered(batches: &[Batch]) -> (BTreeMap<u64, Vec<u8>>, Vec<Gathered>) {
+        let (mut rows, mut next, mut each) = (BTreeMap::new(), 1, Vec::new());
+        for (appended, leave, up_to) in batches {
+            let mut batch = Gathered::default();
+            for _ in 0..*appended {
+                let row = vec![u64::to_le_bytes(next)[0]; usize::try_from(next % 90).unwrap()];
+                append(&mut batch, next, &row);
+                rows.insert(next, row);
+                next += 1 + next % 3;
+            }
+            let some = |at: &Index, rows: &BTreeMap<u64, Vec<u8>>| rows.keys().nth(at.index(rows.len())).copied();
+            for at in leave.iter().filter(|_| !rows.is_empty()).collect::<Vec<_>>() {
+                let Some(number) = some(at, &rows) else { break };
+                batch.remove(number);
+                rows.remove(&number);
+                if rows.is_empty() {
+                    break;
+                }
+            }
+            if let Some(last) = up_to.as_ref().filter(|_| !rows.is_empty()).and_then(|at| some(at, &rows)) {
+                batch.remove_up_to(last, Vec::new());
+                rows.retain(|number, _| *number > last);
+            }
+            each.push(batch);
+        }
+        (rows, each)
+    }
+
+    fn rows_of(log: &impl ReadableTable<u64, &'static [u8]>) -> BTreeMap<u64, Vec<u8>> {
+        let held = log.iter().unwrap().map(|row| row.map(|(number, row)| (number.value(), row.value().to_vec())));
+        held.collect::<Result<_, _>>().unwrap()
+    }
+
+    proptest! {
+        /// However many batches are told at once, the table holds what it would if each had been told.
+        #[test]
+        fn batches_that_are_told_at_once_come_to_the_same_as_one_by_one(
+            batches in vec((0..12_u64, vec(any::<Index>(), 0..9), weighted(0.2, any::<Index>())), 1..12),
+            at_once in 1..5_usize,
+        ) {
+            let (expected, each) = gathered(&batches);
+            let database = Both::new().database;
+            for together in each.chunks(at_once) {
+                let mut ahead = Gathered::default();
+                for batch in together {
+                    ahead.absorb(batch);
+                }
+                let transaction = database.begin_write().unwrap();
+                ahead.apply(&mut transaction.open_table(LOG).unwrap()).unwrap();
+                for (number, row) in ahead.appended() {
+                    assert_eq!(ahead.row(number), Some(row));
+                }
+                transaction.commit().unwrap();
+            }
+            let transaction = database.begin_write().unwrap();
+            assert_eq!(rows_of(&transaction.open_table(LOG).unwrap()), expected);
         }
     }
 

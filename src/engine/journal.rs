@@ -88,9 +88,10 @@ impl Head {
         Ok(Some(head))
     }
 
-    /// The head of a file that does not read: whatever it is, redb's bytes begin behind it.
+    /// The head of a file that does not read: whatever it is, redb's bytes begin behind it. First where they begin in
+    /// every file that this version makes, since a payload in the journal may begin as they do.
     pub(super) fn find(disk: &dyn Disk) -> Option<Self> {
-        (0..PAGES_MAX).map(|pages| Self { pages }).find(|head| {
+        std::iter::once(PAGES).chain(0..PAGES_MAX).map(|pages| Self { pages }).find(|head| {
             let mut start = [0; REDB_MAGIC.len()];
             disk.read(head.bytes(), &mut start).is_ok() && start == REDB_MAGIC
         })

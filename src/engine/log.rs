@@ -204,7 +204,9 @@ impl Log {
                 return Err(failed(Error::new(ErrorKind::Io, "a sync failed as the file was closed")));
             }
         }
-        match Open::again(Arc::clone(&self.disk), self.cache_bytes) {
+        // What the name does not lead to any more nobody may be told of, whether it landed or not.
+        let again = Open::again(Arc::clone(&self.disk), self.cache_bytes);
+        match again.and_then(|open| self.check_name().map(|()| open)) {
             Ok(open) => *state = State::Open(Box::new(open)),
             Err(error) if error.kind() == ErrorKind::Full => return Err(error),
             Err(error) => {
@@ -343,7 +345,7 @@ impl Log {
             let read = || record(row, is_whole, &ahead.changes, || open.database.begin_read());
             return unwound(read).map_err(|e| at(place, e)).map(Some);
         }
-        let reader = open.database.begin_read().map_err(engine)?;
+        let reader = snapshot(open)?;
         drop(state);
         unwound(|| {
             let table = reader.open_table(place.table()).map_err(engine)?;
@@ -434,7 +436,7 @@ impl Log {
         let state = self.open.read();
         let open = state.opened()?;
         open.follows.catch_up(&open.database)?;
-        open.database.begin_read().map_err(engine)
+        snapshot(open)
     }
 }
 
@@ -489,6 +491,11 @@ impl Place {
             Self::Tombstone(_) => TOMBSTONES,
         }
     }
+}
+
+/// The file as redb knows it at this moment. That reads a page of it, which may be damaged.
+fn snapshot(open: &Open) -> Result<ReadTransaction> {
+    unwound(|| open.database.begin_read().map_err(engine))
 }
 
 /// The record in this row; with its bodies, where it is to be whole.

@@ -494,3 +494,70 @@ fn unknown(error: &Error) -> Error {
     let message = format!("nobody knows whether the change is on disk; open the store anew and claim again: {error}");
     Error::new(ErrorKind::OutcomeUnknown, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::super::disk::Disk;
+    use super::super::mishap::{DiskCall, DiskFault};
+    use super::super::simulated::SimulatedDisk;
+    use super::*;
+    use crate::key::{Fingerprint, Key};
+    use crate::store::Store;
+
+    /// A disk whose file has another name once a call of it failed.
+    #[derive(Debug)]
+    struct Renamed(SimulatedDisk);
+
+    impl Disk for Renamed {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+
+        fn check_name(&self) -> io::Result<()> {
+            if self.0.failed() == 0 { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        }
+    }
+
+    /// A full disk is waited out, and what landed on it is told: but not of a file that nobody finds again.
+    #[test]
+    fn p10_nothing_is_acknowledged_into_a_file_that_was_moved_away_while_the_disk_was_full() {
+        let mut met = [0, 0];
+        let ways = [0, 1 << 20].into_iter().flat_map(|written| (0..24).map(move |after| (written, after)));
+        for (written, after) in ways {
+            // Each batch is committed in full, so nothing is left to go wrong behind an answer.
+            let disk = SimulatedDisk::new().with_journal(0);
+            Store::builder().open_on(&disk).unwrap().close().unwrap();
+            let store = Store::builder().cache_bytes(0).open_disk(Arc::new(Renamed(disk.clone()))).unwrap();
+            let full = DiskFault::kind(io::ErrorKind::StorageFull).on(DiskCall::GROWS);
+            disk.fail([full.after(after).having_written(written)]);
+            for nth in 0..9 {
+                let claim = store.claim(&Key::new("scope", nth.to_string()).unwrap(), Fingerprint::of("r")).wait();
+                if disk.failed() > 0 {
+                    met[usize::from(written > 0)] += 1;
+                    assert!(claim.is_err(), "{nth} was acknowledged");
+                    break;
+                }
+                drop(claim.unwrap());
+            }
+        }
+        assert!(met.iter().all(|met| *met > 9), "{met:?} faults came");
+    }
+}

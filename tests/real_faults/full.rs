@@ -13,13 +13,13 @@ use super::support::{PATIENCE, key, request, run};
 const DISK: &str = "REENTRY_FAULTS_SMALL_DISK";
 
 /// Of the small disk, and of what is filled before the store begins.
-const DISK_BYTES: usize = 4 * 1024 * 1024;
+const DISK_BYTES: usize = 5 * 1024 * 1024;
 
 #[test]
 fn p10_a_server_whose_small_disk_is_full_refuses_replays_and_goes_on() {
     let folder = folder();
     let script =
-        "mount -t tmpfs -o size=4m none \"$1\" && exec \"$0\" --exact full::the_server_on_a_small_disk --nocapture";
+        "mount -t tmpfs -o size=5m none \"$1\" && exec \"$0\" --exact full::the_server_on_a_small_disk --nocapture";
     let mut command = Command::new("unshare");
     command.args(["-rm", "sh", "-c", script]).arg(env::current_exe().unwrap()).arg(folder.path());
     let output = match command.env(DISK, folder.path()).output() {
@@ -37,7 +37,7 @@ fn the_server_on_a_small_disk() {
     let disk = PathBuf::from(disk);
     println!("on a small disk");
     let sizes = if env::var_os("REENTRY_SMALL_DISK_FULL").is_some() { 400 } else { 6 };
-    for room in (0..sizes).map(|nth| 544 * 1024 + (nth * 37 % 800) * 4 * 1024) {
+    for room in (0..sizes).map(|nth| 1312 * 1024 + (nth * 37 % 800) * 4 * 1024) {
         with_room_for(&disk, room);
     }
 }
