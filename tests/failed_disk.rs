@@ -308,12 +308,11 @@ fn p10_a_sync_that_fails_while_a_full_disk_is_mended_stops_the_store() {
 /// A store that works by hand, and has met a full disk which it made good by itself: redb writes ahead where its cache
 /// is small, and writes once more what it could not.
 fn after_a_full_disk_that_was_made_good() -> (SimulatedDisk, Store) {
-    let disk = SimulatedDisk::new();
+    let disk = SimulatedDisk::new().with_journal(0);
     let store = Store::builder().cache_bytes(0).open_by_hand(&disk).unwrap();
     for nth in 0..100 {
         let before = disk.failed();
         disk.fail([DiskFault::kind(std::io::ErrorKind::StorageFull).on(&[DiskCall::Write])]);
-        // So many that no entry of the journal takes them.
         let claims: Vec<_> = (0..20).map(|one| store.claim(&key(&format!("{nth} {one}")), request())).collect();
         store.work_by_hand();
         disk.fail(None);

@@ -120,12 +120,14 @@ impl Changes {
 
     /// Says all of it behind these bytes, where that makes no more than so many; else nothing is to be made of them.
     pub(super) fn say(&self, bytes: &mut Vec<u8>, most: usize) -> Result<bool> {
+        let rows: usize = self.all().iter().map(|(_, gathered)| gathered.bytes()).sum();
+        if bytes.len() + rows > most {
+            return Ok(false);
+        }
+        bytes.reserve(rows);
         for (of, gathered) in self.all() {
             for (number, row) in gathered.appended() {
                 let Ok(len) = u32::try_from(row.len()) else { return Ok(false) };
-                if bytes.len() + row.len() > most {
-                    return Ok(false);
-                }
                 write_fixed(&(of, number, Change::Put(len)), bytes)?;
                 bytes.extend_from_slice(row);
             }

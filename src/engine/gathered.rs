@@ -69,6 +69,11 @@ impl Gathered {
         }
     }
 
+    /// How many bytes all that is appended has, and what was removed of it.
+    pub(super) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// The row that is appended under this number.
     pub(super) fn row(&self, number: u64) -> Option<&[u8]> {
         let (_, at) = self.appended.get(self.place_of(number).ok()?)?;

@@ -1,5 +1,5 @@
-//! The journal: what a small batch changes, written in one piece in front of redb's bytes and synced there. redb is
-//! told the same later, and writes it together with the next batch that is committed in full.
+//! The journal: what a batch changes, written in one piece in front of redb's bytes and synced there. redb is
+//! told the same later, and writes it together with the next batch that finds no room and is committed in full.
 //!
 //! Invariants:
 //! 1. What is acknowledged is in redb's last durable commit, or in the entries that carry its mark (P2).

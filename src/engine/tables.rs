@@ -17,8 +17,8 @@ use crate::record::{Record, format};
 /// How many damaged rows are passed over, where what has ended is looked for behind them.
 const DAMAGED_MAX: usize = 1024;
 
-/// Larger batches are committed in full.
-const REQUESTS_MAX: usize = 16;
+/// Where a batch has more requests the log is opened once, since many rows may be read.
+const FEW: usize = 16;
 
 /// The first rows of a table.
 #[derive(Default)]
@@ -59,14 +59,14 @@ pub(super) struct Parts {
     pub(super) changes: Changes,
     pub(super) meta: Option<Meta>,
     pub(super) transaction: Option<WriteTransaction>,
-    /// Whether the changes are all that the batch does, and few: one entry of the journal may say them.
+    /// Whether the changes are all that the batch does, so that one entry of the journal may say them.
     pub(super) is_entry: bool,
 }
 
 impl<'l> Tables<'l> {
     /// The tables, for a batch of so many requests.
     pub(super) fn new(log: &'l Log, requests: usize) -> Self {
-        let is_small = requests <= REQUESTS_MAX;
+        let is_small = requests <= FEW;
         Self { log, changes: Changes::default(), rows: None, meta: None, transaction: None, is_small }
     }
 
@@ -148,8 +148,8 @@ impl<'l> Tables<'l> {
     }
 
     pub(super) fn into_parts(self) -> Parts {
-        let Self { changes, meta, transaction, is_small, .. } = self;
-        let is_entry = is_small && meta.is_none() && transaction.is_none() && !changes.leave_damage();
+        let Self { changes, meta, transaction, .. } = self;
+        let is_entry = meta.is_none() && transaction.is_none() && !changes.leave_damage();
         Parts { changes, meta, transaction, is_entry }
     }
 }
