@@ -20,8 +20,9 @@ const GAP_MAX: u64 = 8;
 pub(super) struct Gathered {
     /// The bytes of all that is appended, one after the other.
     bytes: Vec<u8>,
-    /// The number of each row that is appended, and where its bytes are. One that is removed again leaves its bytes.
-    appended: Vec<(u64, Range<usize>)>,
+    /// The number of each row that is appended, and where its bytes are; none where it was removed again, which leaves
+    /// its place and its bytes, since many stand behind it.
+    appended: Vec<(u64, Option<Range<usize>>)>,
     removed: Vec<u64>,
     /// Every row up to this one is removed too.
     up_to: Option<u64>,
@@ -31,21 +32,21 @@ pub(super) struct Gathered {
 
 impl Gathered {
     pub(super) fn is_empty(&self) -> bool {
-        self.appended.is_empty() && self.removed.is_empty() && self.up_to.is_none()
+        self.appended().next().is_none() && self.removed.is_empty() && self.up_to.is_none()
     }
 
     /// Appends the row that `encode` writes.
     pub(super) fn append(&mut self, number: u64, encode: impl FnOnce(&mut Vec<u8>) -> Result<()>) -> Result<()> {
         let start = self.bytes.len();
         encode(&mut self.bytes)?;
-        self.appended.push((number, start..self.bytes.len()));
+        self.appended.push((number, Some(start..self.bytes.len())));
         Ok(())
     }
 
     pub(super) fn remove(&mut self, number: u64) {
-        match self.place_of(number) {
-            Ok(at) => drop(self.appended.remove(at)),
-            Err(_) => self.removed.push(number),
+        match self.place_of(number).and_then(|at| self.appended.get_mut(at)) {
+            Some((_, row)) => *row = None,
+            None => self.removed.push(number),
         }
     }
 
@@ -58,10 +59,10 @@ impl Gathered {
 
     /// Does what is to be done later behind what is to be done already.
     pub(super) fn absorb(&mut self, later: &Self) {
-        for (number, at) in &later.appended {
+        for (number, row) in later.appended() {
             let start = self.bytes.len();
-            self.bytes.extend_from_slice(later.bytes_at(at));
-            self.appended.push((*number, start..self.bytes.len()));
+            self.bytes.extend_from_slice(row);
+            self.appended.push((number, Some(start..self.bytes.len())));
         }
         later.removed.iter().for_each(|number| self.remove(*number));
         if let Some(last) = later.up_to {
@@ -76,13 +77,13 @@ impl Gathered {
 
     /// The row that is appended under this number.
     pub(super) fn row(&self, number: u64) -> Option<&[u8]> {
-        let (_, at) = self.appended.get(self.place_of(number).ok()?)?;
-        Some(self.bytes_at(at))
+        let (_, at) = self.appended.get(self.place_of(number)?)?;
+        at.as_ref().map(|at| self.bytes_at(at))
     }
 
     /// What is appended, in its order.
     pub(super) fn appended(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        self.appended.iter().map(|(number, at)| (*number, self.bytes_at(at)))
+        self.appended.iter().filter_map(|(number, at)| Some((*number, self.bytes_at(at.as_ref()?))))
     }
 
     /// What is removed by its number, in ascending order.
@@ -104,17 +105,18 @@ impl Gathered {
 
     /// Does all of it.
     pub(super) fn apply(&self, table: &mut Table<'_, u64, &'static [u8]>) -> Result<()> {
-        match &self.appended[..] {
-            [] => {}
-            [(number, at)] => {
-                if table.insert(number, self.bytes_at(at)).map_err(engine)?.is_some() {
+        let mut appended = self.appended();
+        match (appended.next(), appended.next()) {
+            (None, _) => {}
+            (Some((number, row)), None) => {
+                if table.insert(number, row).map_err(engine)?.is_some() {
                     return Err(Error::new(ErrorKind::Failed, "a row stands under a number that was never given"));
                 }
             }
-            many => {
+            (Some(first), Some(second)) => {
                 let mut end = table.upper_bound_mut(Bound::<u64>::Unbounded).map_err(engine)?;
-                for (number, at) in many {
-                    end.insert_before(number, self.bytes_at(at)).map_err(engine)?;
+                for (number, row) in [first, second].into_iter().chain(appended) {
+                    end.insert_before(number, row).map_err(engine)?;
                 }
                 end.close().map_err(engine)?;
             }
@@ -128,8 +130,8 @@ impl Gathered {
         Ok(())
     }
 
-    fn place_of(&self, number: u64) -> Result<usize, usize> {
-        self.appended.binary_search_by_key(&number, |(number, _)| *number)
+    fn place_of(&self, number: u64) -> Option<usize> {
+        self.appended.binary_search_by_key(&number, |(number, _)| *number).ok()
     }
 
     fn bytes_at(&self, at: &Range<usize>) -> &[u8] {
