@@ -1,8 +1,8 @@
 //! The redb tables: records under ascending sequence numbers, their tombstones, large bodies, and one meta row.
 //!
 //! Invariants:
-//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call: one held open would
-//!    make the file grow (redb reclaims nothing that a reader may still see).
+//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call, or for the decisions of
+//!    one large batch: one held open would make the file grow (redb reclaims nothing that a reader may still see).
 //! 2. A number is never used twice: the meta row says from which on they are free, and is written before, or with, the
 //!    first row above it.
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
