@@ -295,6 +295,7 @@ impl Log {
             return told;
         }
         told?;
+        open.check_synced()?;
         if open.backend.fault().is_some() {
             // Only redb knows whether it goes on after that.
             open.begin_write()?.abort().map_err(engine)?;

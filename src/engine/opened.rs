@@ -135,6 +135,14 @@ impl Open {
                 return Err(Error::new(ErrorKind::Failed, "an entry was made for a file without a journal"));
             }
         }
+        self.check_synced()
+    }
+
+    /// Fails where a sync did. redb goes on where that was in a write ahead of its time, before which a file grows.
+    pub(super) fn check_synced(&self) -> Result<()> {
+        if self.backend.fault().is_some_and(|fault| fault.during_sync) {
+            return Err(Error::new(ErrorKind::Io, "a sync failed: nobody knows what it dropped"));
+        }
         Ok(())
     }
 
