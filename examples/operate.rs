@@ -110,7 +110,8 @@ fn copy_under_load(store: &Store, copy: &Path) -> Outcome {
     })
 }
 
-/// What somebody does about a step in doubt: asks the bank for its effect id, says what came of it, and finishes it.
+/// What somebody does about a step in doubt: asks the bank for its effect id, says what came of it, and finishes it. An
+/// order that the copy caught between its claim and its end has no step yet, and is paid now.
 fn finish_what_is_left(store: &Store) -> Outcome {
     for progress in store.unfinished() {
         let progress = progress?;
@@ -121,7 +122,9 @@ fn finish_what_is_left(store: &Store) -> Outcome {
             store.resolve(progress.key(), step.name(), happened, "in the bank's list of today").wait()?;
         }
         if let Claim::Run(mut run) = store.claim_unfinished(progress.key()).wait()? {
-            let receipt = run.step("charge").run_at_most_once(|_| Err::<String, _>("it is not done twice"))?;
+            let was_in_doubt = progress.in_doubt().next().is_some();
+            let charge = || if was_in_doubt { Err("it is not done twice") } else { Ok("receipt 8".to_owned()) };
+            let receipt = run.step("charge").run_at_most_once(|_| charge())?;
             run.complete(&receipt).wait()?;
         }
     }
