@@ -451,6 +451,39 @@ fn p2_p10_a_disk_that_fails_as_redb_is_told_stops_the_store_and_loses_nothing() 
     assert!(stopped.iter().all(|stopped| *stopped > 3), "{stopped:?} faults came as redb was told");
 }
 
+/// redb forgives a write ahead of its time, and with it the sync that makes the file longer before it. What that sync
+/// dropped nobody may build on: whatever sync fails, nobody is told anything after it.
+#[test]
+fn p10_any_sync_that_fails_while_the_file_grows_stops_the_store() {
+    let payload = vec![7; 3_000];
+    let mut stopped = 0;
+    for (journal, nth) in [0, 8, 64].into_iter().flat_map(|journal| (0..48).map(move |nth| (journal, nth))) {
+        let disk = SimulatedDisk::new().with_journal(journal);
+        let store = builder().cache_bytes(0).open_on(&disk).unwrap();
+        disk.fail([DiskFault::kind(std::io::ErrorKind::Other).on(&[DiskCall::Sync]).after(nth)]);
+        for name in 0..60 {
+            let had_failed = disk.failed() > 0;
+            let claim = store.claim(&key(&format!("{name:02}")), Fingerprint::of(&payload)).wait();
+            let which = format!("{journal} pages, sync {nth}");
+            if had_failed {
+                assert!(claim.is_err(), "{which}: {claim:?}");
+                let again = store.claim(&key("again"), Fingerprint::of(&payload)).wait();
+                assert_eq!(kind(again), ErrorKind::Failed, "{which}");
+                stopped += 1;
+                break;
+            }
+            match claim {
+                Ok(Claim::Run(run)) => drop(run.complete(&payload).wait()),
+                other => assert!(disk.failed() > 0, "{which}: {other:?}"),
+            }
+            if name % 9 == 8 {
+                let _ = store.operations().count();
+            }
+        }
+    }
+    assert!(stopped > 100, "{stopped}");
+}
+
 /// redb keeps in memory what it is told; where it has no room for that, every row can be read by itself.
 #[test]
 fn p2_p10_a_disk_that_is_full_as_redb_is_told_keeps_nobody_from_reading() {

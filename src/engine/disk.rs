@@ -24,6 +24,8 @@ type BackendError = io::Error;
 /// What staged writes are kept by, and entries of the journal.
 pub(super) const PAGE_BYTES: usize = 4096;
 
+const STOPPED: &str = "nothing is written any more after a sync, or the journal, failed";
+
 /// A file, as the engine sees it.
 pub(crate) trait Disk: fmt::Debug + Send + Sync + 'static {
     fn len(&self) -> io::Result<u64>;
@@ -184,17 +186,24 @@ impl Backend {
     /// Writes durably to the file itself, before redb's bytes. Where that fails nothing is written any more, as after a
     /// fault of redb's own: it would take in by a later commit what nobody may be told of.
     pub(super) fn write_front(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
-        let written = self.write_at(offset, data).and_then(|()| self.sync());
-        if written.is_err() {
-            self.0.is_stopped.store(true, Ordering::Release);
+        if let Err(error) = self.write_at(offset, data) {
+            self.stop();
+            return Err(error);
         }
-        written
+        self.sync()
+    }
+
+    /// Nothing is written any more.
+    fn stop(&self) {
+        self.0.is_stopped.store(true, Ordering::Release);
     }
 
     fn write_at(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
         self.call(false, |staged, disk| staged.write(disk, offset, data), |disk| disk.write(offset, data))
     }
 
+    /// Where it fails nothing is written any more. redb forgives that in a write ahead of its time, and could write a
+    /// header over pages that were dropped.
     fn sync(&self) -> Result<(), BackendError> {
         let staged_sync = |staged: &mut Staged, _: &dyn Disk| {
             staged.calls.push(Call::Sync);
@@ -204,7 +213,14 @@ impl Backend {
         let synced = self.call(true, staged_sync, Disk::sync);
         let nanos = u64::try_from(began.elapsed().as_nanos()).unwrap_or(u64::MAX);
         self.0.sync_nanos.fetch_add(nanos, Ordering::Relaxed);
+        if synced.is_err() {
+            self.stop();
+        }
         synced
+    }
+
+    fn len_now(&self) -> Result<u64, BackendError> {
+        self.call(false, |staged, _| Ok(staged.len), Disk::len)
     }
 
     fn set_len_now(&self, len: u64) -> Result<(), BackendError> {
@@ -219,7 +235,7 @@ impl Backend {
         let is_stopped = self.0.is_stopped.load(Ordering::Acquire);
         // The conversion is one under redb's `experimental-api-5`.
         #[expect(clippy::useless_conversion, reason = "see above")]
-        if is_stopped { Err(io::Error::other("the journal could not be written").into()) } else { Ok(()) }
+        if is_stopped { Err(io::Error::other(STOPPED).into()) } else { Ok(()) }
     }
 
     /// Where in the file this place of redb's bytes is.
@@ -233,7 +249,7 @@ impl Backend {
 impl StorageBackend for Backend {
     fn len(&self) -> Result<u64, BackendError> {
         let grows_to = *self.0.grows_to.lock();
-        let len = grows_to.map_or_else(|| self.call(false, |staged, _| Ok(staged.len), Disk::len), Ok)?;
+        let len = grows_to.map_or_else(|| self.len_now(), Ok)?;
         Ok(len.saturating_sub(self.0.front))
     }
 
@@ -247,7 +263,7 @@ impl StorageBackend for Backend {
         self.check_stopped()?;
         let len = self.behind_front(len)?;
         let mut grows_to = self.0.grows_to.lock();
-        if len > self.call(false, |staged, _| Ok(staged.len), Disk::len)? {
+        if len > self.len_now()? {
             *grows_to = Some(len);
             return Ok(());
         }
@@ -532,6 +548,19 @@ mod tests {
         assert_eq!(write(Other), Some((StorageFull, true)));
         backend.forget_what_was_made_good();
         assert!(backend.fault().is_some_and(|fault| fault.during_sync && !fault.is_full()));
+    }
+
+    /// redb forgives the write before which the file grows.
+    #[test]
+    fn p10_where_the_sync_of_a_longer_file_failed_nothing_is_written_any_more() {
+        let disk = SimulatedDisk::from_image(vec![7; 3 * PAGE_BYTES]);
+        let backend = Backend::direct(Arc::new(disk.clone()), PAGE_BYTES as u64);
+        backend.set_len(9 * PAGE_BYTES as u64).unwrap();
+        disk.fail([DiskFault::kind(io::ErrorKind::Other).on(&[DiskCall::Sync])]);
+        assert!(backend.write(0, &[1]).is_err());
+        let (image, seen) = (disk.image(), disk.seen(DiskCall::ALL));
+        assert!(backend.write(0, &[1]).is_err() && backend.sync_data().is_err() && backend.set_len(0).is_err());
+        assert!(disk.image() == image && disk.seen(DiskCall::ALL) == seen);
     }
 
     /// redb hears nothing of it, and would go on to write and sync.

@@ -47,7 +47,12 @@ impl Follows {
 
     /// What redb does not know yet, if there is anything. While it is held redb is told nothing.
     pub(super) fn ahead(&self) -> Option<MutexGuard<'_, Ahead>> {
-        self.is_behind.load(Ordering::Acquire).then(|| self.ahead.lock())
+        // Whoever waited for it while another told redb finds nothing.
+        self.is_behind().then(|| self.ahead.lock()).filter(|_| self.is_behind())
+    }
+
+    fn is_behind(&self) -> bool {
+        self.is_behind.load(Ordering::Acquire)
     }
 
     /// Tells redb what it does not know yet, without a sync.

@@ -288,13 +288,13 @@ impl Log {
     pub(crate) fn begin(&self) -> Result<()> {
         let state = self.open.read();
         let open = state.opened()?;
-        let told = open.follows.check();
-        if open.follows.has_panicked() {
-            drop(state);
-            self.give_up();
-            return told;
+        if let Err(error) = open.follows.check() {
+            if open.follows.has_panicked() {
+                drop(state);
+                self.give_up();
+            }
+            return Err(error);
         }
-        told?;
         open.check_synced()?;
         if open.backend.fault().is_some() {
             // Only redb knows whether it goes on after that.

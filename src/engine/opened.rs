@@ -21,6 +21,9 @@ use crate::sync::Mutex;
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
 const SHARE_OF_CHECK: f64 = 0.5;
 
+/// How many rows are read from one report of progress to the next.
+const ROWS_A_REPORT: u32 = 16 * 1024;
+
 /// A batch that is to be made durable.
 pub(super) enum Prepared {
     /// As an entry of the journal, which says these changes.
@@ -28,9 +31,6 @@ pub(super) enum Prepared {
     /// By redb.
     InFull(Box<WriteTransaction>),
 }
-
-/// How many rows are read from one report of progress to the next.
-const ROWS_A_REPORT: u32 = 16 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Open {
