@@ -12,6 +12,7 @@ use redb::{Database, Durability};
 use super::changes::Changes;
 use super::error::engine;
 use super::journal::not_without_sync;
+use super::latest::Latest;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 
@@ -56,7 +57,7 @@ impl Follows {
     }
 
     /// Tells redb what it does not know yet, without a sync.
-    pub(super) fn catch_up(&self, database: &Database) -> Result<()> {
+    pub(super) fn catch_up(&self, database: &Database, latest: &Latest) -> Result<()> {
         let Some(mut ahead) = self.ahead() else { return Ok(()) };
         if ahead.has_failed {
             return Err(untold());
@@ -65,7 +66,7 @@ impl Follows {
             let mut transaction = database.begin_write().map_err(engine)?;
             transaction.set_durability(Durability::None).map_err(not_without_sync)?;
             ahead.changes.apply(&transaction)?;
-            transaction.commit().map_err(engine)
+            latest.over(|| transaction.commit()).map_err(engine)
         }));
         ahead.has_panicked = told.is_err();
         let told = told.unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "redb panicked")));

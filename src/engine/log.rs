@@ -1,8 +1,9 @@
 //! The redb tables: records under ascending sequence numbers, their tombstones, large bodies, and one meta row.
 //!
 //! Invariants:
-//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call, or for the decisions of
-//!    one large batch: one held open would make the file grow (redb reclaims nothing that a reader may still see).
+//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call, for the decisions of
+//!    one large batch, or up to redb's next commit (`latest`): one held open would make the file grow (redb reclaims
+//!    nothing that a reader may still see).
 //! 2. A number is never used twice: the meta row says from which on they are free, and is written before, or with, the
 //!    first row above it.
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
@@ -13,7 +14,7 @@ use std::time::Duration;
 
 use redb::{
     Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    TransactionError, WriteTransaction,
+    WriteTransaction,
 };
 
 use super::changes::Changes;
@@ -196,7 +197,8 @@ impl Log {
             Error::because(ErrorKind::Failed, message, error)
         };
         if let State::Open(open) = std::mem::replace(&mut *state, State::Full) {
-            let Open { database, backend, .. } = *open;
+            let Open { latest, database, backend, .. } = *open;
+            drop(latest);
             // Closing writes and syncs; what a sync drops there is gone as well.
             drop(database);
             if backend.fault().is_some_and(|fault| fault.during_sync) {
@@ -238,8 +240,9 @@ impl Log {
     pub(super) fn compact(&self) -> Result<()> {
         let mut state = self.open.write();
         let State::Open(open) = &mut *state else { return state.opened().map(drop) };
+        let Open { latest, database, .. } = &mut **open;
         unwound(|| {
-            while open.database.compact().map_err(engine)? {}
+            while latest.over(|| database.compact()).map_err(engine)? {}
             Ok(())
         })
     }
@@ -343,15 +346,17 @@ impl Log {
             && let Some(row) = ahead.changes.row(place)
         {
             // While it is held redb has every body that it has not.
-            let read = || record(row, is_whole, &ahead.changes, || open.database.begin_read());
+            let bodies = || open.database.begin_read().map_err(engine)?.open_table(BODIES).map_err(engine);
+            let read = || record(row, is_whole, &ahead.changes, bodies);
             return unwound(read).map_err(|e| at(place, e)).map(Some);
         }
-        let reader = snapshot(open)?;
+        let view = unwound(|| open.latest.view(&open.database))?;
         drop(state);
         unwound(|| {
-            let table = reader.open_table(place.table()).map_err(engine)?;
-            let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
-            record(row.value(), is_whole, &Changes::default(), || Ok(reader)).map_err(|e| at(place, e)).map(Some)
+            view.row(place, |row| {
+                let bodies = || view.reader.open_table(BODIES).map_err(engine);
+                record(row, is_whole, &Changes::default(), bodies).map_err(|e| at(place, e))
+            })
         })
     }
 
@@ -436,8 +441,8 @@ impl Log {
     pub(super) fn moment(&self) -> Result<ReadTransaction> {
         let state = self.open.read();
         let open = state.opened()?;
-        open.follows.catch_up(&open.database)?;
-        snapshot(open)
+        open.follows.catch_up(&open.database, &open.latest)?;
+        unwound(|| open.database.begin_read().map_err(engine))
     }
 }
 
@@ -494,22 +499,16 @@ impl Place {
     }
 }
 
-/// The file as redb knows it at this moment. That reads a page of it, which may be damaged.
-fn snapshot(open: &Open) -> Result<ReadTransaction> {
-    unwound(|| open.database.begin_read().map_err(engine))
-}
-
 /// The record in this row; with its bodies, where it is to be whole.
 fn record(
     row: &[u8],
     is_whole: bool,
     changes: &Changes,
-    reader: impl FnOnce() -> Result<ReadTransaction, TransactionError>,
+    bodies: impl FnOnce() -> Result<ReadOnlyTable<u64, &'static [u8]>>,
 ) -> Result<Record> {
     let mut record = format::decode(row)?;
     if is_whole && record.rows_apart().next().is_some() {
-        let reader = reader().map_err(engine)?;
-        load_bodies(&mut record, changes, &reader.open_table(BODIES).map_err(engine)?)?;
+        load_bodies(&mut record, changes, &bodies()?)?;
     }
     Ok(record)
 }

@@ -39,6 +39,7 @@ mod gathered;
 mod holder;
 mod index;
 mod journal;
+mod latest;
 mod list;
 mod log;
 mod lookup;

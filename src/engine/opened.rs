@@ -11,6 +11,7 @@ use super::disk::{Backend, Disk};
 use super::error::{drop_unwinding, engine};
 use super::follows::Follows;
 use super::journal::{Head, Journal};
+use super::latest::Latest;
 use super::log::{Access, OpenCheck, Opening, Place, at, tell};
 use super::meta::{self, Meta};
 use super::tables::Parts;
@@ -36,6 +37,8 @@ pub(super) enum Prepared {
 pub(super) struct Open {
     /// What redb is told later than those who asked for it.
     pub(super) follows: Follows,
+    /// What reads one row of redb's; gone before redb is.
+    pub(super) latest: Latest,
     pub(super) database: Database,
     pub(super) backend: Backend,
     /// None where the file has none: it was made before there was one.
@@ -78,7 +81,8 @@ impl Open {
 
     fn with(builder: &redb::Builder, backend: Backend, head: Option<Head>, is_salvage: bool) -> Result<Self> {
         let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
-        let mut open = Self { follows: Follows::default(), database, backend, journal: None, damaged: None };
+        let (follows, latest) = (Follows::default(), Latest::default());
+        let mut open = Self { follows, latest, database, backend, journal: None, damaged: None };
         let Some(head) = head else { return Ok(open) };
         match Journal::open(&open.database, &open.backend, head) {
             Ok((journal, None)) => open.journal = Some(Mutex::new(journal)),
@@ -126,7 +130,7 @@ impl Open {
                 self.follows.put(&changes);
             }
             (Prepared::InFull(transaction), journal) => {
-                transaction.commit().map_err(engine)?;
+                self.latest.over(|| transaction.commit()).map_err(engine)?;
                 if let Some(journal) = journal {
                     journal.lock().taken_in();
                 }
@@ -148,7 +152,7 @@ impl Open {
 
     /// redb's write transaction, ahead of which is nothing.
     pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
-        self.follows.catch_up(&self.database)?;
+        self.follows.catch_up(&self.database, &self.latest)?;
         self.database.begin_write().map_err(engine)
     }
 
@@ -189,8 +193,8 @@ impl Open {
             drop_unwinding(self);
             return Ok(());
         }
-        let Self { follows, database, .. } = self;
-        drop(follows);
+        let Self { follows, latest, database, .. } = self;
+        drop((follows, latest));
         database.close().map_err(engine)
     }
 

@@ -195,6 +195,12 @@ impl<T> DerefMut for MutexGuard<'_, T> {
 #[derive(Debug)]
 pub(crate) struct RwLock<T>(model::sync::RwLock<T>);
 
+impl<T: Default> Default for RwLock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
 impl<T> RwLock<T> {
     pub(crate) fn new(value: T) -> Self {
         Self(model::sync::RwLock::new(value))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use reentry::{Claim, State, Store};
+use reentry::{Claim, Key, State, Store};
 use shuttle::thread;
 
 use crate::world::{check, end, key, open, request, run_of};
@@ -83,6 +83,31 @@ fn p1_an_operation_never_shows_before_its_owner() {
         let run = run_of(store.claim(&key(), request()).wait().unwrap());
         reader.join().unwrap();
         drop(run);
+        end(&store);
+    });
+}
+
+/// One reads a row that stays where it is; the other has redb told of more rows, and reads those.
+#[test]
+fn p2_a_row_that_redb_was_told_of_is_found_whoever_reads_meanwhile() {
+    check(|| {
+        let store = open();
+        let claim = |key: &Key| run_of(store.claim(key, request()).wait().unwrap()).release();
+        claim(&key());
+        assert_eq!(store.operations().count(), 1);
+        let reader = store.clone();
+        let reader = thread::spawn(move || {
+            for _ in 0..4 {
+                assert!(reader.progress(&key()).unwrap().is_some());
+            }
+        });
+        for nth in 2..=3 {
+            let other = Key::new("orders", nth.to_string()).unwrap();
+            claim(&other);
+            assert_eq!(store.operations().map(Result::unwrap).count(), nth);
+            assert!(store.progress(&other).unwrap().is_some());
+        }
+        reader.join().unwrap();
         end(&store);
     });
 }
