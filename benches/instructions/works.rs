@@ -3,8 +3,9 @@
 use std::convert::Infallible;
 use std::future::ready;
 use std::task::{Context, Waker};
+use std::time::Duration;
 
-use reentry::{Claim, Fingerprint, Key, Outcome, Pending, Run, SimulatedDisk, Store};
+use reentry::{Builder, Claim, Fingerprint, Key, ManualClock, Outcome, Pending, Run, SimulatedDisk, Store, Timestamp};
 
 /// How many calls share a commit.
 const BATCH: u64 = 256;
@@ -21,12 +22,13 @@ pub(crate) struct Work {
 }
 
 /// Names are those of `figures.txt`.
-pub(crate) const WORKS: [Work; 9] = [
+pub(crate) const WORKS: [Work; 10] = [
     Work { name: "claim, 256 a commit", operations: 10 * BATCH, run: claims },
     Work { name: "advance, 256 a commit", operations: 10 * BATCH, run: advances },
     Work { name: "claim, step and complete, 256 a commit", operations: 10 * BATCH, run: steps },
     Work { name: "claim and complete, 256 a commit", operations: 10 * BATCH, run: completions },
     Work { name: "claim and complete, a commit each", operations: 500, run: alone },
+    Work { name: "the same, while one ends for each", operations: 500, run: steady },
     Work { name: "replay", operations: 4_000, run: replays },
     Work { name: "look at one operation: read and decode", operations: 4_000, run: looks },
     Work { name: "look at a key that is not there", operations: 20_000, run: absent },
@@ -40,8 +42,11 @@ struct Shop {
 
 impl Shop {
     fn new() -> Self {
-        let disk = SimulatedDisk::new();
-        let store = Store::builder().open_by_hand(&disk).unwrap();
+        Self::with(Store::builder(), SimulatedDisk::new())
+    }
+
+    fn with(builder: Builder, disk: SimulatedDisk) -> Self {
+        let store = builder.open_by_hand(&disk).unwrap();
         Self { disk, store }
     }
 
@@ -136,6 +141,18 @@ fn alone(orders: u64) {
     for order in 0..orders {
         let runs = shop.runs(order..order + 1);
         shop.complete(runs);
+    }
+}
+
+/// What has ended leaves with each commit; the journal is as long as in a file.
+fn steady(orders: u64) {
+    let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
+    let builder = Store::builder().clock(clock.clone()).retention(Duration::from_secs(1));
+    let shop = Shop::with(builder, SimulatedDisk::new().with_journal(256));
+    for order in 0..orders {
+        let runs = shop.runs(order..order + 1);
+        shop.complete(runs);
+        clock.advance(Duration::from_millis(4));
     }
 }
 

@@ -55,6 +55,14 @@ impl Changes {
     }
 
     /// What is done to the table of this place.
+    pub(super) fn of(&self, place: Place) -> &Gathered {
+        match place {
+            Place::Log(_) => &self.log,
+            Place::Tombstone(_) => &self.tombstones,
+        }
+    }
+
+    /// The same, for more to be done.
     pub(super) fn beside(&mut self, place: Place) -> &mut Gathered {
         match place {
             Place::Log(_) => &mut self.log,
@@ -84,10 +92,7 @@ impl Changes {
 
     /// The row that is put at this place.
     pub(super) fn row(&self, place: Place) -> Option<&[u8]> {
-        match place {
-            Place::Log(number) => self.log.row(number),
-            Place::Tombstone(number) => self.tombstones.row(number),
-        }
+        self.of(place).row(place.number())
     }
 
     /// The body that is put into this row.

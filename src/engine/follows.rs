@@ -1,7 +1,8 @@
 //! What redb is yet to be told of: it is durable in the journal, and those who asked for it have their answers.
 //!
 //! Invariants:
-//! 1. Whoever reads one row finds it here first, and then in redb; whoever reads many lets redb be told before.
+//! 1. Whoever reads one row finds it here first, and then in redb; whoever reads many lets redb be told before. Only
+//!    retention, which does so in each batch, looks at both.
 //! 2. While a write transaction of redb's is open nothing is ahead of it.
 
 use std::fmt;

@@ -82,15 +82,19 @@ impl View {
 
     /// What `read` makes of the row at this place, where there is one.
     pub(super) fn row<T>(&self, place: Place, read: impl FnOnce(&[u8]) -> Result<T>) -> Result<Option<T>> {
-        let opened;
-        let table = match (place, &self.log) {
-            (Place::Log(_), Some(log)) => log,
-            _ => {
-                opened = self.reader.open_table(place.table()).map_err(engine)?;
-                &opened
-            }
-        };
-        table.get(place.number()).map_err(engine)?.map(|row| read(row.value())).transpose()
+        self.within(place, |table| table.get(place.number()).map_err(engine)?.map(|row| read(row.value())).transpose())
+    }
+
+    /// What `read` makes of the table that this place is in.
+    pub(super) fn within<T>(
+        &self,
+        place: Place,
+        read: impl FnOnce(&ReadOnlyTable<u64, &'static [u8]>) -> Result<T>,
+    ) -> Result<T> {
+        match (place, &self.log) {
+            (Place::Log(_), Some(log)) => read(log),
+            _ => read(&self.reader.open_table(place.table()).map_err(engine)?),
+        }
     }
 }
 

@@ -1,9 +1,8 @@
 //! The redb tables: records under ascending sequence numbers, their tombstones, large bodies, and one meta row.
 //!
 //! Invariants:
-//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call, for the decisions of
-//!    one large batch, or up to redb's next commit (`latest`): one held open would make the file grow (redb reclaims
-//!    nothing that a reader may still see).
+//! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call, or up to redb's next
+//!    commit (`latest`): one held open would make the file grow (redb reclaims nothing that a reader may still see).
 //! 2. A number is never used twice: the meta row says from which on they are free, and is written before, or with, the
 //!    first row above it.
 //! 3. Whatever is read back is checked: the row's own checksum, and for a body apart the one in its record.
@@ -20,6 +19,7 @@ use redb::{
 use super::changes::Changes;
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
+use super::gathered::Gathered;
 use super::index::NUMBER_MAX;
 use super::journal::{self, Mark};
 use super::meta::{self, Meta};
@@ -368,27 +368,41 @@ impl Log {
         self.reading(|reader| load_bodies(record, changes, &reader.open_table(BODIES).map_err(engine)?))
     }
 
-    /// The log as it is at this moment; not to be held over a commit, which could not use anew what it may still see.
-    pub(super) fn rows(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>> {
-        let reader = self.moment()?;
-        unwound(|| reader.open_table(LOG).map_err(engine))
-    }
-
-    /// The first rows of the table that `head` is in, up to `most`, of those that are `left`.
-    pub(super) fn head(&self, head: Place, most: usize, left: impl Fn(u64) -> bool) -> Result<Head> {
-        self.reading(|reader| {
-            let mut found = Head::default();
-            for row in reader.open_table(head.table()).map_err(engine)?.range(head.number()..).map_err(engine)? {
-                if found.is_full(most) {
-                    break;
+    /// Finds the first rows of the table that `head` is in, of those that are `left`: in redb, then in what it is
+    /// yet to be told of.
+    pub(super) fn head<S>(&self, head: Place, found: &mut Head<S>, left: impl Fn(u64) -> bool) -> Result<()>
+    where
+        S: Fn(&Record) -> bool,
+    {
+        let state = self.open.read();
+        let open = state.opened()?;
+        let ahead = open.follows.ahead();
+        let ahead = ahead.as_ref().map(|ahead| ahead.changes.of(head));
+        let removed = ahead.map(Gathered::removed).unwrap_or_default();
+        let first = ahead.and_then(Gathered::up_to).map_or(head.number(), |last| last.saturating_add(1));
+        unwound(|| {
+            open.latest.view(&open.database)?.within(head, |table| {
+                for row in table.range(first..).map_err(engine)? {
+                    if found.is_full() {
+                        break;
+                    }
+                    let (number, row) = row.map_err(engine)?;
+                    if left(number.value()) && removed.binary_search(&number.value()).is_err() {
+                        found.add(head.beside(number.value()), row.value());
+                    }
                 }
-                let (number, row) = row.map_err(engine)?;
-                if left(number.value()) {
-                    found.add(head.beside(number.value()), row.value());
-                }
+                Ok(())
+            })
+        })?;
+        for (number, row) in ahead.iter().flat_map(|ahead| ahead.appended()) {
+            if found.is_full() {
+                break;
             }
-            Ok(found)
-        })
+            if left(number) {
+                found.add(head.beside(number), row);
+            }
+        }
+        Ok(())
     }
 
     /// Gives up to `most` records from `place` on to `each`, without their bodies. Returns where to go on.

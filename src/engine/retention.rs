@@ -63,7 +63,9 @@ impl Swept {
         if time < self.due {
             return Ok(());
         }
-        let Head { rows, damaged } = batch.tables.head(head, most)?;
+        let mut found = Head::new(most, |record: &Record| time < due(record, policy));
+        batch.tables.head(head, &mut found)?;
+        let Head { rows, damaged, .. } = found;
         for (place, error) in &damaged {
             if self.told < place.number() {
                 batch.shared.note(error);

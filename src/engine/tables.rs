@@ -4,10 +4,10 @@
 //! 1. What a batch does is gathered, and nothing of it is seen by anybody else before it is committed.
 //! 2. redb's write transaction is begun where it is needed: for the server's own rows, or for a commit in full.
 
-use redb::{ReadOnlyTable, WriteTransaction};
+use redb::WriteTransaction;
 
 use super::changes::Changes;
-use super::error::{engine, unwound};
+use super::error::engine;
 use super::log::{Log, Place, at};
 use super::meta::Meta;
 use super::transaction::Transaction;
@@ -17,24 +17,31 @@ use crate::record::{Record, format};
 /// How many damaged rows are passed over, where what has ended is looked for behind them.
 const DAMAGED_MAX: usize = 1024;
 
-/// Where a batch has more requests the log is opened once, since many rows may be read.
-const FEW: usize = 16;
-
-/// The first rows of a table.
-#[derive(Default)]
-pub(super) struct Head {
+/// The first rows of a table, up to so many, or up to one that stays.
+pub(super) struct Head<S> {
     pub(super) rows: Vec<(Place, Record)>,
     pub(super) damaged: Vec<(Place, Error)>,
+    most: usize,
+    stays: S,
+    ends: bool,
 }
 
-impl Head {
-    pub(super) fn is_full(&self, most: usize) -> bool {
-        self.rows.len() == most || self.damaged.len() == DAMAGED_MAX
+impl<S: Fn(&Record) -> bool> Head<S> {
+    /// Nothing of it yet.
+    pub(super) fn new(most: usize, stays: S) -> Self {
+        Self { rows: Vec::new(), damaged: Vec::new(), most, stays, ends: false }
+    }
+
+    pub(super) fn is_full(&self) -> bool {
+        self.ends || self.rows.len() == self.most || self.damaged.len() == DAMAGED_MAX
     }
 
     pub(super) fn add(&mut self, place: Place, row: &[u8]) {
         match format::decode(row) {
-            Ok(record) => self.rows.push((place, record)),
+            Ok(record) => {
+                self.ends = (self.stays)(&record);
+                self.rows.push((place, record));
+            }
             Err(error) => self.damaged.push((place, at(place, error))),
         }
     }
@@ -44,14 +51,10 @@ impl Head {
 pub(super) struct Tables<'l> {
     log: &'l Log,
     changes: Changes,
-    /// The log as it was before, opened once where many rows may be read.
-    rows: Option<ReadOnlyTable<u64, &'static [u8]>>,
     /// What the meta row is to say.
     meta: Option<Meta>,
     /// Begun where the server writes rows of its own.
     transaction: Option<WriteTransaction>,
-    /// Whether the batch is small.
-    is_small: bool,
 }
 
 /// What makes a batch durable.
@@ -64,27 +67,13 @@ pub(super) struct Parts {
 }
 
 impl<'l> Tables<'l> {
-    /// The tables, for a batch of so many requests.
-    pub(super) fn new(log: &'l Log, requests: usize) -> Self {
-        let is_small = requests <= FEW;
-        Self { log, changes: Changes::default(), rows: None, meta: None, transaction: None, is_small }
+    pub(super) fn new(log: &'l Log) -> Self {
+        Self { log, changes: Changes::default(), meta: None, transaction: None }
     }
 
     /// The record at `place`, where it stood before this batch, without the bodies that stand apart.
-    pub(super) fn read(&mut self, place: Place) -> Result<Option<Record>> {
-        let Place::Log(number) = place else { return self.log.read_row(place) };
-        if self.is_small {
-            return self.log.read_row(place);
-        }
-        let rows = match self.rows.take() {
-            Some(rows) => rows,
-            None => self.log.rows()?,
-        };
-        let rows = self.rows.insert(rows);
-        unwound(|| {
-            let row = rows.get(number).map_err(engine)?;
-            row.map(|row| format::decode(row.value()).map_err(|e| at(place, e))).transpose()
-        })
+    pub(super) fn read(&self, place: Place) -> Result<Option<Record>> {
+        self.log.read_row(place)
     }
 
     /// Fills in the bodies that stand apart.
@@ -115,18 +104,18 @@ impl<'l> Tables<'l> {
         self.changes.remove_body(row);
     }
 
-    /// The first rows of the table that `head` is in, up to `most`, without bodies; and those between that are damaged.
-    pub(super) fn head(&mut self, head: Place, most: usize) -> Result<Head> {
-        let changes = self.changes.beside(head);
+    /// Finds the first rows of the table that `head` is in, without bodies, and those between that are damaged.
+    pub(super) fn head<S: Fn(&Record) -> bool>(&self, head: Place, found: &mut Head<S>) -> Result<()> {
+        let changes = self.changes.of(head);
         let removed = changes.removed();
-        let mut found = self.log.head(head, most, |number| removed.binary_search(&number).is_err())?;
+        self.log.head(head, found, |number| removed.binary_search(&number).is_err())?;
         for (number, row) in changes.appended() {
-            if found.is_full(most) {
+            if found.is_full() {
                 break;
             }
             found.add(head.beside(number), row);
         }
-        Ok(found)
+        Ok(())
     }
 
     /// What the server writes its own rows through: they stand or fall with this batch.

@@ -208,7 +208,7 @@ mod tests {
 
     fn write(engine: &Engine, write: impl FnOnce(&mut Tables<'_>)) {
         let log = &engine.shared.log;
-        let mut tables = Tables::new(log, 1);
+        let mut tables = Tables::new(log);
         write(&mut tables);
         log.commit(log.prepare(tables.into_parts()).unwrap()).unwrap();
     }

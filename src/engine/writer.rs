@@ -311,7 +311,7 @@ impl Writer {
         // What was synced before, while the file was opened, is no commit's.
         shared.log.take_sync_time();
         shared.log.begin().map_err(Failure::Before)?;
-        let mut tables = Tables::new(&shared.log, requests.len());
+        let mut tables = Tables::new(&shared.log);
         match self.fill(&mut tables, requests, now, done) {
             Ok(true) => {
                 let prepared = shared.log.prepare(tables.into_parts()).map_err(Failure::Before)?;
