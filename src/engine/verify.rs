@@ -147,7 +147,7 @@ fn is_listed(shared: &Arc<Shared>, place: Place, record: &Record) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::time::Duration;
 
     use super::super::capacity::{Capacity, Most};
@@ -173,7 +173,7 @@ mod tests {
     }
 
     /// A store in memory that counts scopes, with an operation of each kind in it.
-    fn engine() -> Arc<Engine> {
+    pub(in crate::engine) fn engine() -> Arc<Engine> {
         let room = Room { operation_bytes_max: u64::MAX, payload_bytes_max: 1000 };
         let (retention, tombstones) = (Duration::from_secs(1), Duration::ZERO);
         let progress = Arc::new(|_| ControlFlow::Continue(()));
@@ -194,7 +194,7 @@ mod tests {
         engine
     }
 
-    fn record(name: &str, born: u64, phase: Phase) -> Record {
+    pub(in crate::engine) fn record(name: &str, born: u64, phase: Phase) -> Record {
         let (key, fingerprint) = (Key::new(name, "key").unwrap(), Fingerprint::of("request"));
         let (request, checkpoint, steps) = (None, None, Vec::new());
         let (since, written) = (at(1), at(2));
@@ -213,12 +213,12 @@ mod tests {
         log.commit(log.prepare(tables.into_parts()).unwrap()).unwrap();
     }
 
-    fn index(engine: &Engine, place: Place, record: &Record) {
+    pub(in crate::engine) fn index(engine: &Engine, place: Place, record: &Record) {
         engine.shared.index.replace(engine.shared.index.hash(&record.key), None, Some(place));
     }
 
     /// Puts a record where it says, and counts it everywhere.
-    fn keep(engine: &Engine, place: Place, record: &Record) {
+    pub(in crate::engine) fn keep(engine: &Engine, place: Place, record: &Record) {
         write(engine, |tables| tables.put(place, record).unwrap());
         index(engine, place, record);
         engine.shared.ledger.found(record);
