@@ -19,6 +19,8 @@ const DAMAGE_MAX: usize = 16;
 /// Where redb's pages begin, and how long one is.
 const PAGES_AT: usize = 0;
 const PAGE: usize = 4096;
+/// Where the journal of a simulated disk ends: behind its head and eight pages.
+const JOURNAL_ENDS: usize = 9 * PAGE;
 /// No row of these files is longer, beside a payload that has a row of its own.
 const ROW_MAX: usize = 256;
 const HOUR: Duration = Duration::from_secs(3600);
@@ -210,6 +212,7 @@ fn make_files() -> Result<Files> {
     let cut = left();
     store.close()?;
     let last = [differences(&before, &between), differences(&between, &cut)];
+    assert!(last.iter().flatten().all(|at| *at < JOURNAL_ENDS), "both are in the journal alone");
     Ok(Files { closed: File::new(disk.image(), &known, None), cut: File::new(cut, &known, Some(last)), known })
 }
 

@@ -3,6 +3,7 @@
 #[cfg(test)]
 mod tests {
     use std::sync::Arc;
+    use std::time::Duration;
 
     use crate::clock::Now;
     use crate::key::Fingerprint;
@@ -10,7 +11,7 @@ mod tests {
     use crate::record::step::StepChange;
     use crate::record::transitions::tests::{POLICY, at, key};
     use crate::record::transitions::{
-        Ask, Change, Command, Decision, Fate, Reporter, Situation, Tenure, apply, decide, fate,
+        Ask, Change, Command, Decision, Fate, Policy, Reporter, Situation, Tenure, apply, decide, due, fate,
     };
     use crate::record::{BODY_HERE_BYTES_MAX, Body, Late, Phase, Record, Revision};
 
@@ -273,6 +274,21 @@ mod tests {
         let resolve = StepChange::Resolve { result: Some(large.as_slice().into()), note: "asked".into() };
         let resolved = changed(Some(doubtful.clone()), step(resolve), at(3));
         assert_eq!(size::bytes(&resolved) - size::bytes(&doubtful), size::SETTLE_BYTES_MAX + apart + 5);
+    }
+
+    /// Who looks at a head stops there by the one, and removes by the other.
+    #[test]
+    fn p6_a_row_stays_for_exactly_as_long_as_it_is_not_due() {
+        let spans = [0, 1, 70, 100, 300].map(Duration::from_secs);
+        for (retention, tombstones) in spans.into_iter().flat_map(|one| spans.map(|other| (one, other))) {
+            let policy = Policy { retention, tombstones, ..POLICY };
+            for (record, seconds) in
+                [unfinished(), ended(), over()].iter().flat_map(|it| (0..600).map(move |s| (it, s)))
+            {
+                let is_due = at(seconds).time >= due(record, policy);
+                assert_eq!(fate(record, at(seconds).time, policy) != Fate::Stays, is_due, "{record:?} at {seconds} s");
+            }
+        }
     }
 
     #[test]

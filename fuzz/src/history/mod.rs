@@ -209,7 +209,8 @@ impl World {
             stuck += u64::from(known.state(self.now(), self.runs.contains_key(n)) == Some(State::Stuck));
             in_doubt += u64::from(known.steps.values().any(|step| step.state == StepState::InDoubt));
         }
-        assert_eq!(self.store.unfinished().map(|found| found.expect("unfinished")).count() as u64, listed);
+        let found: Vec<_> = self.store.unfinished().collect::<Result<_, _>>().expect("unfinished");
+        assert_eq!(found.len() as u64, listed);
         let stats = self.store.stats().expect("stats");
         assert_eq!((stats.unfinished, stats.stuck, stats.in_doubt), (listed, stuck, in_doubt));
         for run in &mut self.fenced {
