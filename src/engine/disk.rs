@@ -186,6 +186,7 @@ impl Backend {
     /// Writes durably to the file itself, before redb's bytes. Where that fails nothing is written any more, as after a
     /// fault of redb's own: it would take in by a later commit what nobody may be told of.
     pub(super) fn write_front(&self, offset: u64, data: &[u8]) -> Result<(), BackendError> {
+        self.check_stopped()?;
         if let Err(error) = self.write_at(offset, data) {
             self.stop();
             return Err(error);
@@ -560,6 +561,7 @@ mod tests {
         assert!(backend.write(0, &[1]).is_err());
         let (image, seen) = (disk.image(), disk.seen(DiskCall::ALL));
         assert!(backend.write(0, &[1]).is_err() && backend.sync_data().is_err() && backend.set_len(0).is_err());
+        assert!(backend.write_front(0, &[1]).is_err(), "nor an entry of the journal");
         assert!(disk.image() == image && disk.seen(DiskCall::ALL) == seen);
     }
 
