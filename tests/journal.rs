@@ -150,6 +150,39 @@ fn p10_a_damaged_entry_with_another_behind_it_is_refused_by_number_and_offset_an
     }
 }
 
+/// redb takes its newest commit, where that does not read, for one that a crash tore, and shows the one before. An
+/// entry that was made on the newest testifies that it was durable.
+#[test]
+fn p10_a_newest_commit_that_is_damaged_is_refused_where_an_entry_was_made_on_it() {
+    for (journal, count) in [(1, 3), (2, 4), (2, 5), (8, 10)] {
+        let name: Vec<_> = (0..count).map(|nth| nth.to_string()).collect();
+        let all: Vec<_> = name.iter().map(String::as_str).collect();
+        let image = left_by_a_crash(&all, journal).image();
+        let head = head_bytes(&image);
+        assert!(in_redb(&image).len() < all.len(), "the last is in the journal alone");
+        let mut refused = 0;
+        // Both slots, of which one is the newest commit's.
+        for at in head + 64..head + 64 + 2 * 128 {
+            let mut damaged = image.clone();
+            damaged[at] ^= 0x40;
+            // What is left of the journal on the commit before may be lost too, so that nothing else testifies.
+            let mut no_older = damaged.clone();
+            no_older[PAGE * (1 + count % (journal as usize + 1))..head].fill(0);
+            for damaged in [damaged, no_older] {
+                let disk = SimulatedDisk::from_image(damaged);
+                match builder().open_on(&disk) {
+                    Ok(store) => assert_eq!(names(&store), all, "{journal} pages, offset {at}"),
+                    Err(error) => {
+                        assert_eq!((error.kind(), disk.calls()), (ErrorKind::Corrupt, 0), "offset {at}: {error}");
+                        refused += usize::from(error.to_string().contains("redb's newest commit is damaged"));
+                    }
+                }
+            }
+        }
+        assert!(refused > 0, "{journal} pages: no damage met the newest commit");
+    }
+}
+
 /// Nobody can tell a torn entry from one that was damaged later, as with redb's own newest commit.
 #[test]
 fn p10_a_torn_entry_with_none_behind_it_was_never_told_and_a_new_one_takes_its_place() {

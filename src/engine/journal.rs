@@ -9,7 +9,9 @@
 //! 4. No two entries share a page: a write that is torn harms none before it.
 //! 5. An entry that does not read is one that a crash tore, and was told to nobody. Where another stands behind it, it
 //!    is damage (P10).
-//! 6. What a client sent is never taken for an entry: it does not know the mark.
+//! 6. An entry with a greater mark than redb's commit was made on a newer one, which was durable before: that it is not
+//!    there any more is damage (P10).
+//! 7. What a client sent is never taken for an entry: it does not know the mark.
 
 use std::io;
 
@@ -160,24 +162,30 @@ impl Journal {
         backend.read_front(page_offset(0), &mut region).map_err(|e| engine(redb::Error::Io(e)))?;
         let mut journal = Self { head, mark, next_mark: None, entries: 0, used: 0 };
         let mut changes = Vec::new();
-        while let Some(entry) = entry(&region, journal.used, mark).filter(|(head, _)| head.nth == journal.entries) {
+        let is_next = |head: &EntryHead, entries| head.mark == mark && head.nth == entries;
+        while let Some(entry) = entry(&region, journal.used, mark).filter(|(head, _)| is_next(head, journal.entries)) {
             changes.push(entry.1);
             journal.entries += 1;
             journal.used += pages(entry.1.len());
         }
-        let is_damaged = (journal.used..head.pages)
-            .any(|page| entry(&region, page, mark).is_some_and(|(head, _)| head.nth > journal.entries));
+        let damaged = (journal.used..head.pages).find_map(|page| {
+            let (head, _) = entry(&region, page, mark)?;
+            let (nth, at) = (journal.entries, page_offset(journal.used));
+            let entry = || format!("entry {nth} of the journal, at offset {at}, is damaged");
+            let commit = || {
+                let at = page_offset(page);
+                format!("redb's newest commit is damaged: the journal's entry at offset {at} was made on it")
+            };
+            let is_behind = head.mark == mark && head.nth > nth;
+            is_behind.then(entry).or_else(|| (head.mark.nth > mark.nth).then(commit))
+        });
         if !changes.is_empty() {
             let mut transaction = database.begin_write().map_err(engine)?;
             changes.iter().try_for_each(|changes| repeat(&transaction, changes))?;
             transaction.set_durability(Durability::None).map_err(not_without_sync)?;
             transaction.commit().map_err(engine)?;
         }
-        let damaged = is_damaged.then(|| {
-            let (nth, at) = (journal.entries, page_offset(journal.used));
-            Error::new(ErrorKind::Corrupt, format!("entry {nth} of the journal, at offset {at}, is damaged"))
-        });
-        Ok((journal, damaged))
+        Ok((journal, damaged.map(|damaged| Error::new(ErrorKind::Corrupt, damaged))))
     }
 
     /// Writes anew what was read, and syncs: a sync that failed before may have dropped what could still be read.
@@ -253,14 +261,15 @@ fn crc(head: &[u8], changes: &[u8]) -> u32 {
     crc.finalize()
 }
 
-/// The entry with this mark that begins at this page of the journal, and its changes.
+/// The entry that begins at this page of the journal, with this mark or another of the store's, and its changes.
 fn entry(region: &[u8], page: u32, mark: Mark) -> Option<(EntryHead, &[u8])> {
     let bytes = region.get(page as usize * PAGE_BYTES..)?;
     let (fields, rest) = bytes.split_at_checked(ENTRY_HEAD_BYTES)?;
     let (expected, rest) = rest.split_first_chunk::<4>()?;
     let (head, _): (EntryHead, usize) = read_fixed(fields).ok()?;
     let changes = rest.get(..usize::try_from(head.len).ok()?)?;
-    (head.mark == mark && crc(fields, changes) == u32::from_le_bytes(*expected)).then_some((head, changes))
+    let is_ours = head.mark.secret == mark.secret && crc(fields, changes) == u32::from_le_bytes(*expected);
+    is_ours.then_some((head, changes))
 }
 
 /// redb commits without a sync wherever one process alone has the file.
