@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 seconds=${1:?how many seconds for each target}
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(key key_line answer payload row store_file history)
+[ ${#targets[@]} -gt 0 ] || targets=(key key_line answer payload row store_file rescue history)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 coverage="-sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-counters -sanitizer-coverage-pc-table"
@@ -27,9 +27,9 @@ built="${CARGO_TARGET_DIR:-target}/$host/release"
 fuzz() {
     local target=$1 found log long=""
     # A history of four bytes is a dull one.
-    case "$target" in store_file | history) long="-len_control=0 -max_len=320" ;; esac
+    case "$target" in store_file | rescue | history) long="-len_control=0 -max_len=320" ;; esac
     # A damaged number of a page makes redb ask for up to 4 GiB before it sees that the file is shorter.
-    case "$target" in store_file) long="$long -rss_limit_mb=5120" ;; esac
+    case "$target" in store_file | rescue) long="$long -rss_limit_mb=5120" ;; esac
     found=$(mktemp -d)
     log=$(mktemp)
     mkdir -p "artifacts/$target"

@@ -64,6 +64,11 @@ fn p10_the_damaged_files_that_were_found_hold() {
 }
 
 #[test]
+fn p10_the_damaged_files_of_which_something_is_left_hold() {
+    replay("rescue", store_file::rescue);
+}
+
+#[test]
 fn p2_the_histories_that_were_found_hold() {
     replay("history", history::run);
 }

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use reentry::{
-    Claim, DiskCall, DiskFault, Error, ErrorKind, Fingerprint, Key, Loss, ManualClock, Progress, SimulatedDisk, State,
-    Store,
+    Claim, DiskCall, DiskFault, Error, ErrorKind, Fingerprint, Key, Loss, ManualClock, OpenCheck, Progress,
+    SimulatedDisk, State, Store,
 };
 use support::{START, database, head_bytes, key, kind, request, run, run_of};
 use tempfile::TempDir;
@@ -257,6 +257,27 @@ fn p2_entries_that_redb_has_taken_in_already_come_to_the_same_once_more() {
     let store = builder().open(&path).unwrap();
     assert_eq!(names(&store), ["a", "b", "c"]);
     store.verify().unwrap();
+}
+
+/// To be told of entries redb writes pages anew, in memory alone, and one that is damaged could end the process there.
+/// A file that was not closed it checks anyway; one that was, and has entries that count, is checked all the same.
+#[test]
+fn p10_redb_is_told_of_entries_where_every_page_was_checked_alone() {
+    let (_folder, path) = in_a_file(&left_by_a_crash(&["one-key", "b", "c"], 8).image());
+    builder().compact(&path).unwrap();
+    let mut image = fs::read(&path).unwrap();
+    let head = head_bytes(&image);
+    for at in head..image.len() {
+        image[at] ^= u8::from(image[at..].starts_with(b"one-key"));
+    }
+    let told = |image: &[u8]| {
+        let disk = SimulatedDisk::from_image(image.to_vec());
+        builder().check(OpenCheck::Quick).open_to_read_on(&disk).unwrap_err().to_string()
+    };
+    assert!(told(&image).contains("DB corrupted"), "{}", told(&image));
+    // Without entries nobody looks at the pages.
+    image[PAGE..head].fill(0);
+    assert!(told(&image).contains("the row is damaged: its checksum does not match"), "{}", told(&image));
 }
 
 #[test]

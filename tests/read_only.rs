@@ -4,7 +4,6 @@ mod support;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::panic;
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::thread;
@@ -13,7 +12,7 @@ use std::time::SystemTime;
 use reentry::{
     Error, ErrorKind, Key, ManualClock, Operations, Progress, Resolution, Revision, SimulatedDisk, State, Store,
 };
-use support::{PATIENCE, START, does, key, kind, request, run, times_out};
+use support::{PATIENCE, START, does, key, kind, request, run, tell_own_panics, times_out};
 use tempfile::TempDir;
 
 const PAGE: usize = 4096;
@@ -197,17 +196,6 @@ fn many(store: &Store) {
             run.complete(&vec![7_u8; 1_500]).wait().unwrap();
         }
     }
-}
-
-/// The engine panics in a damaged page once for each number that is looked for there, and is caught: only what this
-/// file says is worth telling.
-fn tell_own_panics() {
-    let tell = panic::take_hook();
-    panic::set_hook(Box::new(move |panic| {
-        if panic.location().is_some_and(|place| place.file().starts_with("tests")) {
-            tell(panic);
-        }
-    }));
 }
 
 /// A copy leaves 2^40 numbers to its original: once, what stood behind a damaged page was looked for by each of them.

@@ -297,9 +297,7 @@ pub fn run(bytes: &[u8]) {
     let Some((how, bytes)) = bytes.split_first() else { return };
     let (was_closed, check) = (how & 1 == 0, if how & 2 == 0 { OpenCheck::Full } else { OpenCheck::Quick });
     let is_written = how & 4 == 0;
-    let whole = if was_closed { &FILES.closed } else { &FILES.cut };
-    let mut file = whole.image.clone();
-    bytes.chunks(8).take(DAMAGE_MAX).for_each(|one| damage(&mut file, &Damage::read(one)));
+    let (whole, mut file) = damaged(was_closed, bytes);
     if check == OpenCheck::Quick && is_written {
         whole.mend_all_but_rows(&mut file);
     }
@@ -327,6 +325,40 @@ pub fn run(bytes: &[u8]) {
     if is_refused || !is_written {
         assert!(disk.image() == file, "a file that is refused, or read alone, stays as it was");
     }
+}
+
+/// One of the files, whole and damaged.
+fn damaged(was_closed: bool, bytes: &[u8]) -> (&'static File, Vec<u8>) {
+    let whole = if was_closed { &FILES.closed } else { &FILES.cut };
+    let mut file = whole.image.clone();
+    bytes.chunks(8).take(DAMAGE_MAX).for_each(|one| damage(&mut file, &Damage::read(one)));
+    (whole, file)
+}
+
+/// What is left of a damaged file is read. The first byte says how it was left; behind it stands the damage. Where a
+/// store opens in full, all of it is left.
+pub fn rescue(bytes: &[u8]) {
+    let Some((how, bytes)) = bytes.split_first() else { return };
+    let (whole, file) = damaged(how & 1 == 0, bytes);
+    if file.is_empty() {
+        return;
+    }
+    let disk = SimulatedDisk::from_image(file.clone());
+    let builder = || builder(OpenCheck::Full, START + 24 * HOUR);
+    let is_whole = builder().open_to_read_on(&disk).is_ok();
+    match builder().open_damaged_on(&disk) {
+        Ok(store) => {
+            ask(&store, is_whole && !whole.is_end_damaged(&file));
+            let (told, errors): (Vec<_>, Vec<_>) = store.operations().partition(Result::is_ok);
+            let (again, _): (Vec<_>, Vec<_>) = store.operations().oldest_first().partition(Result::is_ok);
+            assert!(!is_whole || errors.is_empty() && told.len() == again.len(), "{errors:?}");
+        }
+        Err(error) => {
+            use ErrorKind::{Corrupt, Failed, Io, NewerFormat, NotAStore};
+            assert!(!is_whole && matches!(error.kind(), Corrupt | Failed | Io | NewerFormat | NotAStore), "{error:?}");
+        }
+    }
+    assert!(disk.image() == file, "a file that is read alone stays as it was");
 }
 
 /// Makes the whole files, which takes a while.

@@ -50,6 +50,14 @@ pub(super) struct Changes {
 }
 
 impl Changes {
+    fn of_mut(&mut self, of: Of) -> &mut Gathered {
+        match of {
+            Of::Log => &mut self.log,
+            Of::Tombstones => &mut self.tombstones,
+            Of::Bodies => &mut self.bodies,
+        }
+    }
+
     fn all(&self) -> [(Of, &Gathered); 3] {
         [(Of::Bodies, &self.bodies), (Of::Log, &self.log), (Of::Tombstones, &self.tombstones)]
     }
@@ -105,6 +113,39 @@ impl Changes {
         self.log.leaves_damage() || self.tombstones.leaves_damage()
     }
 
+    /// What entries of the journal say, for whoever reads it beside redb.
+    pub(super) fn said(said: &[u8]) -> Result<Self> {
+        let mut changes = Self::default();
+        each(said, |of, number, change, row| {
+            let gathered = changes.of_mut(of);
+            match change {
+                Change::Put(_) => {
+                    let put = |bytes: &mut Vec<u8>| {
+                        bytes.extend_from_slice(row);
+                        Ok(())
+                    };
+                    return gathered.append(number, put);
+                }
+                Change::Remove => gathered.remove(number),
+                Change::RemoveUpTo => gathered.remove_up_to(number, Vec::new()),
+            }
+            Ok(())
+        })?;
+        [&mut changes.log, &mut changes.tombstones, &mut changes.bodies].into_iter().for_each(Gathered::sort);
+        Ok(changes)
+    }
+
+    /// Whether the row at this place is one that goes.
+    pub(super) fn removes(&self, place: Place) -> bool {
+        self.of(place).removes(place.number())
+    }
+
+    /// The places of the rows that are put.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> {
+        let of = |start: Place| self.of(start).appended().map(move |(number, _)| start.beside(number));
+        of(Place::Tombstone(0)).chain(of(Place::Log(0)))
+    }
+
     /// Does what another batch does behind what is to be done already.
     pub(super) fn absorb(&mut self, later: &Self) {
         self.log.absorb(&later.log);
@@ -147,22 +188,28 @@ impl Changes {
     }
 }
 
-/// Does once more what an entry says.
-pub(super) fn repeat(transaction: &WriteTransaction, mut changes: &[u8]) -> Result<()> {
-    let torn = || Error::new(ErrorKind::Corrupt, "an entry of the journal ends within a change");
-    while !changes.is_empty() {
-        let ((of, number, change), used): ((Of, u64, Change), usize) = read_fixed(changes)?;
-        changes = changes.get(used..).ok_or_else(torn)?;
+/// Does once more what entries of the journal say.
+pub(super) fn repeat(transaction: &WriteTransaction, said: &[u8]) -> Result<()> {
+    each(said, |of, number, change, row| {
         let mut table: Table<'_, u64, &'static [u8]> = transaction.open_table(of.table()).map_err(engine)?;
         match change {
-            Change::Put(len) => {
-                let (row, rest) = changes.split_at_checked(len as usize).ok_or_else(torn)?;
-                table.insert(number, row).map_err(engine)?;
-                changes = rest;
-            }
+            Change::Put(_) => drop(table.insert(number, row).map_err(engine)?),
             Change::Remove => drop(table.remove(number).map_err(engine)?),
             Change::RemoveUpTo => table.retain_in(..=number, |_, _| false).map_err(engine)?,
         }
+        Ok(())
+    })
+}
+
+/// Gives each change that entries of the journal say to `take`, with the row where one is put.
+fn each(mut said: &[u8], mut take: impl FnMut(Of, u64, Change, &[u8]) -> Result<()>) -> Result<()> {
+    let torn = || Error::new(ErrorKind::Corrupt, "an entry of the journal ends within a change");
+    while !said.is_empty() {
+        let ((of, number, change), used): ((Of, u64, Change), usize) = read_fixed(said)?;
+        let len = if let Change::Put(len) = change { len as usize } else { 0 };
+        let (row, rest) = said.get(used..).and_then(|rest| rest.split_at_checked(len)).ok_or_else(torn)?;
+        take(of, number, change, row)?;
+        said = rest;
     }
     Ok(())
 }

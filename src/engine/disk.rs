@@ -19,7 +19,7 @@ use redb::StorageBackend;
 use crate::sync::plain::{AtomicBool, AtomicU64, Instant, Mutex, Ordering, RwLock};
 
 /// The error type of redb's backend calls: `redb::BackendError` under its `experimental-api-5`.
-type BackendError = io::Error;
+pub(super) type BackendError = io::Error;
 
 /// What staged writes are kept by, and entries of the journal.
 pub(super) const PAGE_BYTES: usize = 4096;

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::backup::share;
 use super::error::unwound;
-use super::list::{Order, len, read_at};
+use super::list::{Order, len};
 use super::log::{Place, at};
 use super::queue::Shut;
 use super::request::{Adopted, Carried, Reply};
@@ -32,8 +32,9 @@ impl Engine {
         let (mut unfinished, mut after) = (Vec::new(), Some(Order::OldestFirst.start()));
         while let Some(from) = after {
             let page = log.page_at(&reader, from, Order::OldestFirst, u64::MAX, |place, record| {
-                unfinished.extend(record.is_unfinished().then_some((record.born, place)));
-                !record.is_unfinished() && !is_over(record, time)
+                let counts = log.counts(place);
+                unfinished.extend((counts && record.is_unfinished()).then_some((record.born, place)));
+                counts && !record.is_unfinished() && !is_over(record, time)
             })?;
             seen += page.looked;
             let done = share(seen.saturating_sub(unfinished.len() as u64), total);
@@ -43,7 +44,7 @@ impl Engine {
         unfinished.sort_unstable();
         let ended = total.saturating_sub(unfinished.len() as u64);
         for (nth, (_, place)) in unfinished.into_iter().enumerate() {
-            let record = unwound(|| read_at(&reader, place)).map_err(|e| at(place, e));
+            let record = unwound(|| log.read_at(&reader, place)).map_err(|e| at(place, e));
             if let Some(record) = record.transpose() {
                 each(record, share(ended + nth as u64, total))?;
             }

@@ -8,12 +8,13 @@
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
-use redb::{Database, Durability};
+use redb::Durability;
 
 use super::changes::Changes;
 use super::error::engine;
 use super::journal::not_without_sync;
 use super::latest::Latest;
+use super::left::Redb;
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
 
@@ -58,13 +59,13 @@ impl Follows {
     }
 
     /// Tells redb what it does not know yet, without a sync.
-    pub(super) fn catch_up(&self, database: &Database, latest: &Latest) -> Result<()> {
+    pub(super) fn catch_up(&self, database: &Redb, latest: &Latest) -> Result<()> {
         let Some(mut ahead) = self.ahead() else { return Ok(()) };
         if ahead.has_failed {
             return Err(untold());
         }
         let told = catch_unwind(AssertUnwindSafe(|| {
-            let mut transaction = database.begin_write().map_err(engine)?;
+            let mut transaction = database.begin_write()?;
             transaction.set_durability(Durability::None).map_err(not_without_sync)?;
             ahead.changes.apply(&transaction)?;
             latest.over(|| transaction.commit()).map_err(engine)

@@ -93,6 +93,16 @@ impl Gathered {
         removed
     }
 
+    /// Puts what is removed in the order in which [`removes`](Self::removes) looks for it.
+    pub(super) fn sort(&mut self) {
+        self.removed.sort_unstable();
+    }
+
+    /// Whether a row of this number is one that goes, where they were sorted.
+    pub(super) fn removes(&self, number: u64) -> bool {
+        self.removed.binary_search(&number).is_ok() || self.up_to.is_some_and(|last| number <= last)
+    }
+
     /// Up to which row all are removed, where none of them stays.
     pub(super) fn up_to(&self) -> Option<u64> {
         self.up_to

@@ -15,12 +15,13 @@
 
 use std::io;
 
-use redb::{Database, Durability, ReadableDatabase, WriteTransaction};
+use redb::{Durability, ReadTransaction, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::changes::{Changes, repeat};
 use super::disk::{Backend, Disk, PAGE_BYTES};
 use super::error::engine;
+use super::left::Redb;
 use super::meta;
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
@@ -141,6 +142,15 @@ struct EntryHead {
 const ENTRY_HEAD_BYTES: usize = 32;
 const ENTRY_BYTES: usize = ENTRY_HEAD_BYTES + 4;
 
+/// What is in the journal of a file that is being opened.
+pub(super) struct Found {
+    pub(super) journal: Journal,
+    /// What its entries say, one behind the other.
+    pub(super) changes: Vec<u8>,
+    /// Where it is damaged it is read up to there.
+    pub(super) damaged: Option<Error>,
+}
+
 /// The journal of an open file.
 #[derive(Debug)]
 pub(super) struct Journal {
@@ -154,17 +164,16 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// Reads what is in the journal, and tells it to redb: that is then as the last acknowledged batch left it, though
-    /// not on disk. Where the journal is damaged it is read up to there, and the second of the two says so.
-    pub(super) fn open(database: &Database, backend: &Backend, head: Head) -> Result<(Self, Option<Error>)> {
-        let mark = meta::mark(&database.begin_read().map_err(engine)?)?;
+    /// Reads what is in the journal beside what this reader shows.
+    pub(super) fn find(reader: &ReadTransaction, backend: &Backend, head: Head) -> Result<Found> {
+        let mark = meta::mark(reader)?;
         let mut region = vec![0; PAGE_BYTES * head.pages as usize];
         backend.read_front(page_offset(0), &mut region).map_err(|e| engine(redb::Error::Io(e)))?;
         let mut journal = Self { head, mark, next_mark: None, entries: 0, used: 0 };
         let mut changes = Vec::new();
         let is_next = |head: &EntryHead, entries| head.mark == mark && head.nth == entries;
         while let Some(entry) = entry(&region, journal.used, mark).filter(|(head, _)| is_next(head, journal.entries)) {
-            changes.push(entry.1);
+            changes.extend_from_slice(entry.1);
             journal.entries += 1;
             journal.used += pages(entry.1.len());
         }
@@ -179,13 +188,7 @@ impl Journal {
             let is_behind = head.mark == mark && head.nth > nth;
             is_behind.then(entry).or_else(|| (head.mark.nth > mark.nth).then(commit))
         });
-        if !changes.is_empty() {
-            let mut transaction = database.begin_write().map_err(engine)?;
-            changes.iter().try_for_each(|changes| repeat(&transaction, changes))?;
-            transaction.set_durability(Durability::None).map_err(not_without_sync)?;
-            transaction.commit().map_err(engine)?;
-        }
-        Ok((journal, damaged.map(|damaged| Error::new(ErrorKind::Corrupt, damaged))))
+        Ok(Found { journal, changes, damaged: damaged.map(|damaged| Error::new(ErrorKind::Corrupt, damaged)) })
     }
 
     /// Writes anew what was read, and syncs: a sync that failed before may have dropped what could still be read.
@@ -247,6 +250,17 @@ impl Journal {
             (self.mark, self.entries, self.used) = (mark, 0, 0);
         }
     }
+}
+
+/// Tells redb what entries say: it is then as the last acknowledged batch left it, though not on disk.
+pub(super) fn tell(database: &Redb, said: &[u8]) -> Result<()> {
+    if said.is_empty() {
+        return Ok(());
+    }
+    let mut transaction = database.begin_write()?;
+    repeat(&transaction, said)?;
+    transaction.set_durability(Durability::None).map_err(not_without_sync)?;
+    transaction.commit().map_err(engine)
 }
 
 /// How many pages an entry of so many bytes of changes takes.

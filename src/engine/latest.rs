@@ -8,9 +8,10 @@
 use std::fmt;
 use std::sync::Arc;
 
-use redb::{Database, ReadOnlyTable, ReadTransaction, ReadableDatabase};
+use redb::{ReadOnlyTable, ReadTransaction};
 
 use super::error::engine;
+use super::left::Redb;
 use super::log::{LOG, Place};
 use crate::error::Result;
 use crate::sync::RwLock;
@@ -39,7 +40,7 @@ impl fmt::Debug for Latest {
 }
 
 impl Latest {
-    pub(super) fn view(&self, database: &Database) -> Result<Arc<View>> {
+    pub(super) fn view(&self, database: &Redb) -> Result<Arc<View>> {
         let ends = match &*self.0.read() {
             Kept { view: Some(view), .. } => return Ok(Arc::clone(view)),
             kept => kept.ends,
@@ -75,8 +76,8 @@ impl Latest {
 }
 
 impl View {
-    fn begin(database: &Database) -> Result<Self> {
-        let reader = database.begin_read().map_err(engine)?;
+    fn begin(database: &Redb) -> Result<Self> {
+        let reader = database.begin_read()?;
         Ok(Self { log: reader.open_table(LOG).ok(), reader })
     }
 
@@ -100,15 +101,16 @@ impl View {
 
 #[cfg(test)]
 mod tests {
+    use redb::Database;
     use redb::backends::InMemoryBackend;
 
     use super::*;
 
-    fn database() -> Database {
-        Database::builder().create_with_backend(InMemoryBackend::new()).unwrap()
+    fn database() -> Redb {
+        Redb::Whole(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap())
     }
 
-    fn put(database: &Database, number: u64) {
+    fn put(database: &Redb, number: u64) {
         let transaction = database.begin_write().unwrap();
         transaction.open_table(LOG).unwrap().insert(number, &[7][..]).unwrap();
         transaction.commit().unwrap();

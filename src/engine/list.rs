@@ -113,7 +113,7 @@ impl Log {
                     return Err(out_of_order());
                 }
                 // By itself, since the row, or the page of a payload of it, may be all that is damaged.
-                let record = unwound(|| read_row(reader, place, &row, &mut wanted));
+                let record = unwound(|| read_row(reader, place, row.value(), &Changes::default(), &mut wanted));
                 if record.is_err() || self.probes_to.is_some() {
                     check_place(&table, place, &row)?;
                 }
@@ -142,10 +142,7 @@ impl Log {
             }
             (read, _) => read?,
         }
-        if page.after.is_none() {
-            let unread = self.unread.iter().map(|unread| (after, Err(Error::new(ErrorKind::Corrupt, unread.clone()))));
-            page.found.extend(unread);
-        }
+        self.add_untold(reader, &mut page, after, order, wanted);
         Ok(page)
     }
 }
@@ -166,20 +163,21 @@ pub(super) fn out_of_order() -> Error {
     Error::new(ErrorKind::Corrupt, "the file is damaged: its rows are not in order")
 }
 
-/// The record in a row, with its bodies, where it is wanted.
+/// The record in a row, with its bodies, where it is wanted. Some of them are in these changes.
 pub(super) fn read_row(
     reader: &ReadTransaction,
     place: Place,
-    row: &AccessGuard<'_, &'static [u8]>,
+    row: &[u8],
+    changes: &Changes,
     wanted: &mut impl FnMut(Place, &Record) -> bool,
 ) -> Result<Option<Record>> {
-    let record = format::decode(row.value())?;
+    let record = format::decode(row)?;
     if !wanted(place, &record) {
         return Ok(None);
     }
     let mut record = record;
     if record.rows_apart().next().is_some() {
-        load_bodies(&mut record, &Changes::default(), &reader.open_table(BODIES).map_err(engine)?)?;
+        load_bodies(&mut record, changes, &reader.open_table(BODIES).map_err(engine)?)?;
     }
     Ok(Some(record))
 }
@@ -197,8 +195,9 @@ impl Engine {
             return Err(Shut::Closed.error());
         }
         let time = self.time();
-        let counts = |_, record: &Record| !is_over(record, time) && wanted(record);
-        let read = || self.shared.log.page(after, order, rows_max, counts);
+        let log = &self.shared.log;
+        let counts = |place, record: &Record| log.counts(place) && !is_over(record, time) && wanted(record);
+        let read = || log.page(after, order, rows_max, counts);
         let mut page = read()?;
         let expired = page.found.iter().filter_map(|(_, row)| row.as_ref().ok()).find(|row| !is_kept(row, time));
         if let Some(expired) = expired
@@ -211,13 +210,6 @@ impl Engine {
         let seen = |(place, record): (Place, Result<Record>)| (place, record.map(|record| self.shared.seen(record)));
         Ok((Page { found: found.into_iter().map(seen).collect(), after, looked }, time))
     }
-}
-
-#[cfg(feature = "export")]
-pub(super) fn read_at(reader: &ReadTransaction, place: Place) -> Result<Option<Record>> {
-    let table = reader.open_table(place.table()).map_err(engine)?;
-    let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
-    read_row(reader, place, &row, &mut |_, _| true)
 }
 
 pub(super) fn len(reader: &ReadTransaction, place: Place) -> Result<u64> {

@@ -12,8 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableDatabase, ReadableTable, ReadableTableMetadata, TableDefinition,
-    WriteTransaction,
+    Database, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
 };
 
 use super::changes::Changes;
@@ -93,6 +92,8 @@ pub(crate) struct Log {
     pub(super) probes_to: Option<u64>,
     /// What else cannot be read; then likewise.
     pub(super) unread: Vec<String>,
+    /// What the journal says beside redb, which cannot be told of it; then likewise.
+    pub(super) untold: Changes,
     open: RwLock<State>,
 }
 
@@ -159,9 +160,10 @@ impl Log {
                 }
             }
         })?;
-        let (cache_bytes, probes_to) = (opening.cache_bytes, None);
+        let (cache_bytes, probes_to, mut open) = (opening.cache_bytes, None, open);
         let unread = open.damaged.iter().map(Error::to_string).collect();
-        let log = Self { disk, cache_bytes, probes_to, unread, open: RwLock::new(State::Open(Box::new(open))) };
+        let untold = std::mem::take(&mut open.untold);
+        let log = Self { disk, cache_bytes, probes_to, unread, untold, open: RwLock::new(State::Open(Box::new(open))) };
         if opening.access == Access::Salvage { log.salvage(meta, opening, each) } else { Ok((log, meta)) }
     }
 
@@ -178,10 +180,10 @@ impl Log {
             open.scan(opening, |_, record| each(record))?;
             open.accept()?;
             meta.next = meta.next.max(meta.next.saturating_add(NUMBERS_OF_THE_ORIGINAL).min(NUMBER_MAX / 2));
-            let transaction = open.database.begin_write().map_err(engine)?;
+            let transaction = open.database.begin_write()?;
             meta::write(&transaction, meta)?;
             open.commit_in_full(transaction)?;
-            open.database.close().map_err(engine)
+            open.database.whole()?.close().map_err(engine)
         })
     }
 
@@ -242,7 +244,7 @@ impl Log {
         let State::Open(open) = &mut *state else { return state.opened().map(drop) };
         let Open { latest, database, .. } = &mut **open;
         unwound(|| {
-            while latest.over(|| database.compact()).map_err(engine)? {}
+            while latest.over(|| database.compact())? {}
             Ok(())
         })
     }
@@ -251,7 +253,7 @@ impl Log {
     pub(super) fn format(disk: Arc<dyn Disk>, opening: &Opening) -> Result<u32> {
         unwound(|| {
             let open = Open::staged(disk, opening)?;
-            let version = open.database.begin_read().map_err(engine).and_then(|reader| meta::version(&reader));
+            let version = open.database.begin_read().and_then(|reader| meta::version(&reader));
             open.close().and(version)
         })
     }
@@ -261,8 +263,8 @@ impl Log {
         unwound(|| {
             let open = Open::staged(disk, opening)?;
             open.accept()?;
-            open.commit_in_full(open.database.begin_write().map_err(engine)?)?;
-            Ok(open.database)
+            open.commit_in_full(open.database.begin_write()?)?;
+            open.database.whole()
         })
     }
 
@@ -342,11 +344,14 @@ impl Log {
     fn find(&self, place: Place, is_whole: bool) -> Result<Option<Record>> {
         let state = self.open.read();
         let open = state.opened()?;
+        let bodies = || open.database.begin_read()?.open_table(BODIES).map_err(engine);
+        if let Some(row) = self.untold.row(place) {
+            return unwound(|| record(row, is_whole, &self.untold, bodies)).map_err(|e| at(place, e)).map(Some);
+        }
         if let Some(ahead) = open.follows.ahead()
             && let Some(row) = ahead.changes.row(place)
         {
             // While it is held redb has every body that it has not.
-            let bodies = || open.database.begin_read().map_err(engine)?.open_table(BODIES).map_err(engine);
             let read = || record(row, is_whole, &ahead.changes, bodies);
             return unwound(read).map_err(|e| at(place, e)).map(Some);
         }
@@ -456,7 +461,7 @@ impl Log {
         let state = self.open.read();
         let open = state.opened()?;
         open.follows.catch_up(&open.database, &open.latest)?;
-        unwound(|| open.database.begin_read().map_err(engine))
+        unwound(|| open.database.begin_read())
     }
 }
 

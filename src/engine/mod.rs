@@ -40,6 +40,7 @@ mod holder;
 mod index;
 mod journal;
 mod latest;
+mod left;
 mod list;
 mod log;
 mod lookup;

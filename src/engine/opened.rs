@@ -1,29 +1,35 @@
 //! redb with a store's file open, and the journal in front of it: how that comes to be, commits, and ends.
 //!
-//! Invariant: nothing is written to a file before it is accepted, and never where it is opened to be read.
+//! Invariants:
+//! 1. Nothing is written to a file before it is accepted, and never where it is opened to be read.
+//! 2. Nor is redb told anything, in memory alone too, before it has checked every page: one that is damaged could end
+//!    the process as it is written anew.
 
 use std::sync::Arc;
 
-use redb::{Database, ReadableDatabase, ReadableTableMetadata, WriteTransaction};
+use redb::{ReadOnlyTable, ReadableTableMetadata, WriteTransaction};
 
 use super::changes::Changes;
 use super::disk::{Backend, Disk};
-use super::error::{drop_unwinding, engine};
+use super::error::{drop_unwinding, engine, unwound};
 use super::follows::Follows;
-use super::journal::{Head, Journal};
+use super::journal::{self, Found, Head, Journal};
 use super::latest::Latest;
+use super::left::Redb;
 use super::log::{Access, OpenCheck, Opening, Place, at, tell};
 use super::meta::{self, Meta};
 use super::tables::Parts;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, format};
-use crate::sync::Mutex;
+use crate::sync::{AtomicBool, Mutex, Ordering};
 
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
 const SHARE_OF_CHECK: f64 = 0.5;
 
 /// How many rows are read from one report of progress to the next.
 const ROWS_A_REPORT: u32 = 16 * 1024;
+
+type Rows = ReadOnlyTable<u64, &'static [u8]>;
 
 /// A batch that is to be made durable.
 pub(super) enum Prepared {
@@ -39,10 +45,12 @@ pub(super) struct Open {
     pub(super) follows: Follows,
     /// What reads one row of redb's; gone before redb is.
     pub(super) latest: Latest,
-    pub(super) database: Database,
+    pub(super) database: Redb,
     pub(super) backend: Backend,
     /// None where the file has none: it was made before there was one.
     pub(super) journal: Option<Mutex<Journal>>,
+    /// What redb cannot be told of what the journal says, since it cannot repair the file.
+    pub(super) untold: Changes,
     /// Where the journal is damaged; then the file is read as far as it can be.
     pub(super) damaged: Option<Error>,
 }
@@ -50,50 +58,107 @@ pub(super) struct Open {
 impl Open {
     /// Opens what is on the disk and writes nothing to it yet.
     pub(super) fn staged(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Self> {
-        let unreadable = |e| Error::because(ErrorKind::Io, "cannot read the file", e);
-        let is_salvage = opening.access == Access::Salvage;
+        if opening.access != Access::Salvage {
+            let head = Head::read(&*disk)?;
+            return Self::checked(disk, head, opening);
+        }
         let (head, damaged) = match Head::read(&*disk) {
-            Err(error) if is_salvage => (Head::find(&*disk), Some(error)),
-            head => (head?, None),
+            Err(error) => (Head::find(&*disk), Some(error)),
+            Ok(head) => (head, None),
         };
-        let backend = Backend::staged(disk, head.map_or(0, Head::bytes)).map_err(unreadable)?;
+        let whole = Opening { check: OpenCheck::Full, ..opening.clone() };
+        let mut open = match unwound(|| Self::checked(Arc::clone(&disk), head, &whole)) {
+            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
+            Err(_) => Self::as_left(disk, head, opening.cache_bytes)?,
+            Ok(open) => open,
+        };
+        open.damaged = damaged.or(open.damaged);
+        Ok(open)
+    }
+
+    fn checked(disk: Arc<dyn Disk>, head: Option<Head>, opening: &Opening) -> Result<Self> {
+        let backend = Backend::staged(Arc::clone(&disk), head.map_or(0, Head::bytes)).map_err(unreadable)?;
         let mut builder = builder(opening.cache_bytes);
-        let progress = Arc::clone(&opening.progress);
+        let (progress, is_checked) = (Arc::clone(&opening.progress), Arc::new(AtomicBool::new(false)));
+        let checks = Arc::clone(&is_checked);
         builder.set_repair_callback(move |session| {
+            checks.store(true, Ordering::Relaxed);
             if progress(session.progress() * SHARE_OF_CHECK).is_break() {
                 session.abort();
             }
         });
         builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
-        let mut open = Self::with(&builder, backend, head, is_salvage)?;
-        open.damaged = open.damaged.or(damaged);
+        let mut open = Self::new(&builder, backend)?;
+        let Found { journal, changes, damaged } = match open.find(head) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Ok(open),
+            Err(error) => return open.refuse(error),
+        };
+        if !changes.is_empty() && !is_checked.load(Ordering::Relaxed) {
+            drop(open.close());
+            return Self::checked(disk, head, &Opening { check: OpenCheck::Full, ..opening.clone() });
+        }
+        if let Err(error) = journal::tell(&open.database, &changes) {
+            return open.refuse(error);
+        }
+        match damaged {
+            None => open.journal = Some(Mutex::new(journal)),
+            // Nothing is written where a file is read as far as it can be.
+            Some(error) if opening.access == Access::Salvage => open.damaged = Some(error),
+            Some(error) => return open.refuse(error),
+        }
+        Ok(open)
+    }
+
+    /// Opens what redb cannot repair, and what the journal says beside it.
+    fn as_left(disk: Arc<dyn Disk>, head: Option<Head>, cache_bytes: usize) -> Result<Self> {
+        let backend = Backend::staged(disk, head.map_or(0, Head::bytes)).map_err(unreadable)?;
+        let mut open = Self::of(Redb::as_left(builder(cache_bytes), backend.clone())?, backend);
+        // Where no table is found nothing is left.
+        unwound(|| open.tables().map(drop))?;
+        match unwound(|| open.find(head)) {
+            Ok(Some(Found { changes, damaged, .. })) => {
+                open.untold = Changes::said(&changes)?;
+                open.damaged = damaged;
+            }
+            Ok(None) => {}
+            Err(error) => open.damaged = Some(error.within("the journal cannot be read")),
+        }
         Ok(open)
     }
 
     /// Opens what this process wrote to the disk before.
     pub(super) fn again(disk: Arc<dyn Disk>, cache_bytes: usize) -> Result<Self> {
         let head = Head::read(&*disk)?;
-        let backend = Backend::direct(disk, head.map_or(0, Head::bytes));
-        let open = Self::with(&builder(cache_bytes), backend, head, false)?;
-        open.journal.iter().try_for_each(|journal| journal.lock().make_durable(&open.backend))?;
+        let mut open = Self::new(&builder(cache_bytes), Backend::direct(disk, head.map_or(0, Head::bytes)))?;
+        if let Some(Found { journal, changes, damaged }) = open.find(head)? {
+            damaged.map_or(Ok(()), Err)?;
+            journal::tell(&open.database, &changes)?;
+            journal.make_durable(&open.backend)?;
+            open.journal = Some(Mutex::new(journal));
+        }
         Ok(open)
     }
 
-    fn with(builder: &redb::Builder, backend: Backend, head: Option<Head>, is_salvage: bool) -> Result<Self> {
+    fn new(builder: &redb::Builder, backend: Backend) -> Result<Self> {
         let database = builder.create_with_backend(backend.clone()).map_err(engine)?;
+        Ok(Self::of(Redb::Whole(database), backend))
+    }
+
+    fn of(database: Redb, backend: Backend) -> Self {
         let (follows, latest) = (Follows::default(), Latest::default());
-        let mut open = Self { follows, latest, database, backend, journal: None, damaged: None };
-        let Some(head) = head else { return Ok(open) };
-        match Journal::open(&open.database, &open.backend, head) {
-            Ok((journal, None)) => open.journal = Some(Mutex::new(journal)),
-            // Nothing is written where a file is read as far as it can be.
-            Ok((_, Some(error))) | Err(error) if is_salvage => open.damaged = Some(error),
-            Ok((_, Some(error))) | Err(error) => {
-                drop(open.close());
-                return Err(error);
-            }
-        }
-        Ok(open)
+        Self { follows, latest, database, backend, journal: None, untold: Changes::default(), damaged: None }
+    }
+
+    /// What is in the journal, where the file has one.
+    fn find(&self, head: Option<Head>) -> Result<Option<Found>> {
+        let Some(head) = head else { return Ok(None) };
+        Journal::find(&self.database.begin_read()?, &self.backend, head).map(Some)
+    }
+
+    fn refuse(self, error: Error) -> Result<Self> {
+        drop(self.close());
+        Err(error)
     }
 
     /// Writes what was staged.
@@ -153,7 +218,7 @@ impl Open {
     /// redb's write transaction, ahead of which is nothing.
     pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
         self.follows.catch_up(&self.database, &self.latest)?;
-        self.database.begin_write().map_err(engine)
+        self.database.begin_write()
     }
 
     fn mark(&self, transaction: &WriteTransaction) -> Result<()> {
@@ -195,21 +260,27 @@ impl Open {
         }
         let Self { follows, latest, database, .. } = self;
         drop((follows, latest));
-        database.close().map_err(engine)
+        database.whole()?.close().map_err(engine)
     }
 
     pub(super) fn meta(&self) -> Result<Meta> {
-        meta::read(&self.database.begin_read().map_err(engine)?)
+        meta::read(&self.database.begin_read()?)
+    }
+
+    /// The tables of rows, each with the place that it begins at.
+    fn tables(&self) -> Result<[(Place, Rows); 2]> {
+        let reader = self.database.begin_read()?;
+        let open = |start: Place| reader.open_table(start.table()).map(|table| (start, table)).map_err(engine);
+        Ok([open(Place::Log(0))?, open(Place::Tombstone(0))?])
     }
 
     pub(super) fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
-        let reader = self.database.begin_read().map_err(engine)?;
+        let tables = self.tables()?;
         let (mut seen, mut total) = (0_u32, 0);
-        for place in [Place::Log(0), Place::Tombstone(0)] {
-            total += reader.open_table(place.table()).map_err(engine)?.len().map_err(engine)?;
+        for (_, table) in &tables {
+            total += table.len().map_err(engine)?;
         }
-        for start in [Place::Log(0), Place::Tombstone(0)] {
-            let table = reader.open_table(start.table()).map_err(engine)?;
+        for (start, table) in tables {
             for row in table.range(0..).map_err(engine)? {
                 let (number, row) = row.map_err(engine)?;
                 let place = start.beside(number.value());
@@ -223,6 +294,10 @@ impl Open {
         }
         tell(opening, 1.0)
     }
+}
+
+fn unreadable(error: std::io::Error) -> Error {
+    Error::because(ErrorKind::Io, "cannot read the file", error)
 }
 
 fn builder(cache_bytes: usize) -> redb::Builder {

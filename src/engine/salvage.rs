@@ -8,10 +8,10 @@ use redb::ReadTransaction;
 
 use super::backup::share;
 use super::error::{engine, unwound};
-use super::list::{Order, Page, check_place, len, out_of_order};
-use super::log::{Log, Opening, Place, tell};
+use super::list::{Order, Page, check_place, len, out_of_order, read_row};
+use super::log::{Log, Opening, Place, at, tell};
 use super::meta::{self, Meta};
-use crate::error::{Error, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
 
 /// How many numbers that cannot be read are tried one by one. Behind more of them in a row the steps become longer by
@@ -31,7 +31,8 @@ impl Log {
         let known = self.reading(meta::read).ok();
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
         let tables = [Place::Log(0), Place::Tombstone(0)];
-        let counted = tables.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default()).iter().sum();
+        let in_redb = tables.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default());
+        let counted = in_redb.iter().sum::<u64>() + self.untold.places().count() as u64;
         // Told at the end of a listing; here every error is counted as a row.
         let unread = std::mem::take(&mut self.unread);
         let (mut found, mut damaged) = (0, 0);
@@ -43,7 +44,8 @@ impl Log {
                 false
             })?;
             (found, damaged) = (found + seen.len() as u64, damaged + page.found.len() as u64);
-            seen.into_iter().try_for_each(|(place, record)| each(place, record))?;
+            let mut counts = seen.into_iter().filter(|(place, _)| self.counts(*place));
+            counts.try_for_each(|(place, record)| each(place, record))?;
             after = page.after;
             tell(opening, share(found, counted))?;
         }
@@ -53,6 +55,56 @@ impl Log {
             self.unread.push(format!("the tables count {counted} rows, of which {found} can be read"));
         }
         Ok((self, known.unwrap_or(unknown)))
+    }
+}
+
+/// Where redb cannot be told what the journal says: rows that it says are gone do not count, and those that it puts
+/// stand behind all others, since their numbers are higher.
+impl Log {
+    pub(super) fn counts(&self, place: Place) -> bool {
+        !self.untold.removes(place)
+    }
+
+    /// Adds what is wanted of these rows to the page behind `after`, where it is the one that they belong to; and to
+    /// the last what else cannot be read.
+    pub(super) fn add_untold(
+        &self,
+        reader: &ReadTransaction,
+        page: &mut Page<Record>,
+        after: Place,
+        order: Order,
+        mut wanted: impl FnMut(Place, &Record) -> bool,
+    ) {
+        let is_last = page.after.is_none();
+        let unread = self.unread.iter().filter(|_| is_last);
+        page.found.extend(unread.map(|unread| (after, Err(Error::new(ErrorKind::Corrupt, unread.clone())))));
+        let is_newest = if order == Order::OldestFirst { is_last } else { after == order.start() };
+        if !is_newest {
+            return;
+        }
+        let mut read = |place| {
+            let row = self.untold.row(place).unwrap_or_default();
+            let record = unwound(|| read_row(reader, place, row, &self.untold, &mut wanted));
+            record.map_err(|e| at(place, e)).transpose().map(|record| (place, record))
+        };
+        let mut untold: Vec<_> = self.untold.places().filter_map(&mut read).collect();
+        page.looked += self.untold.places().count() as u64;
+        match order {
+            Order::OldestFirst => page.found.append(&mut untold),
+            Order::NewestFirst => drop(page.found.splice(..0, untold.into_iter().rev())),
+        }
+    }
+
+    /// The record at this place at the moment that `reader` shows, with its bodies.
+    #[cfg(feature = "export")]
+    pub(super) fn read_at(&self, reader: &ReadTransaction, place: Place) -> Result<Option<Record>> {
+        let all = &mut |_, _: &Record| true;
+        if let Some(row) = self.untold.row(place) {
+            return read_row(reader, place, row, &self.untold, all);
+        }
+        let table = reader.open_table(place.table()).map_err(engine)?;
+        let Some(row) = table.get(place.number()).map_err(engine)? else { return Ok(None) };
+        read_row(reader, place, row.value(), &self.untold, all)
     }
 }
 

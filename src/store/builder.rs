@@ -306,15 +306,14 @@ impl Builder {
     }
 
     /// Opens what is left of a damaged store to read it, as [`open_to_read`](Self::open_to_read) does: what can be read
-    /// is there, and [`Store::operations`] tells of each damaged row in its place. Pages are not checked. **What cannot
-    /// be read is not known**: a key that is not found may have been there.
+    /// is there, after a crash too, and [`Store::operations`] tells of each damaged row in its place. **What cannot be
+    /// read is not known**: a key that is not found may have been there. A store that is not damaged is read as it is.
     ///
     /// # Errors
     ///
     /// As for [`open_to_read`](Self::open_to_read); [`ErrorKind::Corrupt`] where redb cannot find its tables any more.
     pub fn open_damaged(mut self, path: impl AsRef<Path>) -> Result<Store> {
         self.opening.access = Access::Salvage;
-        self.opening.check = OpenCheck::Quick;
         self.open(path)
     }
 
@@ -336,6 +335,18 @@ impl Builder {
     #[cfg(any(test, feature = "testing"))]
     pub fn open_to_read_on(mut self, disk: &crate::SimulatedDisk) -> Result<Store> {
         self.opening.access = Access::Read;
+        let (limits, options) = self.check_values()?;
+        Ok(Store { engine: Engine::open_to_read(Arc::new(disk.clone()), options)?, limits })
+    }
+
+    /// What is left of a damaged store on a simulated disk, to read it.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open_damaged`](Self::open_damaged).
+    #[cfg(any(test, feature = "testing"))]
+    pub fn open_damaged_on(mut self, disk: &crate::SimulatedDisk) -> Result<Store> {
+        self.opening.access = Access::Salvage;
         let (limits, options) = self.check_values()?;
         Ok(Store { engine: Engine::open_to_read(Arc::new(disk.clone()), options)?, limits })
     }

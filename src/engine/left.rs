@@ -1,0 +1,133 @@
+//! A file that a crash left and that is damaged: redb, which cannot repair it, reads it as it is.
+//!
+//! Invariant: nothing of it is written, and nothing is repaired.
+
+use std::ops::Bound;
+use std::{fmt, io, result};
+
+use redb::{ConcurrencyMode, Database, ReadOnlyDatabase, ReadTransaction, ReadableDatabase};
+use redb::{StorageBackend, WriteTransaction};
+
+use super::disk::{Backend, BackendError};
+use super::error::engine;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where redb's header has its flags, and which of them says that the file was not closed (redb's design document,
+/// "Database header").
+const FLAGS_AT: u64 = 9;
+const RECOVERY_REQUIRED: u8 = 2;
+
+/// redb, and what can be done with it.
+pub(super) enum Redb {
+    Whole(Database),
+    AsLeft(ReadOnlyDatabase),
+}
+
+impl Redb {
+    /// Opens what redb cannot repair: its newest commit, as the header says it. Pages are not checked.
+    pub(super) fn as_left(mut builder: redb::Builder, backend: Backend) -> Result<Self> {
+        // As beside another process that writes: then nothing is allocated, so that nothing need be repaired.
+        builder.set_concurrency_mode(ConcurrencyMode::SingleWriter);
+        builder.open_read_only_with_backend(Left(backend)).map(Self::AsLeft).map_err(engine)
+    }
+
+    pub(super) fn begin_read(&self) -> Result<ReadTransaction> {
+        match self {
+            Self::Whole(database) => database.begin_read(),
+            Self::AsLeft(database) => database.begin_read(),
+        }
+        .map_err(engine)
+    }
+
+    pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
+        match self {
+            Self::Whole(database) => database.begin_write().map_err(engine),
+            Self::AsLeft(_) => Err(not_whole()),
+        }
+    }
+
+    pub(super) fn compact(&mut self) -> Result<bool> {
+        match self {
+            Self::Whole(database) => database.compact().map_err(engine),
+            Self::AsLeft(_) => Err(not_whole()),
+        }
+    }
+
+    /// What can be changed.
+    pub(super) fn whole(self) -> Result<Database> {
+        match self {
+            Self::Whole(database) => Ok(database),
+            Self::AsLeft(_) => Err(not_whole()),
+        }
+    }
+}
+
+impl fmt::Debug for Redb {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if matches!(self, Self::Whole(_)) { "Whole" } else { "AsLeft" })
+    }
+}
+
+fn not_whole() -> Error {
+    Error::new(ErrorKind::ReadOnly, "what is damaged is only read")
+}
+
+/// A file that is read as if it had been closed. The lock on the file itself keeps others out, so that nobody is to be
+/// told of another.
+#[derive(Debug)]
+struct Left(Backend);
+
+type Lock<T> = result::Result<T, redb::BackendError>;
+
+fn only_read() -> result::Result<(), BackendError> {
+    // The conversion is one under redb's `experimental-api-5`.
+    #[expect(clippy::useless_conversion, reason = "see above")]
+    Err(io::Error::from(io::ErrorKind::Unsupported).into())
+}
+
+impl StorageBackend for Left {
+    fn len(&self) -> result::Result<u64, BackendError> {
+        self.0.len()
+    }
+
+    /// What cannot be read, as where a damaged page leads beyond the end, is zeroes, which are no page: at an error
+    /// redb would give up all that can.
+    fn read(&self, offset: u64, out: &mut [u8]) -> result::Result<(), BackendError> {
+        if self.0.read(offset, out).is_err() {
+            out.fill(0);
+        }
+        let flags = FLAGS_AT.checked_sub(offset).and_then(|within| out.get_mut(usize::try_from(within).ok()?));
+        if let Some(flags) = flags {
+            *flags &= !RECOVERY_REQUIRED;
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, _: u64) -> result::Result<(), BackendError> {
+        only_read()
+    }
+
+    fn sync_data(&self) -> result::Result<(), BackendError> {
+        only_read()
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> result::Result<(), BackendError> {
+        only_read()
+    }
+
+    fn try_lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Lock<bool> {
+        Ok(true)
+    }
+
+    fn lock_shared_range(&self, _: Bound<u64>, _: Bound<u64>) -> Lock<()> {
+        Ok(())
+    }
+
+    fn unlock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Lock<()> {
+        Ok(())
+    }
+
+    fn query_lock_range(&self, _: Bound<u64>, _: Bound<u64>) -> Lock<bool> {
+        Ok(false)
+    }
+}

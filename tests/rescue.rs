@@ -1,0 +1,123 @@
+//! What is left of a damaged store that a crash left too, as most are: redb cannot repair it, and all the same it is
+//! read.
+
+mod support;
+
+use std::fs;
+use std::io;
+use std::ops::ControlFlow;
+
+use reentry::{ErrorKind, Loss, ManualClock, SimulatedDisk, State, Store};
+use support::{START, head_bytes, key, run, tell_own_panics};
+
+const PAGE: usize = 4096;
+
+fn builder() -> reentry::Builder {
+    Store::builder().clock(ManualClock::at(START)).cache_bytes(0)
+}
+
+/// What redb has by itself.
+fn in_redb(image: &[u8]) -> (usize, Option<State>) {
+    let mut image = image.to_vec();
+    let head = head_bytes(&image);
+    image[PAGE..head].fill(0);
+    let store = builder().open_to_read_on(&SimulatedDisk::from_image(image)).unwrap();
+    (store.operations().count(), store.progress(&key("new")).unwrap().map(|new| new.state()))
+}
+
+/// The file of a store of 120 operations that a crash left; its journal alone says that one moved on, one ended and one
+/// is new.
+fn left_by_a_crash() -> Vec<u8> {
+    let disk = SimulatedDisk::new().with_journal(16);
+    let store = builder().open_on(&disk).unwrap();
+    let large = |nth: u32| vec![u8::try_from(nth % 251).unwrap(); 1_500];
+    for nth in 0..120 {
+        let mut open = run(&store, &key(&nth.to_string()));
+        if nth % 3 == 0 {
+            open.advance("paid", &large(nth)).wait().unwrap();
+        } else {
+            open.complete(&large(nth)).wait().unwrap();
+        }
+    }
+    // This is committed in full.
+    assert!(store.forget(&key("1")).wait().unwrap());
+    let take = |name: &str| run(&store, &key(name));
+    take("0").complete(&"moved on".to_owned()).wait().unwrap();
+    take("3").advance("sent", &large(7)).wait().unwrap();
+    take("new").complete(&large(9)).wait().unwrap();
+    let image = disk.cut(disk.calls(), |_| Loss::Lost).image();
+    assert_eq!(in_redb(&image), (119, None));
+    image
+}
+
+/// What a store tells, oldest first, and what it says of damage.
+fn told(store: &Store, newest_first: bool) -> (Vec<String>, Vec<String>) {
+    let operations = store.operations();
+    let operations = if newest_first { operations } else { operations.oldest_first() };
+    let (told, errors): (Vec<_>, Vec<_>) = operations.partition(Result::is_ok);
+    let mut told: Vec<_> = told.into_iter().map(|progress| format!("{:?}", progress.unwrap())).collect();
+    if newest_first {
+        told.reverse();
+    }
+    (told, errors.into_iter().map(|error| error.unwrap_err().to_string()).collect())
+}
+
+/// Looks into a damaged store, of which `all` is true. Returns how many operations are left, and whether something is
+/// said to be damaged.
+fn look(what: &str, store: &Store, all: &[String]) -> (usize, bool) {
+    let (found, errors) = told(store, false);
+    let (newest, newest_errors) = told(store, true);
+    assert!(found == newest && errors.len() == newest_errors.len(), "{what}: {errors:?}, {newest_errors:?}");
+    let lacks_journal = errors.iter().any(|error| error.contains("the journal cannot be read"));
+    assert!(lacks_journal || found.iter().all(|one| all.contains(one)), "{what}: it tells what is not so, {errors:?}");
+    assert!(found.len() == all.len() || !errors.is_empty(), "{what}: {} in silence", found.len());
+    for name in ["0", "3", "new"].into_iter().filter(|_| !lacks_journal) {
+        match store.progress(&key(name)) {
+            Ok(progress) => {
+                let progress = progress.expect("the journal is whole");
+                assert!(found.contains(&format!("{progress:?}")), "{what}");
+            }
+            // A payload that it had before.
+            Err(error) => assert!(errors.contains(&error.to_string()), "{what}: {error}"),
+        }
+    }
+    assert!(store.progress(&key("1")).unwrap().is_none(), "{what}: it was forgotten");
+    let exported = store.export_undamaged(io::sink(), |_| ControlFlow::Continue(()), |_| {}).unwrap();
+    assert_eq!(exported.operations, found.len() as u64, "{what}");
+    (found.len(), !errors.is_empty())
+}
+
+/// A server that is killed leaves such a file, and redb then asks for every page of it.
+#[test]
+fn p10_what_is_left_of_a_damaged_file_that_a_crash_left_is_told_with_what_only_its_journal_holds() {
+    tell_own_panics();
+    let image = left_by_a_crash();
+    let (all, none) = told(&builder().open_to_read_on(&SimulatedDisk::from_image(image.clone())).unwrap(), true);
+    assert_eq!((all.len(), none.len()), (120, 0));
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let (mut whole, mut lost) = (0, 0);
+    let pages = head_bytes(&image) / PAGE + 1..image.len() / PAGE;
+    // In the midst of a page, so that a few of its rows, or its numbers, are hit; and all of it, but that redb with its
+    // debug assertions looks at every page's first byte, and gives up.
+    let parts = pages.filter(|page| [1, 2].contains(&image[page * PAGE])).flat_map(|page| {
+        let all_of_it = (page % 3 == 0).then_some((page, 2..PAGE));
+        [(page, 1_000..1_004)].into_iter().chain(all_of_it)
+    });
+    for (page, part) in parts {
+        let what = format!("{} bytes of page {page}", part.len());
+        let mut image = image.clone();
+        image[page * PAGE..][part.clone()].iter_mut().for_each(|byte| *byte ^= 0x5A);
+        fs::write(&path, &image).unwrap();
+        let is_refused = builder().open_to_read(&path).is_err_and(|error| error.kind() == ErrorKind::Corrupt);
+        let store = builder().open_damaged(&path).unwrap();
+        let (left, is_damaged) = look(&what, &store, &all);
+        assert!(left > 90 || part.len() > 4, "{what}: {left} are left");
+        assert!(is_refused || left == all.len() && !is_damaged, "{what}");
+        whole += usize::from(!is_damaged);
+        lost += usize::from(is_damaged);
+        drop(store);
+        assert!(fs::read(&path).unwrap() == image, "{what}: the file changed");
+    }
+    assert!(lost > 60 && whole > 20, "{lost} files lack something, {whole} nothing");
+}
