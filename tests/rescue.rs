@@ -100,9 +100,10 @@ fn p10_what_is_left_of_a_damaged_file_that_a_crash_left_is_told_with_what_only_i
     let pages = head_bytes(&image) / PAGE + 1..image.len() / PAGE;
     // In the midst of a page, so that a few of its rows, or its numbers, are hit; and all of it, but that redb with its
     // debug assertions looks at every page's first byte, and gives up.
-    let parts = pages.filter(|page| [1, 2].contains(&image[page * PAGE])).flat_map(|page| {
-        let all_of_it = (page % 3 == 0).then_some((page, 2..PAGE));
-        [(page, 1_000..1_004)].into_iter().chain(all_of_it)
+    let parts = pages.filter(|page| [1, 2].contains(&image[page * PAGE])).filter_map(|page| match page % 8 {
+        0 => Some((page, 2..PAGE)),
+        1 | 3 | 6 => Some((page, 1_000..1_004)),
+        _ => None,
     });
     for (page, part) in parts {
         let what = format!("{} bytes of page {page}", part.len());
@@ -119,5 +120,5 @@ fn p10_what_is_left_of_a_damaged_file_that_a_crash_left_is_told_with_what_only_i
         drop(store);
         assert!(fs::read(&path).unwrap() == image, "{what}: the file changed");
     }
-    assert!(lost > 60 && whole > 20, "{lost} files lack something, {whole} nothing");
+    assert!(lost > 25 && whole > 10, "{lost} files lack something, {whole} nothing");
 }
