@@ -16,13 +16,13 @@ use super::journal::not_without_sync;
 use super::latest::Latest;
 use super::left::Redb;
 use crate::error::{Error, ErrorKind, Result};
-use crate::sync::{AtomicBool, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, Ordering, RwLock, RwLockReadGuard};
 
 #[derive(Default)]
 pub(super) struct Follows {
     /// Whether something is ahead of redb, or could not be told: asked at every read.
     is_behind: AtomicBool,
-    ahead: Mutex<Ahead>,
+    ahead: RwLock<Ahead>,
 }
 
 /// What is ahead of redb.
@@ -43,15 +43,15 @@ impl fmt::Debug for Follows {
 impl Follows {
     /// Leaves these changes for later.
     pub(super) fn put(&self, changes: &Changes) {
-        let mut ahead = self.ahead.lock();
+        let mut ahead = self.ahead.write();
         ahead.changes.absorb(changes);
         self.is_behind.store(true, Ordering::Release);
     }
 
     /// What redb does not know yet, if there is anything. While it is held redb is told nothing.
-    pub(super) fn ahead(&self) -> Option<MutexGuard<'_, Ahead>> {
+    pub(super) fn ahead(&self) -> Option<RwLockReadGuard<'_, Ahead>> {
         // Whoever waited for it while another told redb finds nothing.
-        self.is_behind().then(|| self.ahead.lock()).filter(|_| self.is_behind())
+        self.is_behind().then(|| self.ahead.read()).filter(|_| self.is_behind())
     }
 
     fn is_behind(&self) -> bool {
@@ -60,9 +60,16 @@ impl Follows {
 
     /// Tells redb what it does not know yet, without a sync.
     pub(super) fn catch_up(&self, database: &Redb, latest: &Latest) -> Result<()> {
-        let Some(mut ahead) = self.ahead() else { return Ok(()) };
+        if !self.is_behind() {
+            return Ok(());
+        }
+        let mut ahead = self.ahead.write();
         if ahead.has_failed {
             return Err(untold());
+        }
+        // Another told it meanwhile.
+        if !self.is_behind() {
+            return Ok(());
         }
         let told = catch_unwind(AssertUnwindSafe(|| {
             let mut transaction = database.begin_write()?;

@@ -36,5 +36,5 @@ mod ordinary {
     pub(crate) use std::time::Instant;
     pub(crate) use std::{thread, thread_local};
 
-    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock};
+    pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
 }

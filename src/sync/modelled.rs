@@ -15,6 +15,7 @@ use loom as model;
 #[cfg(shuttle)]
 use shuttle as model;
 
+pub(crate) use model::sync::RwLockReadGuard;
 #[cfg(shuttle)]
 pub(crate) use model::sync::atomic::AtomicBool;
 pub(crate) use model::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
