@@ -511,7 +511,7 @@ impl FullOnce {
         self.gate.open();
         batch.has_come();
         let queued = meanwhile();
-        self.gate.shut();
+        self.gate.shut_behind_a_fault();
         batch.go();
         assert_eq!(refused.wait().unwrap_err().kind(), ErrorKind::Full);
         self.disk.set_room(None);

@@ -154,7 +154,7 @@ pub(super) mod tests {
     use super::super::log::{Access, OpenCheck, Opening};
     use super::super::queue::QueueLimits;
     use super::super::tables::Tables;
-    use super::super::{Engine, Options};
+    use super::super::{Engine, Options, SimulatedDisk};
     use super::*;
     use crate::clock::{SystemClock, Timestamp};
     use crate::key::{Fingerprint, Key};
@@ -172,12 +172,13 @@ pub(super) mod tests {
         Timestamp::from_millis(seconds * 1000)
     }
 
-    /// A store in memory that counts scopes, with an operation of each kind in it.
+    /// A store that counts scopes, with an operation of each kind in it. Its writer, which would change it beside the
+    /// tests, does nothing.
     pub(in crate::engine) fn engine() -> Arc<Engine> {
         let room = Room { operation_bytes_max: u64::MAX, payload_bytes_max: 1000 };
         let (retention, tombstones) = (Duration::from_secs(1), Duration::ZERO);
         let progress = Arc::new(|_| ControlFlow::Continue(()));
-        let engine = Engine::open_memory(Options {
+        let options = Options {
             policy: Policy { retention, tombstones, lease: None, attempts_max: 3, room },
             queue: QueueLimits { commands_max: 9, bytes_max: 9000 },
             capacity: Capacity { all: Most::default(), scope: Most { operations: Some(9), ..Most::default() } },
@@ -186,8 +187,8 @@ pub(super) mod tests {
             trace: Trace::default(),
             opening: Opening { access: Access::Write, check: OpenCheck::Quick, cache_bytes: 1 << 20, progress },
             clock: Box::new(SystemClock::default()),
-        });
-        let engine = engine.unwrap();
+        };
+        let engine = Engine::open_simulated(&SimulatedDisk::new(), options, true).unwrap();
         keep(&engine, Place::Log(1), &record("open", 1, Phase::Unfinished));
         keep(&engine, Place::Log(2), &record("ended", 2, completed(8)));
         keep(&engine, Place::Tombstone(3), &record("over", 3, END));

@@ -235,6 +235,8 @@ pub(crate) struct Gate {
 struct GateState {
     is_shut: bool,
     is_held: bool,
+    /// How often it lets the writer pass, though it is shut.
+    passes: u32,
 }
 
 impl Gate {
@@ -252,9 +254,11 @@ impl Gate {
         assert!(!held.unwrap().1.timed_out(), "the writer never read the clock");
     }
 
-    /// Shuts the gate for when the writer next comes to it: behind the batch that it is at.
-    pub(crate) fn shut(&self) {
-        self.state.0.lock().unwrap().is_shut = true;
+    /// Shuts the gate for when the writer comes to it behind the batch that it is at, which fails: that it did is noted
+    /// with its time.
+    pub(crate) fn shut_behind_a_fault(&self) {
+        let mut state = self.state.0.lock().unwrap();
+        (state.is_shut, state.passes) = (true, 1);
     }
 
     pub(crate) fn open(&self) {
@@ -272,7 +276,9 @@ impl Clock for Gate {
     fn elapsed(&self) -> Duration {
         if thread::current().name() == Some("reentry-writer") {
             let mut state = self.state.0.lock().unwrap();
-            if state.is_shut {
+            if state.is_shut && state.passes > 0 {
+                state.passes -= 1;
+            } else if state.is_shut {
                 state.is_held = true;
                 self.state.1.notify_all();
                 // A test that failed meanwhile opens it no more, and its store waits for the writer.
