@@ -213,3 +213,33 @@ fn each(mut said: &[u8], mut take: impl FnMut(Of, u64, Change, &[u8]) -> Result<
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An entry says that all go up to a number, and would take with it, after a crash, what is to stay.
+    #[test]
+    fn p10_a_damaged_row_that_stays_is_in_one_table_or_the_other() {
+        for (log, tombstones) in [(vec![], vec![]), (vec![3], vec![]), (vec![], vec![4]), (vec![3], vec![4])] {
+            let leaves = !log.is_empty() || !tombstones.is_empty();
+            let mut changes = Changes::default();
+            changes.beside(Place::Log(0)).remove_up_to(9, log);
+            changes.beside(Place::Tombstone(0)).remove_up_to(9, tombstones);
+            assert_eq!(changes.leave_damage(), leaves);
+        }
+    }
+
+    #[test]
+    fn an_entry_that_ends_within_a_change_is_damaged() {
+        let mut changes = Changes::default();
+        changes.put_body(7, &[5; 10]).unwrap();
+        changes.remove_body(6);
+        let mut said = Vec::new();
+        assert!(changes.say(&mut said, 100).unwrap());
+        let again = Changes::said(&said).unwrap();
+        assert_eq!((again.body(7), again.bodies.removed()), (Some(&[5; 10][..]), vec![6]));
+        let ends: Vec<_> = (0..=said.len()).filter(|end| Changes::said(&said[..*end]).is_ok()).collect();
+        assert_eq!(ends, [0, 16 + 4 + 10, said.len()], "a change is whole or none");
+    }
+}

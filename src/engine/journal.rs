@@ -290,3 +290,19 @@ fn entry(region: &[u8], page: u32, mark: Mark) -> Option<(EntryHead, &[u8])> {
 pub(super) fn not_without_sync(error: redb::SetDurabilityError) -> Error {
     Error::because(ErrorKind::Failed, "redb cannot commit without a sync", error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::disk::Memory;
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_shorter_than_a_head_has_none() {
+        let disk = Memory::default();
+        for bytes in [&[][..], &MAGIC, &[7; 19]] {
+            disk.set_len(0).unwrap();
+            disk.write(0, bytes).unwrap();
+            assert_eq!(Head::read(&disk).unwrap(), None);
+        }
+    }
+}

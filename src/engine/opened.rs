@@ -67,11 +67,8 @@ impl Open {
             Ok(head) => (head, None),
         };
         let whole = Opening { check: OpenCheck::Full, ..opening.clone() };
-        let mut open = match unwound(|| Self::checked(Arc::clone(&disk), head, &whole)) {
-            Err(error) if error.kind() == ErrorKind::Cancelled => return Err(error),
-            Err(_) => Self::as_left(disk, head, opening.cache_bytes)?,
-            Ok(open) => open,
-        };
+        let mut open = unwound(|| Self::checked(Arc::clone(&disk), head, &whole))
+            .or_else(|_| Self::as_left(disk, head, opening.cache_bytes))?;
         open.damaged = damaged.or(open.damaged);
         Ok(open)
     }
@@ -98,15 +95,10 @@ impl Open {
             drop(open.close());
             return Self::checked(disk, head, &Opening { check: OpenCheck::Full, ..opening.clone() });
         }
-        if let Err(error) = journal::tell(&open.database, &changes) {
+        if let Err(error) = damaged.map_or_else(|| journal::tell(&open.database, &changes), Err) {
             return open.refuse(error);
         }
-        match damaged {
-            None => open.journal = Some(Mutex::new(journal)),
-            // Nothing is written where a file is read as far as it can be.
-            Some(error) if opening.access == Access::Salvage => open.damaged = Some(error),
-            Some(error) => return open.refuse(error),
-        }
+        open.journal = Some(Mutex::new(journal));
         Ok(open)
     }
 

@@ -88,7 +88,6 @@ impl Log {
             record.map_err(|e| at(place, e)).transpose().map(|record| (place, record))
         };
         let mut untold: Vec<_> = self.untold.places().filter_map(&mut read).collect();
-        page.looked += self.untold.places().count() as u64;
         match order {
             Order::OldestFirst => page.found.append(&mut untold),
             Order::NewestFirst => drop(page.found.splice(..0, untold.into_iter().rev())),
