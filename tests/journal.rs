@@ -8,6 +8,7 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use redb::{ReadableDatabase, TableDefinition};
 use reentry::{
     Claim, DiskCall, DiskFault, Error, ErrorKind, Fingerprint, Key, Loss, ManualClock, OpenCheck, Progress,
     SimulatedDisk, State, Store,
@@ -16,6 +17,7 @@ use support::{START, database, head_bytes, key, kind, request, run, run_of};
 use tempfile::TempDir;
 
 const PAGE: usize = 4096;
+const META: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/meta");
 
 fn builder() -> reentry::Builder {
     Store::builder().clock(ManualClock::at(START))
@@ -90,6 +92,20 @@ fn p2_a_journal_that_is_full_is_taken_in_and_begins_anew() {
             assert_eq!(names(&store), all[..count], "{journal} pages");
             store.verify().unwrap();
         }
+    }
+}
+
+/// A mark is new where entries carry the one before it, and there alone.
+#[test]
+fn a_mark_stays_where_nothing_is_in_the_journal() {
+    for (pages, count) in [(0, 1), (2, 3)] {
+        let disk = SimulatedDisk::from_image(left_by_a_crash(&["a", "b", "c", "d", "e", "f"], pages).image());
+        let (_folder, path) = in_a_file(&disk.image());
+        builder().open(&path).unwrap().close().unwrap();
+        let database = database(&path);
+        let meta = database.begin_read().unwrap().open_table(META).unwrap();
+        let mark = meta.get(1).unwrap().unwrap();
+        assert_eq!(mark.value()[16..24], u64::to_le_bytes(count), "{pages} pages");
     }
 }
 

@@ -131,3 +131,42 @@ impl StorageBackend for Left {
         Ok(false)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use redb::backends::InMemoryBackend;
+
+    use super::super::disk::{Disk, Memory};
+    use super::*;
+
+    #[test]
+    fn what_is_damaged_is_only_read_and_what_cannot_be_read_is_zeroes() {
+        let disk = Arc::new(Memory::default());
+        disk.write(0, &[0xFF; 64]).unwrap();
+        let left = Left(Backend::direct(Arc::<Memory>::clone(&disk), 16));
+        assert!(left.write(0, &[1]).is_err() && left.set_len(1).is_err() && left.sync_data().is_err());
+        assert_eq!((disk.image(), left.len().unwrap()), (vec![0xFF; 64], 48));
+        let mut read = [1; 4];
+        left.read(46, &mut read).unwrap();
+        assert_eq!(read, [0; 4]);
+        left.read(8, &mut read).unwrap();
+        assert_eq!(read, [0xFF, !RECOVERY_REQUIRED, 0xFF, 0xFF]);
+    }
+
+    #[test]
+    fn what_redb_cannot_repair_is_not_changed() {
+        let backend = || Backend::direct(Arc::new(Memory::default()), 0);
+        let whole = Redb::Whole(Database::builder().create_with_backend(InMemoryBackend::new()).unwrap());
+        assert_eq!(format!("{whole:?}"), "Whole");
+        assert!(Redb::as_left(redb::Builder::new(), backend()).is_err(), "there is no file");
+        let made = backend();
+        drop(Database::builder().create_with_backend(made.clone()).unwrap());
+        let mut left = Redb::as_left(redb::Builder::new(), made).unwrap();
+        assert_eq!(format!("{left:?}"), "AsLeft");
+        assert!(left.begin_read().is_ok());
+        let kinds = [left.begin_write().map(drop), left.compact().map(drop), left.whole().map(drop)];
+        assert!(kinds.iter().all(|done| done.as_ref().is_err_and(|e| e.kind() == ErrorKind::ReadOnly)));
+    }
+}
