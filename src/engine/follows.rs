@@ -101,3 +101,18 @@ impl Follows {
 fn untold() -> Error {
     Error::new(ErrorKind::Failed, "redb could not be told what is durable; open the store anew")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p9_nothing_of_what_is_ahead_is_shown() {
+        let (follows, mut changes) = (Follows::default(), Changes::default());
+        changes.put_body(7, b"a payload").unwrap();
+        follows.put(&changes);
+        assert_eq!(follows.ahead().unwrap().changes.body(7), Some(&b"a payload"[..]));
+        assert_eq!(format!("{follows:?}"), "Follows { is_behind: true, .. }");
+        assert_eq!(format!("{:?}", Latest::default()), "Latest { .. }");
+    }
+}

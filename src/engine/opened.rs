@@ -67,10 +67,14 @@ impl Open {
             Ok(head) => (head, None),
         };
         let whole = Opening { check: OpenCheck::Full, ..opening.clone() };
-        let mut open = unwound(|| Self::checked(Arc::clone(&disk), head, &whole))
-            .or_else(|_| Self::as_left(disk, head, opening.cache_bytes))?;
-        open.damaged = damaged.or(open.damaged);
-        Ok(open)
+        let as_left = || Self::as_left(Arc::clone(&disk), head, opening.cache_bytes);
+        // Where nothing is left either, what is damaged first is told.
+        let opened = unwound(|| Self::checked(Arc::clone(&disk), head, &whole)).or_else(|e| as_left().map_err(|_| e));
+        match (opened, damaged) {
+            (Ok(open), None) => Ok(open),
+            (Ok(open), damaged) => Ok(Self { damaged, ..open }),
+            (Err(error), damaged) => Err(damaged.unwrap_or(error)),
+        }
     }
 
     fn checked(disk: Arc<dyn Disk>, head: Option<Head>, opening: &Opening) -> Result<Self> {
