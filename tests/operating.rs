@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use reentry::{
-    Claim, Condition, DiskCall, DiskFault, EffectId, ErrorKind, Failure, ManualClock, Resolution, Resumer, Run,
+    Claim, Condition, DiskCall, DiskFault, EffectId, Error, ErrorKind, Failure, ManualClock, Resolution, Resumer, Run,
     SimulatedDisk, State, Store,
 };
 use support::{START, key, kind, request, run, times_out, until};
@@ -219,4 +219,40 @@ fn p4_of_the_time_after_a_copy_a_restored_store_knows_nothing_so_a_recheck_is_no
     };
     again.step("charge").recheck(recheck).run(effect).unwrap();
     assert_eq!((asked, done), (0, 1));
+}
+
+/// What a disk refuses to read is not damaged, and what a damaged page leads to is told in its place.
+#[test]
+fn p10_a_listing_tells_a_disk_that_fails_from_a_page_that_is_damaged() {
+    let disk = SimulatedDisk::new();
+    let builder = || Store::builder().cache_bytes(0).retention(DAY).tombstones(DAY);
+    let store = builder().open_on(&disk).unwrap();
+    for nth in 0..80 {
+        run(&store, &key(&nth.to_string())).complete(&vec![7_u8; 100]).wait().unwrap();
+    }
+    store.close().unwrap();
+    let mut failed = 0;
+    for after in 0..12 {
+        let store = builder().open_to_read_on(&disk).unwrap();
+        disk.fail([DiskFault::os(5).on(&[DiskCall::Read]).after(after)]);
+        let errors: Vec<_> = store.operations().filter_map(Result::err).collect();
+        disk.fail(None);
+        // It ends the listing, and redb after it.
+        let is_disk = |error: &Error| matches!(error.kind(), ErrorKind::Io | ErrorKind::Failed);
+        assert!(errors.len() < 2 && errors.iter().all(is_disk), "{errors:?}");
+        assert!(errors.iter().all(|error| !error.to_string().contains("the rest of")), "{errors:?}");
+        failed += errors.len();
+    }
+    assert!(failed > 3, "{failed} listings met the fault");
+
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    fs::write(&path, disk.image()).unwrap();
+    let store = builder().open_to_read(&path).unwrap();
+    let mut image = disk.image();
+    let leaf = |page: &&mut [u8]| page[0] == 1 && page.windows(8).any(|bytes| bytes == [7; 8]);
+    image.chunks_mut(4096).filter(leaf).for_each(|page| page[2..].fill(0x5A));
+    fs::write(&path, image).unwrap();
+    let error = store.operations().find_map(Result::err).unwrap();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("the rest of table"), "{error}");
 }

@@ -180,6 +180,18 @@ mod tests {
 
     const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
+    #[test]
+    fn what_goes_is_known_by_its_number() {
+        let mut gathered = Gathered::default();
+        for number in [9, 3, 12, 7] {
+            gathered.remove(number);
+        }
+        gathered.sort();
+        assert_eq!((1..14).filter(|number| gathered.removes(*number)).collect::<Vec<_>>(), [3, 7, 9, 12]);
+        gathered.remove_up_to(4, Vec::new());
+        assert_eq!((1..14).filter(|number| gathered.removes(*number)).collect::<Vec<_>>(), [1, 2, 3, 4, 7, 9, 12]);
+    }
+
     fn append(gathered: &mut Gathered, number: u64, row: &[u8]) {
         let write = |bytes: &mut Vec<u8>| {
             bytes.extend_from_slice(row);

@@ -215,3 +215,27 @@ impl Engine {
 pub(super) fn len(reader: &ReadTransaction, place: Place) -> Result<u64> {
     redb::ReadableTableMetadata::len(&reader.open_table(place.table()).map_err(engine)?).map_err(engine)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::verify::tests::{engine, keep, record};
+    use crate::record::Phase;
+
+    #[test]
+    fn a_page_ends_behind_so_many_bytes() {
+        let engine = engine();
+        for number in 20..28 {
+            let mut large = record(&number.to_string(), number, Phase::Unfinished);
+            large.request = Some(crate::record::Body::Here(vec![7; 1536 * 1024].into()));
+            keep(&engine, Place::Log(number), &large);
+        }
+        let (log, mut after, mut pages) = (&engine.shared.log, Some(Place::Log(19)), Vec::new());
+        while let Some(place) = after {
+            let page = log.page(place, Order::OldestFirst, u64::MAX, |_, _| true).unwrap();
+            pages.push(page.found.len());
+            after = page.after;
+        }
+        assert_eq!(pages, [3, 3, 2], "three have more than {PAGE_BYTES} bytes");
+    }
+}

@@ -151,6 +151,16 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::engine::verify::tests::{engine, index, keep, record};
 
+    #[test]
+    fn p10_a_row_that_holds_another_operation_than_the_one_that_is_followed_is_damaged() {
+        let engine = engine();
+        keep(&engine, Place::Log(20), &record("there", 20, Phase::Unfinished));
+        let found = engine.shared.follow_unfinished(20, Place::Log(20)).unwrap();
+        assert_eq!(found.unwrap().born, 20);
+        let error = engine.shared.follow_unfinished(19, Place::Log(20)).unwrap_err();
+        assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("another operation"), "{error}");
+    }
+
     /// redb may fail once it shows a commit: the index then leads to rows that are not there any more.
     #[test]
     fn p10_whoever_looks_for_a_row_that_a_commit_of_unknown_end_took_is_told_that_the_store_stopped() {
