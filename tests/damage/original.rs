@@ -141,6 +141,8 @@ pub(crate) struct Original {
     before: Everything,
     /// The file as it was before.
     pub(crate) earlier_images: Vec<Vec<u8>>,
+    /// Where its last two commits wrote.
+    last: [Vec<usize>; 2],
 }
 
 impl Original {
@@ -160,11 +162,17 @@ impl Original {
         let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
         let store = builder(&clock).open_by_hand(&disk).unwrap();
         fill(&store, &clock, operations);
+        let cut = || disk.cut(disk.calls(), |_| Loss::Lost).image();
+        let earlier = disk.calls() * 3 / 4;
+        let last_but_two = cut();
+        drop(run_of(told(&store, store.claim(&key(LAST), request_of(4))).unwrap()));
         let before = ask_all(&store, operations);
-        let earlier = [disk.calls() * 3 / 4, disk.calls()];
+        let last_but_one = cut();
+        let earlier = [earlier, disk.calls()];
         // The last commit: one that is unfinished is claimed once more, which nothing else tells of.
         drop(run_of(told(&store, store.claim(&key(LAST), request_of(4))).unwrap()));
         let known = ask_all(&store, operations);
+        let last = [differences(&last_but_two, &last_but_one), differences(&last_but_one, &cut())];
         for state in [State::Unfinished, State::Succeeded, State::Failed, State::Gone] {
             assert!(known.values().any(|known| known.state == state), "none is {state}");
         }
@@ -174,7 +182,14 @@ impl Original {
         }
         let image = |at| disk.cut(at, |_| Loss::Kept).image();
         let earlier_images = earlier.map(image).to_vec();
-        Self { image: image(disk.calls()), clock, known, is_closed, before, earlier_images }
+        Self { image: image(disk.calls()), clock, known, is_closed, before, earlier_images, last }
+    }
+
+    /// Whether it was left by a crash and the last two commits are damaged. Then those before them may be lost too,
+    /// where damage went on to them: nothing behind them tells that they were there.
+    pub(crate) fn is_end_damaged(&self, image: &[u8]) -> bool {
+        let is_damaged = |commit: &Vec<usize>| commit.iter().any(|at| image.get(*at) != self.image.get(*at));
+        !self.is_closed && self.last.iter().all(is_damaged)
     }
 
     /// Opens the damaged file. Returns whether it was refused; where it was not, all must be as it was.
@@ -239,6 +254,11 @@ impl Original {
         }
         store.verify().unwrap_or_else(|error| panic!("{}: {error}", damage()));
     }
+}
+
+/// Where the second file is another than the first.
+fn differences(one: &[u8], other: &[u8]) -> Vec<usize> {
+    (0..other.len()).filter(|at| one.get(*at) != other.get(*at)).collect()
 }
 
 /// The request that operation `nth` was claimed with.

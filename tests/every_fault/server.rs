@@ -187,7 +187,8 @@ impl Server {
             "reopen" => {
                 // Closing tells nobody of anything that was not told before. What a sync dropped as it was closed, a
                 // restart of the process alone cannot know; here the system has kept it.
-                if self.end().is_err() {
+                let failed = self.disk.failed();
+                if self.end().is_err() || self.disk.failed() > failed {
                     self.disk.keep_what_syncs_dropped();
                 }
                 ready(self.open().map(|()| String::new()))
