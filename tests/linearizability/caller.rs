@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use reentry::{
-    Advance, Checkpoint, Claim, ErrorKind, Failure, Key, Outcome, Pending, Request, Resolution, Result, Revision, Run,
-    StepState, Table, not_applied,
+    Advance, Checkpoint, Claim, Condition, ErrorKind, Failure, Key, Outcome, Pending, Request, Resolution, Result,
+    Revision, Run, StepState, Table, not_applied,
 };
 
 use super::calls::{Act, Answer, Bytes, Point, Seen, StepSeen};
@@ -167,7 +167,11 @@ impl<'s> Caller<'s> {
 
     pub(crate) fn look(&mut self, process: &Process, nth: usize) {
         let asked = self.server.ask(process, self.number, nth, Act::Progress);
-        let answer = match process.store.progress(self.key(nth)) {
+        let told = process.store.progress(self.key(nth));
+        // A store that failed shows what was last told, and of its last batch nobody knows (docs/reliability.md).
+        let has_failed = process.store.stats().is_ok_and(|stats| stats.condition == Condition::Failed);
+        let answer = match told {
+            Ok(_) if has_failed => None,
             Err(error) => Answer::refused(error.kind()),
             Ok(told) => {
                 let seen = told.map(|progress| Seen::of(&progress, request_of(progress.fingerprint())));
