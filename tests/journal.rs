@@ -390,6 +390,17 @@ fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damag
 
 /// A sync that failed may have dropped an entry that can still be read: opening writes it anew before it builds on it.
 #[test]
+fn p10_a_damaged_head_hides_no_damaged_entry() {
+    let mut image = left_by_a_crash(&["a", "b"], 8).image();
+    image[13] ^= 0x10;
+    image[PAGE + 40] ^= 0x40;
+    let store = builder().open_damaged_on(&SimulatedDisk::from_image(image)).unwrap();
+    let told: Vec<_> = store.operations().filter_map(Result::err).map(|error| error.to_string()).collect();
+    let says = |part| told.iter().any(|told| told.contains(part));
+    assert!(told.len() == 2 && says("the head of the file") && says("entry 0 of the journal"), "{told:?}");
+}
+
+#[test]
 fn p2_an_entry_that_a_failed_sync_dropped_is_durable_once_the_store_is_open_again() {
     let disk = SimulatedDisk::new();
     let store = builder().open_on(&disk).unwrap();

@@ -171,22 +171,24 @@ impl Journal {
         backend.read_front(page_offset(0), &mut region).map_err(|e| engine(redb::Error::Io(e)))?;
         let mut journal = Self { head, mark, next_mark: None, entries: 0, used: 0 };
         let mut changes = Vec::new();
-        let is_next = |head: &EntryHead, entries| head.mark == mark && head.nth == entries;
-        while let Some(entry) = entry(&region, journal.used, mark).filter(|(head, _)| is_next(head, journal.entries)) {
-            changes.extend_from_slice(entry.1);
+        while let Some((found, said)) = entry(&region, journal.used, mark) {
+            if found.mark != mark || found.nth != journal.entries {
+                break;
+            }
+            changes.extend_from_slice(said);
             journal.entries += 1;
-            journal.used += pages(entry.1.len());
+            journal.used += pages(said.len());
         }
         let damaged = (journal.used..head.pages).find_map(|page| {
-            let (head, _) = entry(&region, page, mark)?;
-            let (nth, at) = (journal.entries, page_offset(journal.used));
-            let entry = || format!("entry {nth} of the journal, at offset {at}, is damaged");
-            let commit = || {
-                let at = page_offset(page);
-                format!("redb's newest commit is damaged: the journal's entry at offset {at} was made on it")
-            };
-            let is_behind = head.mark == mark && head.nth > nth;
-            is_behind.then(entry).or_else(|| (head.mark.nth > mark.nth).then(commit))
+            let (found, _) = entry(&region, page, mark)?;
+            if found.mark == mark && found.nth > journal.entries {
+                let (nth, at) = (journal.entries, page_offset(journal.used));
+                return Some(format!("entry {nth} of the journal, at offset {at}, is damaged"));
+            }
+            let at = page_offset(page);
+            let message =
+                || format!("redb's newest commit is damaged: the journal's entry at offset {at} was made on it");
+            (found.mark.nth > mark.nth).then(message)
         });
         Ok(Found { journal, changes, damaged: damaged.map(|damaged| Error::new(ErrorKind::Corrupt, damaged)) })
     }

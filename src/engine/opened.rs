@@ -51,8 +51,8 @@ pub(super) struct Open {
     pub(super) journal: Option<Mutex<Journal>>,
     /// What redb cannot be told of what the journal says, since it cannot repair the file.
     pub(super) untold: Changes,
-    /// Where the journal is damaged; then the file is read as far as it can be.
-    pub(super) damaged: Option<Error>,
+    /// What is damaged of the head and the journal; then the file is read as far as it can be.
+    pub(super) damaged: Vec<Error>,
 }
 
 impl Open {
@@ -70,10 +70,12 @@ impl Open {
         let as_left = || Self::as_left(Arc::clone(&disk), head, opening.cache_bytes);
         // Where nothing is left either, what is damaged first is told.
         let opened = unwound(|| Self::checked(Arc::clone(&disk), head, &whole)).or_else(|e| as_left().map_err(|_| e));
-        match (opened, damaged) {
-            (Ok(open), None) => Ok(open),
-            (Ok(open), damaged) => Ok(Self { damaged, ..open }),
-            (Err(error), damaged) => Err(damaged.unwrap_or(error)),
+        match opened {
+            Ok(mut open) => {
+                open.damaged.extend(damaged);
+                Ok(open)
+            }
+            Err(error) => Err(damaged.unwrap_or(error)),
         }
     }
 
@@ -115,10 +117,10 @@ impl Open {
         match unwound(|| open.find(head)) {
             Ok(Some(Found { changes, damaged, .. })) => {
                 open.untold = Changes::said(&changes)?;
-                open.damaged = damaged;
+                open.damaged.extend(damaged);
             }
             Ok(None) => {}
-            Err(error) => open.damaged = Some(error.within("the journal cannot be read")),
+            Err(error) => open.damaged.push(error.within("the journal cannot be read")),
         }
         Ok(open)
     }
@@ -143,7 +145,7 @@ impl Open {
 
     fn of(database: Redb, backend: Backend) -> Self {
         let (follows, latest) = (Follows::default(), Latest::default());
-        Self { follows, latest, database, backend, journal: None, untold: Changes::default(), damaged: None }
+        Self { follows, latest, database, backend, journal: None, untold: Changes::default(), damaged: Vec::new() }
     }
 
     /// What is in the journal, where the file has one.
