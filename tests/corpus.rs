@@ -6,6 +6,7 @@
 #[allow(
     clippy::all,
     clippy::pedantic,
+    clippy::print_stderr,
     dead_code,
     missing_docs,
     unreachable_pub,

@@ -3,6 +3,7 @@
 
 pub mod answer;
 pub mod bytes;
+pub mod caught;
 pub mod history;
 pub mod key;
 pub mod key_line;
