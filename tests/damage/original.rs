@@ -185,11 +185,11 @@ impl Original {
         Self { image: image(disk.calls()), clock, known, is_closed, before, earlier_images, last }
     }
 
-    /// Whether it was left by a crash and the last two commits are damaged. Then those before them may be lost too,
+    /// Whether the last two commits are damaged. Then those before them may be lost too, of a file that a crash left,
     /// where damage went on to them: nothing behind them tells that they were there.
-    pub(crate) fn is_end_damaged(&self, image: &[u8]) -> bool {
+    fn is_end_damaged(&self, image: &[u8]) -> bool {
         let is_damaged = |commit: &Vec<usize>| commit.iter().any(|at| image.get(*at) != self.image.get(*at));
-        !self.is_closed && self.last.iter().all(is_damaged)
+        self.last.iter().all(is_damaged)
     }
 
     /// Opens the damaged file. Returns whether it was refused; where it was not, all must be as it was.
@@ -216,6 +216,7 @@ impl Original {
 
     /// Likewise, on a disk that holds the file.
     pub(crate) fn is_refused_on(&self, disk: &SimulatedDisk, damage: &dyn Fn() -> String) -> bool {
+        let is_end_damaged = !self.is_closed && self.is_end_damaged(&disk.image());
         let store = match builder(&self.clock).open_by_hand(disk) {
             Ok(store) => store,
             Err(error) => {
@@ -225,7 +226,11 @@ impl Original {
                 return true;
             }
         };
-        self.assert_is_whole(&store, damage);
+        if is_end_damaged {
+            store.verify().unwrap_or_else(|error| panic!("{}: {error}", damage()));
+        } else {
+            self.assert_is_whole(&store, damage);
+        }
         store.close().unwrap_or_else(|error| panic!("{}: {error}", damage()));
         false
     }

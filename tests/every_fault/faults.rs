@@ -297,9 +297,9 @@ impl<'a> Faulty<'a> {
         let allowed = self.allowed(line, true);
         self.audit(&allowed, Some(false));
         self.server.disk.fail(None);
-        // What syncs dropped as the store was closed and opened anew, a restart of the process alone cannot know
-        // (docs/reliability.md); here the system has kept it.
-        if line > 0 {
+        // What a sync dropped as the store was closed, and was dropped again as it was opened anew, a restart of the
+        // process alone cannot know (docs/reliability.md); here the system has kept it.
+        if self.server.is_kept {
             self.server.disk.keep_what_syncs_dropped();
         }
         self.server.open().expect("the disk is well again");

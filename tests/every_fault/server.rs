@@ -46,6 +46,8 @@ pub(crate) struct Server {
     pub(crate) disk: SimulatedDisk,
     pub(crate) clock: ManualClock,
     pub(crate) store: Option<Store>,
+    /// Whether closing failed, and the system has kept what it wrote.
+    pub(crate) is_kept: bool,
     runs: Rc<RefCell<BTreeMap<String, Run>>>,
     waiting: Rc<RefCell<BTreeMap<String, Pending<Claim>>>>,
 }
@@ -74,7 +76,7 @@ impl Server {
     }
 
     pub(crate) fn on(disk: SimulatedDisk, clock: ManualClock) -> Self {
-        Self { disk, clock, store: None, runs: Rc::default(), waiting: Rc::default() }
+        Self { disk, clock, store: None, is_kept: false, runs: Rc::default(), waiting: Rc::default() }
     }
 
     pub(crate) fn open(&mut self) -> Result<()> {
@@ -190,6 +192,7 @@ impl Server {
                 let failed = self.disk.failed();
                 if self.end().is_err() || self.disk.failed() > failed {
                     self.disk.keep_what_syncs_dropped();
+                    self.is_kept = true;
                 }
                 ready(self.open().map(|()| String::new()))
             }
