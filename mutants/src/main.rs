@@ -101,7 +101,7 @@ fn cargo(copy: &Path, words: &[&str]) -> Result<(bool, Vec<Value>), Fault> {
 
 /// The mutants at the places at which the compiler finds a mistake.
 fn refused(copy: &Path) -> Result<BTreeSet<usize>, Fault> {
-    let (is_built, messages) = cargo(copy, &["check", "--lib", "--features", "export,json,testing"])?;
+    let (is_built, messages) = cargo(copy, &["check", "--lib", "--all-features"])?;
     let mut refused = BTreeSet::new();
     for message in messages.iter().filter(|message| message["message"]["level"] == "error") {
         for span in message["message"]["spans"].as_array().into_iter().flatten() {
