@@ -147,6 +147,49 @@ fn p10_rows_that_a_damaged_page_hides_are_counted() {
     assert!(hidden > 4, "{hidden} pages of rows were met");
 }
 
+/// Makes a leaf of redb's with keys of 8 bytes one without its last row, whole but for its checksum: how many rows,
+/// where each value ends, the keys, the values. Returns whether it is one with rows enough.
+fn hide_last_row(page: &mut [u8]) -> bool {
+    let rows = u16::from_le_bytes([page[2], page[3]]);
+    let many = usize::from(rows);
+    let end = |row: usize| u32::from_le_bytes(*page[4 + 4 * row..].first_chunk().unwrap());
+    let values = 4 + 12 * many;
+    if rows < 2 || end(many - 1) as usize > PAGE || end(0) as usize <= values {
+        return false;
+    }
+    let ends: Vec<u8> = (0..many - 1).flat_map(|row| (end(row) - 12).to_le_bytes()).collect();
+    let (keys, values) = (&page[4 + 4 * many..][..8 * (many - 1)], &page[values..end(many - 2) as usize]);
+    let whole = [&(rows - 1).to_le_bytes(), &*ends, keys, values].concat();
+    page[2..][..whole.len()].copy_from_slice(&whole);
+    true
+}
+
+/// The same of a file that was closed, whose pages nobody checks: a key that is hidden would be run again.
+#[test]
+fn p1_p10_rows_that_a_damaged_page_hides_refuse_the_file_though_no_page_is_checked() {
+    let disk = SimulatedDisk::from_image(left_by_a_crash());
+    let all = builder().open_on(&disk).unwrap().operations().count();
+    let image = disk.image();
+    let mut refused = 0;
+    for page in (head_bytes(&image) / PAGE + 1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1) {
+        let mut image = image.clone();
+        if !hide_last_row(&mut image[page * PAGE..][..PAGE]) {
+            continue;
+        }
+        let disk = SimulatedDisk::from_image(image.clone());
+        match builder().check(OpenCheck::Quick).open_on(&disk) {
+            // Each is told, or that its payload is gone.
+            Ok(store) => assert_eq!(store.operations().count(), all, "page {page}"),
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+                assert!(disk.image() == image, "page {page}: the file changed");
+                refused += usize::from(error.to_string().contains("the tables count"));
+            }
+        }
+    }
+    assert!(refused > 4, "{refused} pages of rows were met");
+}
+
 /// A page that leads beyond the end of the file costs what it leads to, of a file that was closed too.
 #[test]
 fn p10_what_a_page_leads_to_beyond_the_end_costs_no_other() {

@@ -21,7 +21,6 @@ use super::{Engine, file};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::pending::may_block;
-use crate::record::Record;
 use crate::sync::{Mutex, Ordering};
 
 /// What is read at once, at least and at most; between that, a part of the file, so that progress is told often.
@@ -78,11 +77,14 @@ impl Engine {
             cache_bytes: CACHE_BYTES,
             progress: Arc::new(move |share| told(SHARE_OF_COPY + share * (1.0 - SHARE_OF_COPY))),
         };
-        let mut found = Kept::default();
-        Log::settle_copy(Arc::clone(target), &opening, |record: Record| {
-            found = found.add(Kept::of(&record));
+        let found = Mutex::new(Kept::default());
+        Log::settle_copy(Arc::clone(target), &opening, |rows| {
+            let rows = Kept::of_all(rows.iter().map(|(_, record)| record));
+            let mut found = found.lock();
+            *found = found.add(rows);
             Ok(())
         })?;
+        let found = *found.lock();
         if found != kept {
             let (had, has) = (kept.operations, found.operations);
             let message = format!("the file is damaged: of {had} operations its copy has {has}, or others than it had");

@@ -71,6 +71,10 @@ impl Kept {
         Self { operations: 1, bytes: size::bytes(record), unfinished: u64::from(record.is_unfinished()) }
     }
 
+    pub(crate) fn of_all<'a>(records: impl Iterator<Item = &'a Record>) -> Self {
+        records.fold(Self::default(), |kept, record| kept.add(Self::of(record)))
+    }
+
     /// What an operation takes that begins.
     pub(crate) fn begun(key: &Key, request: Option<&[u8]>) -> Self {
         Self { operations: 1, bytes: size::begun(key, request), unfinished: 1 }
@@ -119,14 +123,13 @@ impl Ledger {
         self.capacity.scope.is_limit()
     }
 
-    /// Counts a record that was found when the store was opened.
-    pub(crate) fn found(&self, record: &Record) {
-        let kept = Kept::of(record);
-        self.set_all(self.all().add(kept));
-        if self.counts_scopes() {
-            let mut scopes = self.scopes.lock();
+    /// Counts records that were found when the store was opened: on any thread, beside others.
+    pub(crate) fn found<'a>(&self, records: impl Iterator<Item = &'a Record> + Clone) {
+        let mut scopes = self.scopes.lock();
+        self.set_all(self.all().add(Kept::of_all(records.clone())));
+        for record in records.filter(|_| self.counts_scopes()) {
             let scope = scopes.entry_ref(record.key.scope()).or_default();
-            *scope = scope.add(kept);
+            *scope = scope.add(Kept::of(record));
         }
     }
 

@@ -32,6 +32,10 @@ const SHARDS: usize = if cfg!(any(shuttle, loom)) { 2 } else { 256 };
 /// Slots that a part of the index keeps room for, however few there are.
 const SLOTS_KEPT: usize = 1024;
 
+/// How many slots a part of the index takes in at once as the store is opened: one behind the other, the processor need
+/// not wait for the memory of each.
+const FOUND_AT_ONCE: usize = 512;
+
 /// What marks a slot's number as one of the tombstones' table. Numbers end before it.
 const TOMBSTONE_BIT: u64 = 1 << 63;
 
@@ -53,6 +57,8 @@ pub(crate) struct Index {
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
     slots: HashTable<Slot>,
+    /// What the file was found to hold and is not among the slots yet, while the store is opened.
+    found: Vec<Slot>,
     seats: HashTable<Seat>,
 }
 
@@ -171,6 +177,32 @@ impl Index {
                     }
                 }
             }
+        }
+    }
+
+    /// Where a record stands that the file was found to hold; in the index once it is [`settle`](Self::settle)d.
+    pub(crate) fn found(&self, hash: KeyHash, place: Place) {
+        let mut shard = self.shard(hash);
+        shard.found.push(Slot::new(hash, place));
+        if shard.found.len() == FOUND_AT_ONCE {
+            self.settle_in(&mut shard);
+        }
+    }
+
+    /// Takes in all that was found.
+    pub(crate) fn settle(&self) {
+        for mut shard in self.shards() {
+            self.settle_in(&mut shard);
+            shard.found = Vec::new();
+        }
+    }
+
+    fn settle_in(&self, shard: &mut Shard) {
+        let Shard { slots, found, .. } = shard;
+        self.operations.fetch_add(found.len() as u64, Ordering::Relaxed);
+        for slot in found.drain(..) {
+            self.count_tombstone(None, Some(slot.place()));
+            slots.insert_unique(slot.spread(), slot, Slot::spread);
         }
     }
 

@@ -23,6 +23,7 @@ use super::index::NUMBER_MAX;
 use super::journal::{self, Mark};
 use super::meta::{self, Meta};
 use super::opened::{Open, Prepared};
+use super::scan::scan;
 use super::tables::{Head, Parts};
 use super::transaction::ReadTransaction as Rows;
 use crate::error::{Error, ErrorKind, Result};
@@ -147,12 +148,12 @@ impl Log {
     pub(crate) fn open(
         disk: Arc<dyn Disk>,
         opening: &Opening,
-        mut each: impl FnMut(Place, Record) -> Result<()>,
+        each: impl Fn(Vec<(Place, Record)>) -> Result<()> + Sync,
     ) -> Result<(Self, Meta)> {
         // redb may panic on a damaged file where the check is off; that too is only an error.
         let (open, meta) = unwound(|| {
             let open = Open::staged(Arc::clone(&disk), opening)?;
-            match open.accepted(opening, &mut each) {
+            match open.accepted(opening, &each) {
                 Ok(meta) => Ok((open, meta)),
                 Err(error) => {
                     drop(open.close());
@@ -172,12 +173,12 @@ impl Log {
     pub(crate) fn settle_copy(
         disk: Arc<dyn Disk>,
         opening: &Opening,
-        mut each: impl FnMut(Record) -> Result<()>,
+        each: impl Fn(Vec<(Place, Record)>) -> Result<()> + Sync,
     ) -> Result<()> {
         unwound(|| {
             let open = Open::staged(disk, opening)?;
             let mut meta = open.meta()?;
-            open.scan(opening, |_, record| each(record))?;
+            scan(&open.tables()?, opening, each)?;
             open.accept()?;
             meta.next = meta.next.max(meta.next.saturating_add(NUMBERS_OF_THE_ORIGINAL).min(NUMBER_MAX / 2));
             let transaction = open.database.begin_write()?;

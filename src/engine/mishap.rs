@@ -127,7 +127,7 @@ impl DiskFault {
             Mishap::Os(errno) => io::Error::from_raw_os_error(errno),
             Mishap::Kind(kind) => kind.into(),
             // A panic that meets another ends the process, which tells nobody anything.
-            Mishap::Panic if crate::sync::plain::panicking() => io::Error::other("the simulated disk panics"),
+            Mishap::Panic if crate::sync::plain::thread::panicking() => io::Error::other("the simulated disk panics"),
             // Past the panic hook, since a test that wants this knows.
             Mishap::Panic => std::panic::resume_unwind(Box::new("the simulated disk panics")),
         }

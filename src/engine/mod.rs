@@ -56,6 +56,7 @@ mod queue;
 mod request;
 mod retention;
 mod salvage;
+mod scan;
 #[cfg(any(test, feature = "testing"))]
 mod simulated;
 mod snapshot;

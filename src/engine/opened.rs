@@ -7,7 +7,7 @@
 
 use std::sync::Arc;
 
-use redb::{ReadOnlyTable, ReadableTableMetadata, WriteTransaction};
+use redb::WriteTransaction;
 
 use super::changes::Changes;
 use super::disk::{Backend, Disk};
@@ -16,20 +16,13 @@ use super::follows::Follows;
 use super::journal::{self, Found, Head, Journal};
 use super::latest::Latest;
 use super::left::Redb;
-use super::log::{Access, OpenCheck, Opening, Place, at, tell};
+use super::log::{Access, OpenCheck, Opening, Place, at};
 use super::meta::{self, Meta};
+use super::scan::{Rows, SHARE_OF_CHECK, scan};
 use super::tables::Parts;
 use crate::error::{Error, ErrorKind, Result};
-use crate::record::{Record, format};
+use crate::record::Record;
 use crate::sync::{AtomicBool, Mutex, Ordering};
-
-/// The part of opening that checking the pages is taken for; the rest is reading the rows.
-const SHARE_OF_CHECK: f64 = 0.5;
-
-/// How many rows are read from one report of progress to the next.
-const ROWS_A_REPORT: u32 = 16 * 1024;
-
-type Rows = ReadOnlyTable<u64, &'static [u8]>;
 
 /// A batch that is to be made durable.
 pub(super) enum Prepared {
@@ -233,15 +226,15 @@ impl Open {
     pub(super) fn accepted(
         &self,
         opening: &Opening,
-        mut each: impl FnMut(Place, Record) -> Result<()>,
+        each: impl Fn(Vec<(Place, Record)>) -> Result<()> + Sync,
     ) -> Result<Meta> {
         if opening.access == Access::Salvage {
             return Ok(Meta::unknown());
         }
         let meta = self.meta()?;
-        self.scan(opening, |place, record| match place.number() {
-            number if number >= meta.next => Err(at(place, Error::new(ErrorKind::Corrupt, "it was never given"))),
-            _ => each(place, record),
+        scan(&self.tables()?, opening, |rows| match rows.iter().find(|(place, _)| place.number() >= meta.next) {
+            Some((place, _)) => Err(at(*place, Error::new(ErrorKind::Corrupt, "it was never given"))),
+            None => each(rows),
         })?;
         if opening.access == Access::Write {
             self.accept()?;
@@ -266,31 +259,10 @@ impl Open {
     }
 
     /// The tables of rows, each with the place that it begins at.
-    fn tables(&self) -> Result<[(Place, Rows); 2]> {
+    pub(super) fn tables(&self) -> Result<[(Place, Rows); 2]> {
         let reader = self.database.begin_read()?;
         let open = |start: Place| reader.open_table(start.table()).map(|table| (start, table)).map_err(engine);
         Ok([open(Place::Log(0))?, open(Place::Tombstone(0))?])
-    }
-
-    pub(super) fn scan(&self, opening: &Opening, mut each: impl FnMut(Place, Record) -> Result<()>) -> Result<()> {
-        let tables = self.tables()?;
-        let (mut seen, mut total) = (0_u32, 0);
-        for (_, table) in &tables {
-            total += table.len().map_err(engine)?;
-        }
-        for (start, table) in tables {
-            for row in table.range(0..).map_err(engine)? {
-                let (number, row) = row.map_err(engine)?;
-                let place = start.beside(number.value());
-                each(place, format::decode(row.value()).map_err(|e| at(place, e))?)?;
-                seen = seen.saturating_add(1);
-                if seen.is_multiple_of(ROWS_A_REPORT) {
-                    let done = f64::from(seen) / f64::from(u32::try_from(total).unwrap_or(u32::MAX));
-                    tell(opening, SHARE_OF_CHECK + done.min(1.0) * (1.0 - SHARE_OF_CHECK))?;
-                }
-            }
-        }
-        tell(opening, 1.0)
     }
 }
 

@@ -104,19 +104,24 @@ impl Engine {
     fn read(disk: Arc<dyn Disk>, options: Options) -> Result<(Arc<Shared>, Meta)> {
         let (index, ledger) =
             (Index::new(options.hash_mask, options.policy.attempts_max), Ledger::new(options.capacity));
-        let mut highest_time = 0;
-        let each = |place: Place, record: Record| {
-            highest_time = highest_time.max(record.written.as_millis());
-            index.replace(index.hash(&record.key), None, Some(place));
-            ledger.found(&record);
-            if let Some(tally) = Tally::of(&record) {
-                index.unfinished().insert(record.born, Open { place, tally });
+        let highest_time = AtomicU64::new(0);
+        let each = |rows: Vec<(Place, Record)>| {
+            let records = rows.iter().map(|(_, record)| record);
+            let written = records.clone().map(|record| record.written.as_millis()).max();
+            highest_time.fetch_max(written.unwrap_or_default(), Ordering::Relaxed);
+            ledger.found(records);
+            for (place, record) in &rows {
+                index.found(index.hash(&record.key), *place);
+                if let Some(tally) = Tally::of(record) {
+                    index.unfinished().insert(record.born, Open { place: *place, tally });
+                }
             }
             Ok(())
         };
         let disk = Arc::new(LiveDisk::new(disk));
         let (log, mut meta) = Log::open(Arc::<LiveDisk>::clone(&disk), &options.opening, each)?;
-        meta.highest_time = meta.highest_time.max(highest_time);
+        index.settle();
+        meta.highest_time = meta.highest_time.max(highest_time.load(Ordering::Relaxed));
         let shared = Arc::new(Shared {
             queue: Arc::new(Queue::new(options.queue)),
             index,

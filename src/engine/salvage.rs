@@ -26,7 +26,7 @@ impl Log {
         mut self,
         unknown: Meta,
         opening: &Opening,
-        mut each: impl FnMut(Place, Record) -> Result<()>,
+        each: impl Fn(Vec<(Place, Record)>) -> Result<()>,
     ) -> Result<(Self, Meta)> {
         let known = self.reading(meta::read).ok();
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
@@ -44,8 +44,8 @@ impl Log {
                 false
             })?;
             (found, damaged) = (found + seen.len() as u64, damaged + page.found.len() as u64);
-            let mut counts = seen.into_iter().filter(|(place, _)| self.counts(*place));
-            counts.try_for_each(|(place, record)| each(place, record))?;
+            seen.retain(|(place, _)| self.counts(*place));
+            each(seen)?;
             after = page.after;
             tell(opening, share(found, counted))?;
         }

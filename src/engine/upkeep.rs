@@ -42,7 +42,7 @@ pub(crate) fn compact(path: &Path, opening: &Opening) -> Result<[u64; 2]> {
     let moved =
         Arc::new(Moved { file, bytes: AtomicU64::new(0), of: AtomicU64::new(0), told: opening.progress.clone() });
     let opening = Opening { progress: of_opening, ..opening.clone() };
-    let (log, _) = Log::open(Arc::<Moved>::clone(&moved), &opening, |_, _| Ok(())).map_err(named)?;
+    let (log, _) = Log::open(Arc::<Moved>::clone(&moved), &opening, |_| Ok(())).map_err(named)?;
     let before = log.disk_bytes()?;
     moved.of.store(before, Ordering::Relaxed);
     log.compact().map_err(named)?;

@@ -222,7 +222,7 @@ pub(super) mod tests {
     pub(in crate::engine) fn keep(engine: &Engine, place: Place, record: &Record) {
         write(engine, |tables| tables.put(place, record).unwrap());
         index(engine, place, record);
-        engine.shared.ledger.found(record);
+        engine.shared.ledger.found(std::iter::once(record));
         if let Some(tally) = Tally::of(record) {
             engine.shared.index.unfinished().insert(record.born, Open { place, tally });
         }

@@ -23,8 +23,7 @@ pub(crate) use ordinary::*;
 /// What is the same under a model checker: for what redb calls while it holds locks of its own.
 pub(crate) mod plain {
     pub(crate) use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-    #[cfg(any(test, feature = "testing"))]
-    pub(crate) use std::thread::panicking;
+    pub(crate) use std::thread;
     pub(crate) use std::time::Instant;
 
     pub(crate) use parking_lot::{Mutex, RwLock};

@@ -207,7 +207,7 @@ impl<T> RwLock<T> {
         Self(model::sync::RwLock::new(value))
     }
 
-    pub(crate) fn read(&self) -> model::sync::RwLockReadGuard<'_, T> {
+    pub(crate) fn read(&self) -> RwLockReadGuard<'_, T> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
