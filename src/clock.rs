@@ -175,6 +175,18 @@ impl Timeline {
 mod tests {
     use super::*;
 
+    /// Unless somebody gives another clock a store lives by the system's.
+    #[test]
+    fn the_clock_of_the_machine_tells_its_time_and_goes_on() {
+        let clock = SystemClock::default();
+        let (before, told, after) = (Timestamp::from(SystemTime::now()), clock.wall(), SystemTime::now().into());
+        assert!((before..=after).contains(&told), "{told:?} is not between {before:?} and {after:?}");
+        assert!(told.as_millis() > 1_700_000_000_000, "{told:?}");
+        let elapsed = clock.elapsed();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(clock.elapsed() >= elapsed + Duration::from_millis(2));
+    }
+
     #[test]
     fn p11_the_stores_time_ignores_jumps_of_the_wall_clock() {
         let clock = ManualClock::at(Timestamp::from_millis(1_000));

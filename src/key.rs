@@ -232,6 +232,31 @@ mod tests {
         assert!(!shown.contains("tenant") && !shown.contains("secret"), "{shown}");
     }
 
+    /// Whoever looks for the lines of a key knows it from logs of years ago.
+    #[test]
+    fn the_digest_of_a_key_is_the_same_for_ever_and_is_what_is_shown() {
+        let key = Key::new("checkout/customer-42", "8e03978e").unwrap();
+        assert_eq!(key.digest(), "5246d6f763ae");
+        assert_eq!(format!("{key:?}"), format!("Key(#{})", key.digest()));
+    }
+
+    #[test]
+    fn p9_fingerprints_that_differ_anywhere_are_others() {
+        let one = [0x5A; 32];
+        let differing = |bytes: &[(usize, u8)]| {
+            let mut other = one;
+            for (at, flipped) in bytes {
+                other[*at] ^= flipped;
+            }
+            Fingerprint::from_digest(other) != Fingerprint::from_digest(one)
+        };
+        for at in 0..one.len() {
+            assert!((0..8).all(|bit| differing(&[(at, 1 << bit)])), "in byte {at}");
+        }
+        assert!(differing(&[(3, 7), (9, 7)]) && differing(&[(0, 0xF0), (1, 0x0F), (2, 0xFF)]), "in several");
+        assert!(!differing(&[]));
+    }
+
     #[test]
     fn fingerprints_of_two_algorithms_never_meet() {
         let ours = Fingerprint::of("x");

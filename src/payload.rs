@@ -214,6 +214,18 @@ mod tests {
         round_trip(&Json(vec![Some(1), None]));
     }
 
+    /// What is over the limit by this is refused before it is copied, so it is never more than there are.
+    #[test]
+    fn what_a_payload_says_of_its_length_is_never_too_much() {
+        fn said(value: &impl Payload) -> [usize; 2] {
+            [value.bytes_min(), value.encode().unwrap().len()]
+        }
+        assert_eq!(said(&vec![7_u8; 90]), [90, 90]);
+        assert_eq!(said(&"grün".to_owned()), [5, 5]);
+        assert_eq!(said(&()), [0, 0]);
+        assert_eq!(said(&Bincode(())), [0, 0]);
+    }
+
     #[test]
     fn bytes_of_another_type_are_an_error_that_names_the_type() {
         let error = Bincode::<(u64, u64)>::decode(&[1, 2, 3]).unwrap_err();

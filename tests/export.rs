@@ -279,6 +279,45 @@ fn p6_what_is_unfinished_stays_in_order_and_old_ones_are_found_behind_younger_on
     assert_eq!(listed(&other), names);
 }
 
+/// Other programs read these lines: `docs/format.md` says what is left out.
+#[test]
+fn a_line_says_what_there_is_to_say_of_its_operation_and_no_more() {
+    let clock = ManualClock::at(START);
+    let store = builder(&clock).in_memory().unwrap();
+    let order = store.claim(&key("order"), Fingerprint::from_digest([0xAB; 32])).wait().unwrap();
+    run_of(order).advance("paid", &vec![0_u8; 3]).wait().unwrap();
+    let at = START.as_millis();
+    let digest = "ab".repeat(32);
+    let expected = format!(
+        "{{\"scope\":\"scope\",\"key\":\"order\",\"fingerprint\":{{\"foreign\":\"{digest}\"}},\"state\":\"unfinished\",\
+         \"attempt\":1,\"since\":{at},\"changed_at\":{at},\
+         \"checkpoint\":{{\"name\":\"paid\",\"revision\":1,\"at\":{at},\"payload\":\"AAAA\"}}}}"
+    );
+    assert_eq!(exported(&store).lines().nth(1), Some(&*expected));
+}
+
+#[test]
+fn whoever_imports_is_told_how_many_bytes_are_read() {
+    let (store, _) = filled();
+    let lines = exported(&store);
+    let mut told = Vec::new();
+    let taken = store.import(
+        lines.as_bytes(),
+        |read| {
+            told.push(read);
+            GO_ON
+        },
+        |_| {},
+    );
+    taken.unwrap();
+    let ends = lines.split_inclusive('\n').scan(0, |read, line| {
+        *read += line.len() as u64;
+        Some(*read)
+    });
+    let without_trailer = lines.lines().count() - 1;
+    assert_eq!(told, ends.take(without_trailer).collect::<Vec<_>>());
+}
+
 /// A writer through which the store changes while it is exported.
 struct Busy<'s>(&'s Store, Vec<u8>);
 

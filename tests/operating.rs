@@ -89,7 +89,9 @@ fn what_is_stuck_is_found_mended_and_released() {
     let is_stuck = |progress: &reentry::Progress| progress.state() == State::Stuck;
     let stuck: Vec<_> = store.unfinished().map(Result::unwrap).filter(is_stuck).collect();
     let resumer = Resumer::builder(&store).start(finish).unwrap();
+    assert_eq!(stuck[0].released(), 0);
     assert!(store.release_stuck(stuck[0].key()).wait().unwrap());
+    assert_eq!(store.progress(stuck[0].key()).unwrap().unwrap().released(), 2, "both runs count no more");
     resumer.wake();
     until("the resumer finishes it", || is_paid(&store, "order"));
     assert_eq!(store.stats().unwrap().stuck, 0);
