@@ -7,8 +7,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use reentry::{
-    ErrorKind, Fingerprint, Imported, Key, Loss, ManualClock, Request, Resolution, SimulatedDisk, State, Store,
-    check_export, not_applied,
+    DiskCall, DiskFault, ErrorKind, Fingerprint, Imported, Key, Loss, ManualClock, Request, Resolution, SimulatedDisk,
+    State, Store, check_export, not_applied,
 };
 use support::{START, does, key, kind, request, run, run_of, times_out};
 
@@ -227,10 +227,14 @@ fn what_no_store_could_keep_is_refused() {
         ("\"released\":4", "\"released\":5"),
         ("\"since\":", "\"until\":1,\"since\":"),
         ("{\"blake3\":\"", "{\"blake3\":\"0"),
+        // Its outcome would be kept for longer than its key.
+        ("\"kept_until\":1", "\"kept_until\":9"),
     ];
     for (from, to) in changes {
         assert!(lines.contains(from), "{from}");
-        assert_eq!(kind(import(&other, &lines.replace(from, to))), ErrorKind::Corrupt, "{to}");
+        let error = import(&other, &lines.replace(from, to)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Corrupt, "{to}");
+        assert!(!error.to_string().contains("digest does not match"), "{to} itself is to be refused: {error}");
     }
     other.verify().unwrap();
 }
@@ -277,6 +281,21 @@ fn p6_what_is_unfinished_stays_in_order_and_old_ones_are_found_behind_younger_on
     };
     assert_eq!(listed(&one), names);
     assert_eq!(listed(&other), names);
+}
+
+/// What the disk fails to read is no damage: another time it may be there.
+#[test]
+fn a_disk_that_fails_is_not_passed_over_as_damage() {
+    let (clock, disk) = (ManualClock::at(START), SimulatedDisk::new());
+    let open = || builder(&clock).cache_bytes(0).open_on(&disk).unwrap();
+    let store = open();
+    fill(&store, &clock);
+    store.close().unwrap();
+    let store = open();
+    disk.fail([DiskFault::kind(io::ErrorKind::PermissionDenied).on(&[DiskCall::Read])]);
+    let mut damaged = 0;
+    assert_eq!(kind(store.export_undamaged(io::sink(), |_| GO_ON, |_| damaged += 1)), ErrorKind::Io);
+    assert_eq!(damaged, 0);
 }
 
 /// Other programs read these lines: `docs/format.md` says what is left out.
