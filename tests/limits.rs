@@ -160,6 +160,21 @@ fn p4_a_record_near_its_limit_refuses_the_intent_and_never_the_result() {
     }
 }
 
+/// Four times the largest payload and 16 MiB: here 20, of which one is kept free for the outcome.
+#[test]
+fn p4_an_operation_of_many_large_steps_has_a_limit_unless_somebody_sets_another() {
+    let store = Store::builder().in_memory().unwrap();
+    let mut run: Run = run(&store, &key("a", 0));
+    let result = vec![7_u8; 1024 * 1024];
+    let refused = (0..99).find_map(|nth| {
+        let done = run.step(&format!("charge {nth}")).run_keyed(|_| Ok::<_, Failure>(result.clone()));
+        done.err().map(|error| (nth, error.kind()))
+    });
+    let (done, refused) = refused.unwrap();
+    assert_eq!((refused, done), (ErrorKind::Capacity, 19));
+    run.complete(&result).wait().unwrap();
+}
+
 /// 3 GiB take no memory until somebody touches them; whoever copies them does, which the system tells (Linux).
 #[test]
 fn a_payload_over_the_limit_is_refused_before_it_is_copied() {

@@ -39,7 +39,9 @@ fn assert_hidden(what: &str, shown: &str) {
 }
 
 fn hidden(what: &str, value: &impl Debug) {
-    assert_hidden(what, &format!("{value:?}"));
+    let shown = format!("{value:?}");
+    assert!(shown.chars().any(char::is_alphanumeric), "{what} shows nothing at all");
+    assert_hidden(what, &shown);
     assert_hidden(what, &format!("{value:#?}"));
 }
 
@@ -91,6 +93,9 @@ fn p9_no_value_shows_what_it_stands_for() {
     hidden("the store", &store);
     hidden("its figures", &store.stats().unwrap());
     hidden("a builder", &Store::builder());
+    let resumer = Resumer::builder(&store).start(|_| Ok::<_, Error>(())).unwrap();
+    hidden("a resumer", &resumer);
+    resumer.stop();
     store.verify().unwrap();
 }
 

@@ -249,6 +249,34 @@ fn a_store_that_is_closed_ends_its_threads() {
     resumer.stop();
 }
 
+/// Nobody is told that an operation failed, where all that happened is that the store was closed.
+#[test]
+fn what_is_found_and_not_begun_as_the_store_is_closed_has_not_failed() {
+    thread_local! {
+        static LAST_WORDS: std::cell::RefCell<Option<Sender<()>>> = const { std::cell::RefCell::new(None) };
+    }
+    let store = in_memory();
+    for nth in 0..9 {
+        leave(&store, &key(&nth.to_string()));
+    }
+    let (last_words, of_thread) = channel();
+    let (last_words, failed) = (Mutex::new(Some(last_words)), Arc::new(AtomicUsize::new(0)));
+    let (of_hook, of_work) = (Arc::clone(&failed), store.clone());
+    let resumer = builder(&store).concurrency(1).on_failure(move |_, _| {
+        of_hook.fetch_add(1, Ordering::SeqCst);
+    });
+    let resumer = resumer.start(move |run: Run| {
+        LAST_WORDS.set(last_words.lock().unwrap().take());
+        complete(run)?;
+        of_work.close()
+    });
+    let resumer = resumer.unwrap();
+    // The thread has a sender until it ends, by itself: the resumer is still there.
+    ended(&of_thread);
+    assert_eq!((resumer.stats().runs, failed.load(Ordering::SeqCst)), (1, 0));
+    resumer.stop();
+}
+
 /// A resumer of one thread that is at work on the first of two operations, until it is let go.
 fn at_work(store: &Store) -> (Resumer, Sender<()>, Receiver<&'static str>) {
     leave(store, &key("first"));
