@@ -200,6 +200,7 @@ impl Index {
     fn settle_in(&self, shard: &mut Shard) {
         let Shard { slots, found, .. } = shard;
         self.operations.fetch_add(found.len() as u64, Ordering::Relaxed);
+        slots.reserve(found.len(), Slot::spread);
         for slot in found.drain(..) {
             self.count_tombstone(None, Some(slot.place()));
             slots.insert_unique(slot.spread(), slot, Slot::spread);
