@@ -72,7 +72,12 @@ impl Head {
         match disk.read(0, &mut bytes) {
             Ok(()) if bytes.starts_with(&MAGIC) => {}
             Ok(()) => return Ok(None),
-            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                let mut start = [0; MAGIC.len()];
+                let is_ours = disk.read(0, &mut start).is_ok() && start == MAGIC;
+                let cut = || Error::new(ErrorKind::Corrupt, "the file was cut short: it ends within its head");
+                return if is_ours { Err(cut()) } else { Ok(None) };
+            }
             Err(error) => return Err(engine(redb::Error::Io(error))),
         }
         let (fields, crc) = bytes.split_last_chunk::<4>().ok_or_else(damaged)?;
@@ -299,12 +304,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_file_that_is_shorter_than_a_head_has_none() {
+    fn a_file_that_is_shorter_than_a_head_has_none_or_was_cut_within_it() {
         let disk = Memory::default();
-        for bytes in [&[][..], &MAGIC, &[7; 19]] {
+        let read = |bytes: &[u8]| {
             disk.set_len(0).unwrap();
             disk.write(0, bytes).unwrap();
-            assert_eq!(Head::read(&disk).unwrap(), None);
+            Head::read(&disk)
+        };
+        for bytes in [&[][..], &MAGIC[..7], &REDB_MAGIC, &[7; 19]] {
+            assert_eq!(read(bytes).unwrap(), None);
+        }
+        for cut in [8, 12, 19] {
+            let mut head = [0; 19];
+            head[..8].copy_from_slice(&MAGIC);
+            assert_eq!(read(&head[..cut]).unwrap_err().kind(), ErrorKind::Corrupt);
         }
     }
 }
