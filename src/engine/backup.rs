@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use super::capacity::Kept;
 use super::disk::Disk;
-use super::log::{Access, Log, OnProgress, OpenCheck, Opening, broken_off};
+use super::log::{Access, Log, OnProgress, OpenCheck, Opening, broken_off, share};
 use super::queue::Shut;
 use super::snapshot::Snapshot;
 use super::{Engine, file};
@@ -141,11 +141,6 @@ fn copy(snapshot: &Snapshot, target: &dyn Disk, progress: &Arc<OnProgress>) -> R
         }
     }
     target.sync().map_err(unwritable)
-}
-
-#[expect(clippy::cast_precision_loss, reason = "a share for people needs no exactness")]
-pub(super) fn share(done: u64, of: u64) -> f64 {
-    if of == 0 { 1.0 } else { (done as f64 / of as f64).min(1.0) }
 }
 
 fn unreadable(error: std::io::Error) -> Error {

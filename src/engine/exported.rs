@@ -2,10 +2,9 @@
 
 use std::sync::Arc;
 
-use super::backup::share;
 use super::error::unwound;
 use super::list::{Order, len};
-use super::log::{Place, at};
+use super::log::{Place, at, share};
 use super::queue::Shut;
 use super::request::{Adopted, Carried, Reply};
 use super::{Engine, ErrorKind};

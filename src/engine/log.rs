@@ -484,6 +484,11 @@ pub(super) fn tell(opening: &Opening, share: f64) -> Result<()> {
     }
 }
 
+#[expect(clippy::cast_precision_loss, reason = "a share for people needs no exactness")]
+pub(super) fn share(done: u64, of: u64) -> f64 {
+    if of == 0 { 1.0 } else { (done as f64 / of as f64).min(1.0) }
+}
+
 /// Whoever was told of the progress wants no more of it.
 pub(crate) fn broken_off() -> Error {
     Error::new(ErrorKind::Cancelled, "broken off by its own report of progress; nothing is left of it")

@@ -6,10 +6,9 @@
 
 use redb::ReadTransaction;
 
-use super::backup::share;
 use super::error::{engine, unwound};
 use super::list::{Order, Page, check_place, len, out_of_order, read_row};
-use super::log::{Log, Opening, Place, at, tell};
+use super::log::{Log, Opening, Place, at, share, tell};
 use super::meta::{self, Meta};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;

@@ -9,9 +9,8 @@ use std::vec;
 
 use redb::{ReadOnlyTable, ReadableTableMetadata};
 
-use super::backup::share;
 use super::error::{engine, unwound};
-use super::log::{OpenCheck, Opening, Place, at, tell};
+use super::log::{OpenCheck, Opening, Place, at, share, tell};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, format};
 use crate::sync::plain::{AtomicBool, AtomicU64, Mutex, Ordering, thread};

@@ -7,11 +7,10 @@ use std::{fmt, io};
 
 use redb::{Database, ReadableDatabase, WriteTransaction};
 
-use super::backup::share;
 use super::disk::Disk;
 use super::error::{engine, unwound};
 use super::file::{self, RealFile};
-use super::log::{Access, Log, OnProgress, Opening};
+use super::log::{Access, Log, OnProgress, Opening, share};
 use super::meta::{self, FORMAT_VERSION};
 use super::request::harmless;
 use crate::error::{Error, ErrorKind, Result};

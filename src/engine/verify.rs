@@ -5,10 +5,9 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 
 use super::Shared;
-use super::backup::share;
 use super::capacity::{Kept, Scopes};
 use super::index::NUMBER_MAX;
-use super::log::{Place, broken_off};
+use super::log::{Place, broken_off, share};
 use super::unfinished::{Open, Tally};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
