@@ -54,8 +54,9 @@ pub enum OpenCheck {
     /// hidden key is executed twice.
     #[default]
     Full,
-    /// Only what redb and this crate read anyway. For those who know why the file cannot have been damaged: damage to
-    /// any page that a commit writes anew may then show only at the first one, and end the process there.
+    /// Only what redb and this crate read anyway: every row, and that there are as many as the tables count. For those
+    /// who know why the file cannot have been damaged: damage to any page that a commit writes anew may then show only
+    /// at the first one, and end the process there.
     Quick,
 }
 
