@@ -158,6 +158,7 @@ mod tests {
     fn no_two_stores_have_one_id() {
         let ids = [random_id(), random_id(), random_id()];
         assert!(ids[0] != ids[1] && ids[1] != ids[2]);
+        assert!((0..16).all(|byte| (0..9).map(|_| random_id()[byte]).any(|other| other != ids[0][byte])), "all of it");
         assert!(ids.iter().all(|id| id[..8] != id[8..]), "both halves are drawn");
     }
 }
