@@ -232,12 +232,17 @@ fn p10_a_listing_tells_a_disk_that_fails_from_a_page_that_is_damaged() {
     for nth in 0..80 {
         run(&store, &key(&nth.to_string())).complete(&vec![7_u8; 100]).wait().unwrap();
     }
+    (0..20).for_each(|nth| drop(run(&store, &key(&format!("open {nth}")))));
     store.close().unwrap();
     let mut failed = 0;
-    for after in 0..12 {
+    for (after, only_unfinished) in (0..12).flat_map(|after| [(after, false), (after, true)]) {
         let store = builder().open_to_read_on(&disk).unwrap();
         disk.fail([DiskFault::os(5).on(&[DiskCall::Read]).after(after)]);
-        let errors: Vec<_> = store.operations().filter_map(Result::err).collect();
+        let errors: Vec<_> = if only_unfinished {
+            store.unfinished().filter_map(Result::err).collect()
+        } else {
+            store.operations().filter_map(Result::err).collect()
+        };
         disk.fail(None);
         // It ends the listing, and redb after it.
         let is_disk = |error: &Error| matches!(error.kind(), ErrorKind::Io | ErrorKind::Failed);

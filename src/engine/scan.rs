@@ -59,8 +59,7 @@ where
     for (_, table) in tables {
         counted = counted.saturating_add(table.len().map_err(engine)?);
     }
-    // Where no page was checked what leads to a row may be damaged: then all of them are walked in their order.
-    let threads = if opening.check == OpenCheck::Full { threads(counted) } else { 1 };
+    let threads = threads(counted, opening.check);
     let read = |seen| tell(opening, SHARE_OF_CHECK + share(seen, counted) * (1.0 - SHARE_OF_CHECK));
     match Scan::new(parts(tables, threads)?, each).run(threads, read)? {
         seen if seen == counted => tell(opening, 1.0),
@@ -75,8 +74,12 @@ fn panicked() -> Error {
     Error::new(ErrorKind::Failed, "a thread that read the file panicked")
 }
 
-/// How many threads so many rows are read on.
-fn threads(rows: u64) -> usize {
+/// How many threads so many rows are read on. Where no page was checked what leads to a row may be damaged: then all of
+/// them are walked in their order, on one.
+fn threads(rows: u64, check: OpenCheck) -> usize {
+    if check == OpenCheck::Quick {
+        return 1;
+    }
     let worth = usize::try_from(rows / ROWS_A_THREAD).unwrap_or(usize::MAX);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     processors.min(worth).clamp(1, THREADS_MAX)
@@ -284,9 +287,11 @@ mod tests {
     #[test]
     fn as_many_threads_are_started_as_there_are_processors_for_many_rows_and_none_for_few() {
         let processors = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        assert_eq!([0, ROWS_A_THREAD, 2 * ROWS_A_THREAD - 1].map(threads), [1, 1, 1]);
-        assert_eq!(threads(2 * ROWS_A_THREAD), processors.min(2));
-        assert_eq!(threads(u64::MAX), processors);
+        let checked = |rows| threads(rows, OpenCheck::Full);
+        assert_eq!([0, ROWS_A_THREAD, 2 * ROWS_A_THREAD - 1].map(checked), [1, 1, 1]);
+        assert_eq!(checked(2 * ROWS_A_THREAD), processors.min(2));
+        assert_eq!(checked(u64::MAX), processors);
+        assert_eq!(threads(u64::MAX, OpenCheck::Quick), 1);
     }
 
     #[test]
