@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 use std::{env, fs};
 
-use reentry::Store;
+use reentry::{Claim, Fingerprint, Key, Store};
 
 use super::audit::Told;
 use super::folder;
@@ -113,4 +113,38 @@ fn p2_the_folder_of_a_new_store_is_synced_after_the_store_has_its_name() {
     assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{trace}");
     let synced = format!("<{}>", folder.path().display());
     assert!(lines.any(|line| line.contains(" fsync(") && line.contains(&synced)), "{trace}");
+}
+
+/// A power cut after it would else leave pages half moved.
+#[test]
+fn p2_what_compacting_moves_is_synced_before_it_is_told() {
+    if !can_trace() {
+        return;
+    }
+    let folder = folder();
+    let (path, trace) = (store_in(folder.path()), folder.path().join("trace"));
+    let store = Store::open(&path).unwrap();
+    let keys: Vec<_> = (0..40).map(|nth| Key::new("orders", nth.to_string()).unwrap()).collect();
+    for key in &keys {
+        let Claim::Run(run) = store.claim(key, Fingerprint::of("order")).wait().unwrap() else { panic!() };
+        run.complete(&vec![7_u8; 100_000]).wait().unwrap();
+    }
+    // The first are left at the end of the file.
+    for key in &keys[..39] {
+        assert!(store.forget(key).wait().unwrap());
+    }
+    store.close().unwrap();
+    let before = fs::metadata(&path).unwrap().len();
+    let calls = "trace=pwrite64,ftruncate,fdatasync";
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qqq", "-o"]).arg(&trace).args(["-e", calls, "-P"]).arg(&path);
+    let done = strace.arg(env!("CARGO_BIN_EXE_reentry")).arg("compact").arg(&path).output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert!(fs::metadata(&path).unwrap().len() < before / 2, "nothing was moved");
+    let trace = fs::read_to_string(trace).unwrap();
+    let last = |call: &str| trace.rfind(call);
+    assert!(last("ftruncate(").is_some() && last("pwrite64(").is_some(), "{trace}");
+    assert!(last("fdatasync(") > last("pwrite64(").max(last("ftruncate(")), "{trace}");
+    let synced = trace.lines().filter(|line| line.contains("fdatasync(")).count();
+    assert!(synced >= 4, "not after each of redb's commits: {trace}");
 }
