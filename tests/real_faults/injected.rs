@@ -96,23 +96,30 @@ fn p2_p10_a_server_whose_calls_are_injected_with_errors_loses_nothing_that_it_to
     assert!(met > tried / 4, "of {tried} only {met} met their fault");
 }
 
-/// A power cut would else take the name of a store away in which orders were acknowledged.
+/// A power cut would else take the name of a store away in which orders were acknowledged: also where its maker died
+/// before that was durable, and another goes on.
 #[test]
-fn p2_the_folder_of_a_new_store_is_synced_after_the_store_has_its_name() {
+fn p2_the_folder_of_a_store_is_synced_after_the_store_has_its_name_and_whenever_it_is_opened() {
     if !can_trace() {
         return;
     }
     let folder = folder();
-    let trace = folder.path().join("trace");
-    let calls = ["strace", "-f", "-y", "-qqq", "-o", trace.to_str().unwrap(), "-e", "trace=link,linkat,fsync"];
-    let mut process = Process::start(folder.path(), 0, 1, 1, &calls.map(str::to_owned));
-    process.hear_out();
-    assert!(process.child.wait().unwrap().success());
-    let trace = fs::read_to_string(trace).unwrap();
-    let mut lines = trace.lines().skip_while(|line| !line.contains(" link"));
-    assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{trace}");
     let synced = format!("<{}>", folder.path().display());
-    assert!(lines.any(|line| line.contains(" fsync(") && line.contains(&synced)), "{trace}");
+    let is_synced = |line: &str| line.contains(" fsync(") && line.contains(&synced);
+    let trace = || {
+        let trace = folder.path().join("trace");
+        let calls = ["strace", "-f", "-y", "-qqq", "-o", trace.to_str().unwrap(), "-e", "trace=link,linkat,fsync"];
+        let mut process = Process::start(folder.path(), 0, 1, 1, &calls.map(str::to_owned));
+        process.hear_out();
+        assert!(process.child.wait().unwrap().success());
+        fs::read_to_string(trace).unwrap()
+    };
+    let made = trace();
+    let mut lines = made.lines().skip_while(|line| !line.contains(" link"));
+    assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{made}");
+    assert!(lines.any(is_synced), "{made}");
+    let opened = trace();
+    assert!(!opened.contains(" link") && opened.lines().any(is_synced), "{opened}");
 }
 
 /// A power cut after it would else leave pages half moved.
