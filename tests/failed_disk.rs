@@ -499,6 +499,22 @@ fn p2_p10_what_landed_on_a_disk_that_stayed_full_shows_once_it_is_mended() {
     assert!(landed > 0, "no write that failed was the one that made its commit");
 }
 
+/// Each try closes the file and opens it anew: those who come meanwhile are refused without one. From one to the next it
+/// is left alone for twice as long.
+#[test]
+fn p10_a_full_disk_is_left_alone_for_a_while_however_many_ask() {
+    let disk = SimulatedDisk::new().with_journal(0);
+    let store = Store::builder().cache_bytes(0).open_on(&disk).unwrap();
+    disk.fail([DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS).for_ever()]);
+    for nth in 0..500 {
+        assert_eq!(kind(store.claim(&key(&nth.to_string()), request()).wait()), ErrorKind::Full);
+    }
+    // On the slowest of machines too: ten tries take twenty seconds.
+    assert!((1..100).contains(&disk.failed()), "{} calls met the full disk", disk.failed());
+    disk.fail(None);
+    drop(until_taken(|| store.claim(&key("order"), request()).wait()));
+}
+
 /// Whoever looks at what is over asks for its time to be put on disk. Nothing is in doubt where that fails.
 #[test]
 fn p10_a_look_that_the_disk_fails_is_told_so_and_not_that_nobody_knows() {
