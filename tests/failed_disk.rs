@@ -499,8 +499,8 @@ fn p2_p10_what_landed_on_a_disk_that_stayed_full_shows_once_it_is_mended() {
     assert!(landed > 0, "no write that failed was the one that made its commit");
 }
 
-/// Each try closes the file and opens it anew: those who come meanwhile are refused without one. From one to the next it
-/// is left alone for twice as long.
+/// Each try closes the file and opens it anew: those who come meanwhile are refused without one. From one to the next
+/// it is left alone for twice as long.
 #[test]
 fn p10_a_full_disk_is_left_alone_for_a_while_however_many_ask() {
     let disk = SimulatedDisk::new().with_journal(0);
