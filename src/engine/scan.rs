@@ -18,8 +18,8 @@ use crate::sync::plain::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
 /// The part of opening that checking the pages is taken for; the rest is reading the rows.
 pub(super) const SHARE_OF_CHECK: f64 = 0.5;
 
-/// How many rows are given at once: few, so that the next find the memory of those before at hand.
-const ROWS_AT_ONCE: usize = 16;
+/// How many rows are given at once: so few that an allocator has the memory of those before at hand for the next.
+const ROWS_AT_ONCE: usize = 6;
 
 /// How many rows a thread reads from one report of progress to the next.
 const ROWS_A_REPORT: u64 = 16 * 1024;
