@@ -1,7 +1,7 @@
 //! Reading every row of a file that is being opened: on several threads where it holds many.
 //!
 //! Invariants:
-//! 1. Each row is given once, and all that the tables count are.
+//! 1. Each row is given once, and all that the tables count are, whatever is damaged of the pages that lead to them.
 //! 2. Only the thread that opens the file tells how far that is.
 
 use std::ops::RangeInclusive;
@@ -10,7 +10,8 @@ use std::vec;
 use redb::{ReadOnlyTable, ReadableTableMetadata};
 
 use super::error::{engine, unwound};
-use super::log::{OpenCheck, Opening, Place, at, share, tell};
+use super::list::out_of_order;
+use super::log::{Opening, Place, at, share, tell};
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, format};
 use crate::sync::plain::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
@@ -59,7 +60,7 @@ where
     for (_, table) in tables {
         counted = counted.saturating_add(table.len().map_err(engine)?);
     }
-    let threads = threads(counted, opening.check);
+    let threads = threads(counted);
     let read = |seen| tell(opening, SHARE_OF_CHECK + share(seen, counted) * (1.0 - SHARE_OF_CHECK));
     match Scan::new(parts(tables, threads)?, each).run(threads, read)? {
         seen if seen == counted => tell(opening, 1.0),
@@ -74,12 +75,8 @@ fn panicked() -> Error {
     Error::new(ErrorKind::Failed, "a thread that read the file panicked")
 }
 
-/// How many threads so many rows are read on. Where no page was checked what leads to a row may be damaged: then all of
-/// them are walked in their order, on one.
-fn threads(rows: u64, check: OpenCheck) -> usize {
-    if check == OpenCheck::Quick {
-        return 1;
-    }
+/// How many threads so many rows are read on.
+fn threads(rows: u64) -> usize {
     let worth = usize::try_from(rows / ROWS_A_THREAD).unwrap_or(usize::MAX);
     let processors = thread::available_parallelism().map_or(1, usize::from);
     processors.min(worth).clamp(1, THREADS_MAX)
@@ -186,12 +183,18 @@ impl<'a, E: Fn(Vec<(Place, Record)>) -> Result<()> + Sync> Scan<'a, E> {
     }
 
     fn read(&self, part: Part<'_>, mut give: impl FnMut(Vec<(Place, Record)>) -> Result<()>) -> Result<()> {
-        let mut rows = part.table.range(part.numbers).map_err(engine)?;
+        let mut rows = part.table.range(part.numbers.clone()).map_err(engine)?;
+        let (mut least, most) = part.numbers.into_inner();
         while !self.is_over.load(Ordering::Relaxed) {
             let mut found = Vec::with_capacity(ROWS_AT_ONCE);
             for row in rows.by_ref().take(ROWS_AT_ONCE) {
                 let (number, row) = row.map_err(engine)?;
-                let place = part.start.beside(number.value());
+                let (number, place) = (number.value(), part.start.beside(number.value()));
+                // So none is given twice in the place of one that is missing.
+                if number < least || number > most {
+                    return Err(at(place, out_of_order()));
+                }
+                least = number.saturating_add(1);
                 found.push((place, format::decode(row.value()).map_err(|e| at(place, e))?));
             }
             if found.is_empty() {
@@ -287,11 +290,9 @@ mod tests {
     #[test]
     fn as_many_threads_are_started_as_there_are_processors_for_many_rows_and_none_for_few() {
         let processors = thread::available_parallelism().map_or(1, usize::from).min(THREADS_MAX);
-        let checked = |rows| threads(rows, OpenCheck::Full);
-        assert_eq!([0, ROWS_A_THREAD, 2 * ROWS_A_THREAD - 1].map(checked), [1, 1, 1]);
-        assert_eq!(checked(2 * ROWS_A_THREAD), processors.min(2));
-        assert_eq!(checked(u64::MAX), processors);
-        assert_eq!(threads(u64::MAX, OpenCheck::Quick), 1);
+        assert_eq!([0, ROWS_A_THREAD, 2 * ROWS_A_THREAD - 1].map(threads), [1, 1, 1]);
+        assert_eq!(threads(2 * ROWS_A_THREAD), processors.min(2));
+        assert_eq!(threads(u64::MAX), processors);
     }
 
     #[test]
