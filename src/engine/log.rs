@@ -50,13 +50,12 @@ pub(crate) enum Place {
 /// How thoroughly a store is checked when it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum OpenCheck {
-    /// Every page's checksum: about a second for a gigabyte. Without it, damage to the file can hide a key, and a
-    /// hidden key is executed twice.
+    /// Every page's checksum: about a second for a gigabyte.
     #[default]
     Full,
-    /// Only what redb and this crate read anyway: every row, and that there are as many as the tables count. For those
-    /// who know why the file cannot have been damaged: damage to any page that a commit writes anew may then show only
-    /// at the first one, and end the process there.
+    /// The rows alone: each by its own checksum, in their order, and that there are as many as the tables count, so
+    /// that none is hidden whose key would be executed twice. For those who know why the file cannot have been damaged:
+    /// damage to any page that a commit writes anew may then show only at the first one, and end the process there.
     Quick,
 }
 
