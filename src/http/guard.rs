@@ -383,3 +383,21 @@ fn grpc_status(headers: &HeaderMap) -> Option<StatusCode> {
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    /// By these the preset decides what is kept.
+    #[test]
+    fn every_status_of_grpc_stands_for_one_of_http() {
+        let expected = [200, 500, 500, 400, 500, 404, 409, 403, 429, 400, 500, 400, 500, 500, 500, 500, 401, 500];
+        for (code, expected) in expected.into_iter().enumerate() {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from(code))]);
+            assert_eq!(grpc_status(&headers).map(|status| status.as_u16()), Some(expected), "{code}");
+        }
+        assert_eq!(grpc_status(&HeaderMap::new()), None);
+    }
+}

@@ -339,6 +339,11 @@ mod tests {
     ];
 
     #[test]
+    fn a_code_is_shown_as_clients_see_it() {
+        assert!(ALL.iter().all(|code| code.to_string() == code.as_str() && !code.as_str().is_empty()));
+    }
+
+    #[test]
     fn every_problem_is_valid_json_with_all_its_members() {
         let style = ProblemStyle { documentation: Some("https://example.org/\"\\\n\u{1}ü".to_owned()), ..style() };
         for code in ALL {

@@ -280,7 +280,8 @@ mod tests {
     fn an_answer_is_kept_in_these_bytes() {
         assert_eq!(golden().encode().unwrap(), GOLDEN);
         assert_eq!(StoredResponse::decode(GOLDEN).unwrap(), golden());
-        assert_eq!(golden().bytes(), GOLDEN.len());
+        assert_eq!([golden().bytes(), golden().bytes_min()], [GOLDEN.len(); 2]);
+        assert_eq!((golden().status(), golden().body()), (StatusCode::CREATED, &b"ok"[..]));
         let not_captured = b"\0reHTTP\x01\x01\xc8\x00\x00\x00\x00\x00\x00\x00\x00\x00";
         assert_eq!(StoredResponse::not_captured(StatusCode::OK).encode().unwrap(), not_captured);
         assert!(!StoredResponse::decode(not_captured).unwrap().is_captured());
@@ -295,7 +296,8 @@ mod tests {
         let mut trailers = HeaderMap::new();
         trailers.append("grpc-status", HeaderValue::from_static("0"));
         let kept = StoredResponse::captured(StatusCode::OK, headers, trailers, Bytes::from_static(&[0, 255]));
-        assert_eq!(StoredResponse::decode(&kept.encode().unwrap()).unwrap(), kept);
+        let bytes = kept.encode().unwrap();
+        assert_eq!((StoredResponse::decode(&bytes).unwrap(), kept.bytes_min()), (kept, bytes.len()));
     }
 
     #[test]
@@ -312,6 +314,9 @@ mod tests {
         newer[MAGIC.len()] = 2;
         let error = StoredResponse::decode(&newer).unwrap_err();
         assert!(error.kind() == ErrorKind::Codec && error.to_string().contains("newer"), "{error}");
+        newer[MAGIC.len()] = 0;
+        let error = StoredResponse::decode(&newer).unwrap_err();
+        assert!(error.kind() == ErrorKind::Codec && error.to_string().contains("damaged"), "{error}");
         assert!(is_kept_answer(&newer) && !is_kept_answer(b"{}") && !is_kept_answer(b""));
     }
 

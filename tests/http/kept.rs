@@ -1,12 +1,12 @@
 //! What is kept of an answer, and what is given again.
 
 use axum::extract::{Path, State};
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Extension, Router};
 use reentry::Store;
-use reentry::http::{IdempotencyLayer, Keep, Preset};
+use reentry::http::{IdempotencyLayer, Keep, Preset, StoredResponse};
 use reentry::testing::conformance::WireAnswer;
 
 use crate::server::{Runs, Server, code, is_replayed, principal, serve, store, streamed, text};
@@ -77,6 +77,31 @@ fn p5_a_replay_is_equal_in_status_kept_headers_and_body() {
     }
     assert_eq!(runs.count(), 1);
     server.store.verify().unwrap();
+}
+
+/// What an operator sees of it, and what `Outcome` tells: the status decides.
+#[test]
+fn an_answer_that_says_that_it_failed_is_the_outcome_of_a_failure() {
+    let asked = |Path(status): Path<u16>| async move { (StatusCode::from_u16(status).unwrap(), Keep::Answer, "told") };
+    let store = store();
+    let server = serve(store.clone(), layer(&store), Router::new().route("/{status}", post(asked)));
+    for (status, is_success) in [(200, true), (302, true), (404, false), (422, false), (500, false), (503, false)] {
+        let key = status.to_string();
+        assert_eq!(server.post(&format!("/{status}"), &key, "").status, status);
+        assert!(is_replayed(&server.post(&format!("/{status}"), &key, "")));
+        let known = server.store.operations().map(Result::unwrap).find(|progress| progress.key().key() == key).unwrap();
+        assert_eq!(known.outcome().unwrap().is_success(), is_success, "{status}");
+    }
+}
+
+/// A handler of axum gives an answer that it has as it was kept.
+#[tokio::test]
+async fn a_stored_answer_is_a_response() {
+    let stored =
+        StoredResponse::new(StatusCode::CREATED, "two pizzas").header(header::ETAG, HeaderValue::from_static("7"));
+    let response = IntoResponse::into_response(stored);
+    assert_eq!((response.status(), &response.headers()["etag"]), (StatusCode::CREATED, &HeaderValue::from_static("7")));
+    assert_eq!(axum::body::to_bytes(response.into_body(), 99).await.unwrap(), "two pizzas");
 }
 
 #[test]
