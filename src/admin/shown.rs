@@ -201,6 +201,14 @@ mod tests {
     }
 
     #[test]
+    fn text_that_is_cut_off_within_a_character_is_text_and_other_bytes_are_none() {
+        assert_eq!(as_text("grün".as_bytes()), Some("grün"));
+        assert_eq!(as_text(&"grün".as_bytes()[..3]), Some("gr"));
+        assert_eq!(as_text(&"ü".as_bytes()[..1]), None, "nothing of it is text");
+        assert_eq!(as_text(b"gr\xfcn"), None);
+    }
+
+    #[test]
     fn spans_numbers_and_sizes_are_shown_in_the_units_that_fit() {
         for (millis, shown) in [
             (0, "0 ms"),
@@ -210,7 +218,9 @@ mod tests {
             (60_000, "1 min 0 s"),
             (3_600_000, "1 h 0 min"),
             (86_399_999, "23 h 59 min"),
+            (11_100_000, "3 h 5 min"),
             (90_000_000, "1 d 1 h"),
+            (788_400_000, "9 d 3 h"),
         ] {
             assert_eq!(span(Duration::from_millis(millis)), shown);
         }

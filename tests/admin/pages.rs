@@ -38,6 +38,13 @@ fn the_overview_tells_what_needs_somebody_and_leads_there() {
         row.last().unwrap().to_string()
     };
     assert_eq!([figure("Unfinished"), figure("Owned"), figure("In doubt"), figure("Stuck")], ["3", "1", "1", "1"]);
+    // How the last commits were spread, in four shares each.
+    for (name, unit) in [("Commit", 's'), ("Sync", 's'), ("Batch", '1')] {
+        let rows = page.rows();
+        let row =
+            rows.iter().find(|row| row.first().is_some_and(|cell| cell.starts_with(&format!("{name} ")))).unwrap();
+        assert!(row.len() == 5 && row[1..].iter().all(|cell| cell.ends_with(unit)), "{row:?}");
+    }
     let left = page.text().split("Nothing").count();
     assert_eq!((left, page.text().contains("3 operations unfinished, the oldest claimed 2.0 s ago")), (1, true));
     assert!(page.text().contains("As of 2023-11-14 22:13:22.000 UTC"), "{}", page.text());
