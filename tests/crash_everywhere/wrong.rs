@@ -42,6 +42,21 @@ fn an_effect_outside_of_a_step_happens_twice() {
     assert!(mistake.place().starts_with(place), "{report}");
     assert!(mistake.story().iter().any(|line| line.contains("`mail` happens, outside of a step")), "{report}");
     assert_eq!(report.count("mail").unwrap().most(), 2);
+    let more = mistake.places() - 1;
+    assert!(more > 5 && report.to_string().contains(&format!("and in {more} more trials")), "{report}");
+}
+
+#[test]
+fn how_often_an_effect_happened_is_told_in_words() {
+    let report = once(|store, world| {
+        claim(store, pizzas(), |run| {
+            world.happens("mail", || ());
+            world.happens("mail", || ());
+            text(&run.complete(&"done".to_owned()).wait()?)
+        })
+    });
+    is(&report, MistakeKind::Twice, Some("mail"), "outside of a step");
+    assert_eq!(only(&report).what(), "the effect `mail` happened 3 times instead of twice");
 }
 
 #[test]
@@ -99,6 +114,8 @@ fn p4_a_recheck_that_takes_everything_for_done_lets_it_never_happen() {
         })
     });
     is(&report, MistakeKind::Never, Some("charge"), "the step `charge` has a result, though it never happened");
+    let told = "the effect `charge` never happened, though the client was told that it is done";
+    assert_eq!(only(&report).what(), told);
 }
 
 #[test]
