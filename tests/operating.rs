@@ -9,8 +9,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use reentry::{
-    Claim, Condition, DiskCall, DiskFault, EffectId, Error, ErrorKind, Failure, ManualClock, Resolution, Resumer, Run,
-    SimulatedDisk, State, Store,
+    Claim, Condition, DiskCall, DiskFault, EffectId, Error, ErrorKind, Failure, ManualClock, OpenCheck, Resolution,
+    Resumer, Run, SimulatedDisk, State, Store,
 };
 use support::{START, key, kind, request, run, times_out, until};
 use tempfile::tempdir;
@@ -262,4 +262,27 @@ fn p10_a_listing_tells_a_disk_that_fails_from_a_page_that_is_damaged() {
     fs::write(&path, image).unwrap();
     let error = store.operations().find_map(Result::err).unwrap();
     assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("the rest of table"), "{error}");
+}
+
+/// So many that their rows are read on several threads.
+#[test]
+fn p1_p2_a_store_of_many_operations_knows_each_of_them_once_it_is_opened_anew() {
+    let disk = SimulatedDisk::new();
+    let builder = || Store::builder().scope_operations_max(1_000_000);
+    let store = builder().open_on(&disk).unwrap();
+    let name = |nth: u32| key(&nth.to_string());
+    for batch in 0..4 {
+        let claims: Vec<_> = (0..10_000).map(|nth| store.claim(&name(batch * 10_000 + nth), request())).collect();
+        for claim in claims {
+            drop(claim.wait().unwrap());
+        }
+    }
+    store.close().unwrap();
+    for check in [OpenCheck::Full, OpenCheck::Quick] {
+        let store = builder().check(check).open_on(&disk).unwrap();
+        assert_eq!(store.verify().unwrap().operations, 40_000);
+        assert_eq!(store.stats().unwrap().unfinished, 40_000);
+        assert!((0..40_000).step_by(7).all(|nth| store.progress(&name(nth)).unwrap().is_some()));
+        store.close().unwrap();
+    }
 }

@@ -451,6 +451,22 @@ const _: () = assert!((size_of::<Slot>() + 1) * 16 / 7 <= 32);
 mod tests {
     use super::*;
 
+    /// All under one hash, so that its part takes some of them in before the end.
+    #[test]
+    fn p1_all_that_is_found_stands_in_the_index_once_it_is_settled() {
+        let index = Index::new(0, 1);
+        let hash = index.hash(&Key::new("scope", "key").unwrap());
+        let many = 2 * FOUND_AT_ONCE as u64 + 7;
+        let place = |number| if number % 5 == 0 { Place::Tombstone(number) } else { Place::Log(number) };
+        (0..many).for_each(|number| index.found(hash, place(number)));
+        assert_eq!(index.operations(), 2 * FOUND_AT_ONCE as u64);
+        index.settle();
+        let mut found: Vec<_> = index.shard(hash).places(hash).collect();
+        found.sort_by_key(|place| place.number());
+        assert_eq!(found, (0..many).map(place).collect::<Vec<_>>());
+        assert_eq!((index.operations(), index.tombstones()), (many, many.div_ceil(5)));
+    }
+
     fn key(n: u64) -> Key {
         Key::new("scope", n.to_string()).unwrap()
     }
