@@ -16,7 +16,7 @@ use reentry::{Advance, Builder, Claim, ErrorKind, ManualClock, Request, Revision
 
 use support::{START, database, keep_one_damaged_of_three, key, kind, run, run_of};
 
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
+const UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -101,11 +101,11 @@ fn p10_a_row_under_a_number_that_was_never_given_is_refused() {
     drop(run(&store, &key("a")));
     store.close().unwrap();
     let transaction = database(&path).begin_write().unwrap();
-    let mut log = transaction.open_table(LOG).unwrap();
-    let row = log.first().unwrap().unwrap().1.value().to_vec();
-    log.pop_first().unwrap();
-    log.insert(1 << 40, row.as_slice()).unwrap();
-    drop(log);
+    let mut rows = transaction.open_table(UNFINISHED).unwrap();
+    let row = rows.first().unwrap().unwrap().1.value().to_vec();
+    rows.pop_first().unwrap();
+    rows.insert(1 << 40, row.as_slice()).unwrap();
+    drop(rows);
     transaction.commit().unwrap();
     let error = Store::open(&path).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && format!("{error:?}").contains("never given"), "{error:?}");

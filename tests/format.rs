@@ -1,7 +1,8 @@
 //! Files of every released format open for ever, and are laid out as `docs/format.md` says.
 //!
-//! `tests/fixtures/v1.reentry` was closed, `tests/fixtures/v1-unclean.reentry` was left as a crash leaves it. Both were
-//! made by `REENTRY_MAKE_FIXTURES=1 cargo test --test format`, and are never made again: a new format gets new files.
+//! `tests/fixtures/v2.reentry` was closed, `tests/fixtures/v2-unclean.reentry` was left as a crash leaves it. Both were
+//! made by `REENTRY_MAKE_FIXTURES=1 cargo test --test format`, as those of format 1 were, and are never made again: a
+//! new format gets new files.
 
 mod support;
 
@@ -11,8 +12,8 @@ use std::time::Duration;
 
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition};
 use reentry::{
-    Checkpoint, Claim, Error, ErrorKind, Failure, Fingerprint, Key, ManualClock, Outcome, Request, Resolution,
-    SimulatedDisk, State, Step, StepState, Store, Timestamp, not_applied,
+    Checkpoint, Claim, Error, ErrorKind, FORMAT_VERSION, Failure, Fingerprint, Key, Loss, ManualClock, Outcome,
+    Request, Resolution, SimulatedDisk, State, Step, StepState, Store, Timestamp, not_applied,
 };
 use support::{START, database, key, request, run, run_of};
 use tempfile::TempDir;
@@ -20,12 +21,17 @@ use tempfile::TempDir;
 const HOUR: Duration = Duration::from_secs(3600);
 const SECOND: Duration = Duration::from_secs(1);
 
-/// When both files were left, and when the tests open them.
+/// Of an older format, the first two from before there was a journal. The last is as a crash left it, and its newest
+/// changes are in its journal alone.
+const OLDER: [&str; 3] = ["v1.reentry", "v1-unclean.reentry", "v1-journal.reentry"];
+
+/// When all files were left, and when the tests open them.
 const LEFT: Timestamp = Timestamp::from_millis(START.as_millis() + 2 * 3_600_000 + 1_000);
 
 type Rows = TableDefinition<'static, u64, &'static [u8]>;
 
 const LOG: Rows = TableDefinition::new("reentry/log");
+const UNFINISHED: Rows = TableDefinition::new("reentry/unfinished");
 const TOMBSTONES: Rows = TableDefinition::new("reentry/tombstones");
 const BODIES: Rows = TableDefinition::new("reentry/bodies");
 const META: Rows = TableDefinition::new("reentry/meta");
@@ -73,7 +79,7 @@ fn open(path: &Path) -> reentry::Result<Store> {
 /// are not there are made.
 #[test]
 fn what_is_written_today_reads_back_as_the_fixtures_do() {
-    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let (disk, clock) = (SimulatedDisk::new().with_journal(16), ManualClock::at(START));
     let builder = Store::builder().clock(clock.clone()).retention(HOUR).tombstones(1_000_000 * HOUR);
     let store = builder.open_on(&disk).unwrap();
     run(&store, &key("gone")).complete(&large(1)).wait().unwrap();
@@ -95,7 +101,7 @@ fn what_is_written_today_reads_back_as_the_fixtures_do() {
     let unclean = disk.image();
     store.close().unwrap();
     let makes = std::env::var_os("REENTRY_MAKE_FIXTURES").is_some_and(|value| value == "1");
-    for (name, image) in [("v1-unclean.reentry", unclean), ("v1.reentry", disk.image())] {
+    for (name, image) in [("v2-unclean.reentry", unclean), ("v2.reentry", disk.image())] {
         // One that is there was made by an older version, which is its worth.
         if makes && !fixtures().join(name).exists() {
             fs::write(fixtures().join(name), &image).unwrap();
@@ -257,8 +263,8 @@ fn end(outcome: &Outcome) -> (bool, Timestamp, Vec<u8>) {
 }
 
 #[test]
-fn p3_p5_p6_a_store_of_format_1_reads_back_whole_and_goes_on() {
-    for fixture in ["v1.reentry", "v1-unclean.reentry"] {
+fn p3_p5_p6_a_store_of_any_format_reads_back_whole_and_goes_on() {
+    for fixture in OLDER.into_iter().chain(["v2.reentry", "v2-unclean.reentry"]) {
         let (_folder, path) = copy(fixture);
         let store = open(&path).unwrap();
         reads_back(&store);
@@ -279,7 +285,7 @@ fn rows(database: &Database, table: Rows) -> Vec<(u64, Vec<u8>)> {
 
 /// Every number that something stands under, in order.
 fn numbers(database: &Database) -> Vec<u64> {
-    let rows = [LOG, TOMBSTONES, BODIES].into_iter().flat_map(|table| rows(database, table));
+    let rows = [LOG, UNFINISHED, TOMBSTONES, BODIES].into_iter().flat_map(|table| rows(database, table));
     let mut numbers: Vec<_> = rows.map(|(number, _)| number).collect();
     numbers.sort_unstable();
     numbers
@@ -313,15 +319,21 @@ fn guarded_bytes() -> usize {
 
 #[test]
 fn a_store_is_laid_out_as_the_format_says() {
-    let (_folder, path) = copy("v1.reentry");
+    let (_folder, path) = copy("v2.reentry");
     let database = database(&path);
-    let [(0, meta)] = &rows(&database, META)[..] else { panic!("one meta row") };
+    let [(0, meta), (1, mark)] = &rows(&database, META)[..] else { panic!("the meta row, and the mark") };
     assert_summed(meta);
-    assert_eq!((meta.len(), &meta[..4]), (40, [1, 0, 0, 0].as_slice()));
+    assert_summed(mark);
+    assert_eq!((meta.len(), &meta[..4]), (40, [2, 0, 0, 0].as_slice()));
     let next = u64::from_le_bytes(meta[20..28].try_into().unwrap());
     let highest_time = u64::from_le_bytes(meta[28..36].try_into().unwrap());
 
-    let (log, tombstones, bodies) = (rows(&database, LOG), rows(&database, TOMBSTONES), rows(&database, BODIES));
+    let [log, unfinished, tombstones, bodies] =
+        [LOG, UNFINISHED, TOMBSTONES, BODIES].map(|table| rows(&database, table));
+    // The phase stands behind the version, three bytes, two numbers and two times.
+    let phases = |rows: &[(u64, Vec<u8>)]| rows.iter().map(|(_, row)| row[32]).collect::<Vec<_>>();
+    assert_eq!([phases(&unfinished), phases(&tombstones)], [vec![0; 5], vec![3]]);
+    assert_eq!(phases(&log).iter().filter(|phase| [1, 2].contains(phase)).count(), 4, "{:?}", phases(&log));
     let numbers = numbers(&database);
     assert!(numbers.windows(2).all(|pair| pair[0] < pair[1]), "no number stands twice");
     assert!(numbers[0] >= 1 && *numbers.last().unwrap() < next, "numbers are reserved ahead");
@@ -331,14 +343,15 @@ fn a_store_is_laid_out_as_the_format_says() {
     large.sort_unstable();
     assert_eq!(kept, large, "nothing but the payload");
     let mut times = vec![highest_time];
-    for (_, row) in log.iter().chain(&tombstones) {
+    let all: Vec<_> = log.iter().chain(&unfinished).chain(&tombstones).map(|(_, row)| row).collect();
+    for row in &all {
         assert_eq!(row[0], 1);
         assert_summed(row);
         times.push(u64::from_le_bytes(row[24..32].try_into().unwrap()));
     }
     // The time is in the newest row or, where that is older, in the meta row.
     assert_eq!(times.into_iter().max().map(Timestamp::from_millis), Some(LEFT));
-    let lengths: Vec<_> = log.iter().chain(&tombstones).map(|(_, row)| row.len()).collect();
+    let lengths: Vec<_> = all.iter().map(|row| row.len()).collect();
     let fresh = UNFINISHED_BYTES + "scope".len() + "fresh".len();
     assert!(lengths.contains(&fresh) && lengths.contains(&(ENDED_BYTES + 128 + 255)), "{lengths:?}");
     let released = UNFINISHED_BYTES + MORE_BYTES + "scope".len() + "released".len();
@@ -365,12 +378,12 @@ fn no_number_is_used_twice_over_restarts() {
     }
 }
 
-/// Makes this byte 2 in the first row of a table, and lets the checksum fit again.
+/// Makes the first byte 3 in the first row of a table, and lets the checksum fit again.
 fn make_newer(path: &Path, table: Rows) {
     let database = database(path);
     let (number, mut row) = rows(&database, table).remove(0);
     row.truncate(row.len() - 4);
-    row[0] = 2;
+    row[0] = 3;
     let checksum = crc32fast::hash(&row);
     row.extend_from_slice(&checksum.to_le_bytes());
     let transaction = database.begin_write().unwrap();
@@ -380,16 +393,72 @@ fn make_newer(path: &Path, table: Rows) {
 
 #[test]
 fn p10_a_file_or_a_row_of_a_newer_format_is_refused_and_left_as_it_is() {
-    for (table, fixture) in [(META, "v1.reentry"), (LOG, "v1.reentry"), (TOMBSTONES, "v1-unclean.reentry")] {
+    for (table, fixture) in [
+        (META, "v2.reentry"),
+        (LOG, "v2.reentry"),
+        (UNFINISHED, "v2.reentry"),
+        (TOMBSTONES, "v2-unclean.reentry"),
+        (META, "v1.reentry"),
+        (LOG, "v1-unclean.reentry"),
+    ] {
         let (folder, path) = copy(fixture);
         make_newer(&path, table);
         let before = fs::read(&path).unwrap();
         let error = open(&path).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::NewerFormat, "{error}");
-        assert!(error.to_string().contains(path.to_str().unwrap()) && error.to_string().contains('2'), "{error}");
+        assert!(error.to_string().contains(path.to_str().unwrap()) && error.to_string().contains('3'), "{error}");
         assert!(fs::read(&path).unwrap() == before, "nothing in it was changed");
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 1);
     }
+}
+
+/// The format that the file's own meta row names.
+fn format_of(path: &Path) -> u8 {
+    rows(&database(path), META)[0].1[0]
+}
+
+#[test]
+fn a_file_of_an_older_format_is_brought_to_this_one_by_whoever_writes_to_it() {
+    for fixture in OLDER {
+        let (_folder, path) = copy(fixture);
+        let before = fs::read(&path).unwrap();
+        let reading = Store::builder().clock(ManualClock::at(LEFT)).attempts_max(ATTEMPTS_MAX);
+        let store = reading.open_to_read(&path).unwrap();
+        assert_eq!((store.stats().unwrap().format, store.unfinished().count()), (1, 5));
+        store.verify().unwrap();
+        drop(store);
+        assert!(fs::read(&path).unwrap() == before, "who only reads it changes nothing");
+        let migrated = Store::builder().migrate(&path).unwrap();
+        assert_eq!((migrated.from, migrated.to, format_of(&path)), (1, FORMAT_VERSION, 2));
+        let migrated = Store::builder().migrate(&path).unwrap();
+        assert_eq!((migrated.from, migrated.to), (2, 2));
+        let store = open(&path).unwrap();
+        assert_eq!(store.stats().unwrap().format, 2);
+        reads_back(&store);
+        store.verify().unwrap();
+    }
+}
+
+/// Nothing is lost, and nothing stands twice, wherever the power goes while a file is brought to this format: also of
+/// what its journal says, which is told once more to a file that has this format already.
+#[test]
+fn p2_a_crash_while_a_file_is_brought_to_this_format_loses_nothing() {
+    let mut at_once = 0;
+    for fixture in OLDER {
+        let disk = SimulatedDisk::from_image(fs::read(fixtures().join(fixture)).unwrap());
+        let builder = || Store::builder().clock(ManualClock::at(LEFT)).attempts_max(ATTEMPTS_MAX);
+        builder().open_on(&disk).unwrap().close().unwrap();
+        for at in 0..=disk.calls() {
+            for loss in [Loss::Lost, Loss::Kept, Loss::Torn(700)] {
+                let left = disk.cut(at, |unsynced| if unsynced.nth % 2 == 0 { loss } else { Loss::Lost });
+                let store = builder().open_on(&left).unwrap();
+                reads_back(&store);
+                store.verify().unwrap();
+                at_once += 1;
+            }
+        }
+    }
+    assert!(at_once > 60, "{at_once} crashes");
 }
 
 #[test]

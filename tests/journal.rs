@@ -216,11 +216,12 @@ fn p10_a_torn_entry_with_none_behind_it_was_never_told_and_a_new_one_takes_its_p
 
 /// An entry that says that all rows are removed, as `docs/format.md` has it.
 fn entry_that_removes_all(secret: &[u8], mark: u64, nth: u32) -> Vec<u8> {
-    let change = [0_u32.to_le_bytes().as_slice(), &(1_u64 << 40).to_le_bytes(), &2_u32.to_le_bytes()].concat();
-    let len = u32::try_from(change.len()).unwrap();
+    let change = |table: u32| [&table.to_le_bytes()[..], &(1_u64 << 40).to_le_bytes(), &2_u32.to_le_bytes()].concat();
+    let changes = [change(0), change(3)].concat();
+    let len = u32::try_from(changes.len()).unwrap();
     let head = [secret, &mark.to_le_bytes(), &nth.to_le_bytes(), &len.to_le_bytes()].concat();
-    let crc = crc32fast::hash(&[head.as_slice(), &change].concat());
-    let mut entry = [head.as_slice(), &crc.to_le_bytes(), &change].concat();
+    let crc = crc32fast::hash(&[head.as_slice(), &changes].concat());
+    let mut entry = [head.as_slice(), &crc.to_le_bytes(), &changes].concat();
     entry.resize(PAGE, 0);
     entry
 }

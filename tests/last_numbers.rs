@@ -16,7 +16,7 @@ const META: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/meta
 /// Where the next number and the highest time stand in the meta row (docs/format.md), and the highest number there is.
 const NEXT: usize = 20;
 const HIGHEST_TIME: usize = 28;
-const NUMBER_MAX: u64 = (1 << 63) - 1;
+const NUMBER_MAX: u64 = (1 << 62) - 1;
 
 /// Writes a number into the meta row of a store.
 fn seed(path: &Path, offset: usize, number: u64) {

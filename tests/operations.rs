@@ -100,17 +100,31 @@ fn each_filter_leaves_what_it_says_and_several_leave_what_all_of_them_do() {
 
 #[test]
 fn pages_of_any_size_come_to_the_whole_list_in_both_orders() {
-    // More than is read at a time, 512, and more than its bytes.
-    let store = Store::builder().in_memory().unwrap();
-    for nth in 0..1_200 {
-        let bytes = vec![1_u8; if nth % 100 == 0 { 1 << 20 } else { 0 }];
-        run(&store, &key(&nth.to_string())).complete(&bytes).wait().unwrap();
+    let clock = ManualClock::at(START);
+    let builder = Store::builder().clock(clock.clone()).retention(HOUR).tombstones(100 * HOUR);
+    let store = builder.in_memory().unwrap();
+    let complete =
+        |nth: u32, bytes: &[u8]| run(&store, &key(&nth.to_string())).complete(&bytes.to_vec()).wait().unwrap();
+    (0..40).for_each(|nth| drop(complete(nth, b"over")));
+    clock.advance(HOUR);
+    while store.stats().unwrap().tombstones < 40 {
+        store.forget(&key("nobody's")).wait().unwrap();
     }
-    let ascending: Vec<_> = (0..1_200).map(|nth| nth.to_string()).collect();
+    // More than is read at a time, 512, and more than its bytes; of what ended, and of what is unfinished.
+    for nth in 40..1_800 {
+        match nth % 5 {
+            0 | 3 if nth < 1_500 => drop(run(&store, &key(&nth.to_string()))),
+            _ if nth % 100 == 1 => drop(complete(nth, &vec![1_u8; 1 << 20])),
+            _ => drop(complete(nth, b"")),
+        }
+    }
+    let ascending: Vec<_> = (0..1_800).map(|nth| nth.to_string()).collect();
     let descending: Vec<_> = ascending.iter().rev().cloned().collect();
     assert_eq!((names(store.operations()), names(store.operations().oldest_first())), (descending.clone(), ascending));
     for (page, rows) in [(1, 3), (7, 10_000), (511, 10_000), (512, 512), (2_000, 1_000), (5_000, 10_000)] {
         assert_eq!(paged(|| store.operations(), page, rows), descending, "pages of {page}, {rows} rows");
+        let oldest = paged(|| store.operations().oldest_first(), page, rows);
+        assert!(oldest.iter().rev().eq(&descending), "oldest first, pages of {page}, {rows} rows");
         let unfound = paged(|| store.operations().at_checkpoint("nowhere"), page, rows);
         assert_eq!(unfound, [""; 0], "pages of {page}, {rows} rows");
     }

@@ -16,7 +16,7 @@ use support::{START, database, key, request, run, settle};
 use tempfile::TempDir;
 
 const META: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/meta");
-const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
+const UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
 
 /// A folder for the files of one test, and the path of a store in it.
 fn folder() -> (TempDir, PathBuf) {
@@ -189,7 +189,7 @@ fn a_file_of_a_newer_format_is_refused_whatever_follows_its_version() {
 fn a_record_of_a_newer_format_is_refused() {
     let (_folder, path) = folder();
     made(&path);
-    patch(&path, LOG, |row| row[0] = 2);
+    patch(&path, UNFINISHED, |row| row[0] = 2);
     refused(&path, ErrorKind::NewerFormat);
 }
 

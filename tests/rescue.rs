@@ -230,3 +230,28 @@ fn p10_what_a_page_leads_to_beyond_the_end_costs_no_other() {
     }
     assert!(lost > 0, "{looked} pages lead to none of what counts");
 }
+
+/// In the first format what is unfinished stood in the log, and of a file that redb cannot repair it still does.
+#[test]
+fn p10_of_a_damaged_file_of_the_first_format_too_all_is_told_that_is_left() {
+    tell_own_panics();
+    let fixture = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/v1-journal.reentry");
+    let image = fs::read(fixture).unwrap();
+    let (all, none) = told(&builder().open_to_read_on(&SimulatedDisk::from_image(image.clone())).unwrap(), true);
+    assert_eq!((all.len(), none.len()), (10, 0));
+    let mut refused = 0;
+    for page in head_bytes(&image) / PAGE + 1..image.len() / PAGE {
+        let mut image = image.clone();
+        image[page * PAGE..][1_000..1_004].iter_mut().for_each(|byte| *byte ^= 0x5A);
+        let disk = SimulatedDisk::from_image(image);
+        refused += usize::from(builder().open_to_read_on(&disk).is_err());
+        let store = builder().open_damaged_on(&disk).unwrap();
+        let (found, errors) = told(&store, false);
+        assert!(found.iter().all(|one| all.contains(one)), "page {page}: it tells what is not so, {errors:?}");
+        assert!(found.len() == all.len() || !errors.is_empty(), "page {page}: {} in silence", found.len());
+        assert!(errors.iter().all(|error| !error.contains("no table")), "page {page}: {errors:?}");
+        // What cannot be read is a row of the log, or a payload: of one operation or a few.
+        assert!(found.len() > 2 || errors.iter().any(|error| error.contains("rows")), "page {page}: {errors:?}");
+    }
+    assert!(refused > 5, "{refused} files are refused");
+}

@@ -106,7 +106,7 @@ fn p6_order_and_positions_outlast_moves_retention_and_restarts() {
         for _ in 0..40 {
             stir(&store, &key(&dice.below(20).to_string()), &mut dice);
         }
-        // What stands at the head for this long is appended again.
+        // What ended for this long ago goes from the head, and what is unfinished stays where it is.
         clock.advance(RETENTION);
         run(&store, &key("passing")).complete(&()).wait().unwrap();
         assert_eq!(names(store.unfinished()), numbered(0..20));

@@ -18,7 +18,8 @@ use crate::shop::{CACHE_BYTES, RECEIPT, REQUEST, key, run};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
-/// The store's own table of records, where rows are taken from.
+/// The store's own tables, where rows are taken from: of what is unfinished, and of what ended.
+const STORE_UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
 const STORE_LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
 
 /// Rows as the store writes them, byte for byte.
@@ -45,10 +46,12 @@ impl Rows {
         let pages = u32::from_le_bytes(file[12..16].try_into().unwrap()) as usize;
         fs::write(&path, &file[(pages + 1) * 4096..]).unwrap();
         let database = Database::open(path).unwrap();
-        let table = database.begin_read().unwrap().open_table(STORE_LOG).unwrap();
-        let mut rows = table.iter().unwrap().map(|row| Arc::from(row.unwrap().1.value()));
-        let mut next = || rows.next().unwrap();
-        Self { claimed: next(), advanced: next(), completed: next() }
+        let reader = database.begin_read().unwrap();
+        let row = |table, nth| {
+            let table = reader.open_table(table).unwrap();
+            Arc::from(table.iter().unwrap().nth(nth).unwrap().unwrap().1.value())
+        };
+        Self { claimed: row(STORE_UNFINISHED, 0), advanced: row(STORE_UNFINISHED, 1), completed: row(STORE_LOG, 0) }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use reentry::{ErrorKind, FORMAT_VERSION, Key, Operations, Stats, Store};
+use reentry::{ErrorKind, Key, Operations, Stats, Store};
 use serde_json::json;
 
 use super::args::{Look, Ls, Show, Stat, Verify};
@@ -53,7 +53,7 @@ fn stat_facts(stats: &Stats) -> Vec<(&'static str, String)> {
         ("tombstones", count(stats.tombstones)),
         ("kept", format!("{} bytes", count(stats.bytes))),
         ("file", format!("{} bytes", count(stats.disk_bytes))),
-        ("format", FORMAT_VERSION.to_string()),
+        ("format", stats.format.to_string()),
     ]
 }
 
@@ -68,7 +68,7 @@ fn stat_json(stats: &Stats) -> serde_json::Value {
         "tombstones": stats.tombstones,
         "bytes": stats.bytes,
         "file_bytes": stats.disk_bytes,
-        "format": FORMAT_VERSION,
+        "format": stats.format,
     })
 }
 

@@ -12,9 +12,9 @@ use hashbrown::HashTable;
 use super::Shared;
 use super::capacity::Kept;
 use super::done::{Done, Move, Told};
-use super::index::{KeyHash, NUMBER_MAX, Owner};
-use super::log::Place;
+use super::index::{KeyHash, Owner};
 use super::lookup::{exchanged, missing};
+use super::place::{NUMBER_MAX, Place};
 use super::request::{Adopted, Advanced, Claimed, Known, Request, Stepped, Working};
 use super::tables::Tables;
 use super::unfinished::Tally;
@@ -334,8 +334,8 @@ impl<'b, 't> Batch<'b, 't> {
         for (hash, key) in std::mem::take(&mut self.ahead) {
             let Some(mut touched) = self.touched.take(hash, &key) else { continue };
             if let (true, Some(old)) = (touched.is_ahead, touched.place) {
-                let (after, number) = (touched.record.as_deref().cloned(), self.number()?);
-                self.rewrite(hash, &mut touched, after, Place::Log(number))?;
+                let after = touched.record.as_deref().cloned().zip(Some(self.number()?));
+                self.rewrite(hash, &mut touched, after)?;
                 self.tables.remove(old);
             }
             self.touched.put(hash, key, touched);
@@ -396,29 +396,22 @@ impl<'b, 't> Batch<'b, 't> {
         let old = touched.place;
         let number = self.number()?;
         let after = apply(touched.record.as_deref().cloned(), &request.key, change, number, self.now);
-        let is_tombstone = after.as_ref().is_some_and(|record| matches!(record.phase, Phase::Tombstone { .. }));
-        let place = if is_tombstone { Place::Tombstone(number) } else { Place::Log(number) };
-        self.rewrite(request.hash, touched, after.clone(), place)?;
+        self.rewrite(request.hash, touched, after.clone().map(|record| (record, number)))?;
         if let Some(old) = old {
             self.tables.remove(old);
         }
         Ok(after)
     }
 
-    /// Puts a record in the place of another, and removes the bodies that no record has any more. The old row itself
-    /// is left to the caller, who may have many to remove.
-    pub(super) fn rewrite(
-        &mut self,
-        hash: KeyHash,
-        touched: &mut Touched,
-        after: Option<Record>,
-        place: Place,
-    ) -> Result<()> {
+    /// Puts a record in the place of another, under its number, and removes the bodies that no record has any more. The
+    /// old row itself is left to the caller, who may have many to remove.
+    pub(super) fn rewrite(&mut self, hash: KeyHash, touched: &mut Touched, after: Option<(Record, u64)>) -> Result<()> {
         let before = touched.record.take();
         let old = touched.place.take();
         touched.is_ahead = false;
-        if let Some(mut record) = after {
+        if let Some((mut record, number)) = after {
             self.spill(&mut record)?;
+            let place = Place::of(&record, number);
             self.tables.put(place, &record)?;
             touched.place = Some(place);
             touched.record = Some(Arc::new(record));

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::error::engine;
 use super::gathered::Gathered;
-use super::log::{BODIES, Definition, LOG, Place, TOMBSTONES};
+use super::place::{BODIES, Definition, LOG, Place, TOMBSTONES, UNFINISHED};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
 use crate::record::{Record, format};
@@ -19,6 +19,7 @@ enum Of {
     Log,
     Tombstones,
     Bodies,
+    Unfinished,
 }
 
 impl Of {
@@ -27,6 +28,17 @@ impl Of {
             Self::Log => LOG,
             Self::Tombstones => TOMBSTONES,
             Self::Bodies => BODIES,
+            Self::Unfinished => UNFINISHED,
+        }
+    }
+}
+
+impl From<Place> for Of {
+    fn from(place: Place) -> Self {
+        match place {
+            Place::Log(_) => Self::Log,
+            Place::Unfinished(_) => Self::Unfinished,
+            Place::Tombstone(_) => Self::Tombstones,
         }
     }
 }
@@ -45,6 +57,7 @@ enum Change {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     log: Gathered,
+    unfinished: Gathered,
     tombstones: Gathered,
     bodies: Gathered,
 }
@@ -53,29 +66,33 @@ impl Changes {
     fn of_mut(&mut self, of: Of) -> &mut Gathered {
         match of {
             Of::Log => &mut self.log,
+            Of::Unfinished => &mut self.unfinished,
             Of::Tombstones => &mut self.tombstones,
             Of::Bodies => &mut self.bodies,
         }
     }
 
-    fn all(&self) -> [(Of, &Gathered); 3] {
-        [(Of::Bodies, &self.bodies), (Of::Log, &self.log), (Of::Tombstones, &self.tombstones)]
+    fn all(&self) -> [(Of, &Gathered); 4] {
+        [
+            (Of::Bodies, &self.bodies),
+            (Of::Log, &self.log),
+            (Of::Unfinished, &self.unfinished),
+            (Of::Tombstones, &self.tombstones),
+        ]
     }
 
     /// What is done to the table of this place.
     pub(super) fn of(&self, place: Place) -> &Gathered {
         match place {
             Place::Log(_) => &self.log,
+            Place::Unfinished(_) => &self.unfinished,
             Place::Tombstone(_) => &self.tombstones,
         }
     }
 
     /// The same, for more to be done.
     pub(super) fn beside(&mut self, place: Place) -> &mut Gathered {
-        match place {
-            Place::Log(_) => &mut self.log,
-            Place::Tombstone(_) => &mut self.tombstones,
-        }
+        self.of_mut(place.into())
     }
 
     /// Writes the row of `record` at `place`.
@@ -131,7 +148,9 @@ impl Changes {
             }
             Ok(())
         })?;
-        [&mut changes.log, &mut changes.tombstones, &mut changes.bodies].into_iter().for_each(Gathered::sort);
+        [&mut changes.log, &mut changes.unfinished, &mut changes.tombstones, &mut changes.bodies]
+            .into_iter()
+            .for_each(Gathered::sort);
         Ok(changes)
     }
 
@@ -143,12 +162,13 @@ impl Changes {
     /// The places of the rows that are put.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> {
         let of = |start: Place| self.of(start).appended().map(move |(number, _)| start.beside(number));
-        of(Place::Tombstone(0)).chain(of(Place::Log(0)))
+        Place::STARTS.into_iter().flat_map(of)
     }
 
     /// Does what another batch does behind what is to be done already.
     pub(super) fn absorb(&mut self, later: &Self) {
         self.log.absorb(&later.log);
+        self.unfinished.absorb(&later.unfinished);
         self.tombstones.absorb(&later.tombstones);
         self.bodies.absorb(&later.bodies);
     }

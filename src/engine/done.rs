@@ -11,7 +11,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::capacity::Draft;
 use super::index::{KeyHash, Owner, Shard, Waiter};
-use super::log::Place;
+use super::place::Place;
 use super::request::{Adopted, Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
 use super::unfinished::{Open, Opens, Tally};
 use crate::clock::Now;

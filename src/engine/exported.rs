@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use super::error::unwound;
 use super::list::{Order, len};
-use super::log::{Place, at, share};
+use super::log::{at, share};
+use super::place::Place;
 use super::queue::Shut;
 use super::request::{Adopted, Carried, Reply};
 use super::{Engine, ErrorKind};
@@ -25,11 +26,10 @@ impl Engine {
         }
         let (log, time) = (&self.shared.log, self.time());
         let reader = log.moment()?;
-        let rows =
-            [Place::Log(0), Place::Tombstone(0)].map(|place| unwound(|| len(&reader, place)).unwrap_or_default());
+        let rows = Place::STARTS.map(|place| unwound(|| len(&reader, place)).unwrap_or_default());
         let (total, mut seen) = (rows.iter().sum::<u64>(), 0);
-        let (mut unfinished, mut after) = (Vec::new(), Some(Order::OldestFirst.start()));
-        while let Some(from) = after {
+        let (mut unfinished, mut left) = (Vec::new(), Order::OldestFirst.starts().to_vec());
+        while let Some(from) = left.pop() {
             let page = log.page_at(&reader, from, Order::OldestFirst, u64::MAX, |place, record| {
                 let counts = log.counts(place);
                 unfinished.extend((counts && record.is_unfinished()).then_some((record.born, place)));
@@ -38,7 +38,7 @@ impl Engine {
             seen += page.looked;
             let done = share(seen.saturating_sub(unfinished.len() as u64), total);
             page.found.into_iter().try_for_each(|(_, row)| each(row, done))?;
-            after = page.after;
+            left.extend(page.after);
         }
         unfinished.sort_unstable();
         let ended = total.saturating_sub(unfinished.len() as u64);

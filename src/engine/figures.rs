@@ -35,6 +35,7 @@ pub(crate) struct Figures {
     pub(crate) bytes: u64,
     pub(crate) index_bytes: u64,
     pub(crate) disk_bytes: u64,
+    pub(crate) format: u32,
 }
 
 /// Whether a store serves.
@@ -100,6 +101,7 @@ impl Engine {
             bytes: shared.ledger.all().bytes,
             index_bytes: (shared.index.bytes() + shared.ledger.memory_bytes()) as u64,
             disk_bytes: shared.log.disk_bytes()?,
+            format: shared.log.format,
         })
     }
 

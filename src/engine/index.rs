@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use hashbrown::HashTable;
 
-use super::log::Place;
+use super::place::Place;
 use super::request::Claimed;
 use super::unfinished::Opens;
 use crate::clock::Timestamp;
@@ -35,12 +35,6 @@ const SLOTS_KEPT: usize = 1024;
 /// How many slots a part of the index takes in at once as the store is opened: one behind the other, the processor need
 /// not wait for the memory of each.
 const FOUND_AT_ONCE: usize = 512;
-
-/// What marks a slot's number as one of the tombstones' table. Numbers end before it.
-const TOMBSTONE_BIT: u64 = 1 << 63;
-
-/// The greatest number a row can have.
-pub(crate) const NUMBER_MAX: u64 = TOMBSTONE_BIT - 1;
 
 #[derive(Debug)]
 pub(crate) struct Index {
@@ -405,23 +399,6 @@ impl KeyHash {
     }
 }
 
-impl Place {
-    /// As one number: that of its row, with a mark where that is a tombstone.
-    pub(crate) fn word(self) -> u64 {
-        match self {
-            Self::Log(number) => number,
-            Self::Tombstone(number) => number | TOMBSTONE_BIT,
-        }
-    }
-
-    pub(crate) fn from_word(word: u64) -> Self {
-        match word & TOMBSTONE_BIT {
-            0 => Self::Log(word),
-            _ => Self::Tombstone(word & !TOMBSTONE_BIT),
-        }
-    }
-}
-
 impl Slot {
     #[expect(clippy::cast_possible_truncation, reason = "both halves are kept")]
     fn new(hash: KeyHash, place: Place) -> Self {
@@ -449,6 +426,7 @@ const _: () = assert!((size_of::<Slot>() + 1) * 16 / 7 <= 32);
 
 #[cfg(test)]
 mod tests {
+    use super::super::place::NUMBER_MAX;
     use super::*;
 
     /// All under one hash, so that its part takes some of them in before the end.

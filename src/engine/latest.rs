@@ -12,7 +12,7 @@ use redb::{ReadOnlyTable, ReadTransaction};
 
 use super::error::engine;
 use super::left::Redb;
-use super::log::{LOG, Place};
+use super::place::{LOG, Place, UNFINISHED};
 use crate::error::Result;
 use crate::sync::RwLock;
 
@@ -28,8 +28,9 @@ struct Kept {
 
 /// redb at one moment. It is let go soon: until then redb uses nothing anew that it may see.
 pub(super) struct View {
-    /// None where it is damaged; whoever asks for a row of it is told.
+    /// None where one is damaged; whoever asks for a row of it is told.
     log: Option<ReadOnlyTable<u64, &'static [u8]>>,
+    unfinished: Option<ReadOnlyTable<u64, &'static [u8]>>,
     pub(super) reader: ReadTransaction,
 }
 
@@ -78,7 +79,8 @@ impl Latest {
 impl View {
     fn begin(database: &Redb) -> Result<Self> {
         let reader = database.begin_read()?;
-        Ok(Self { log: reader.open_table(LOG).ok(), reader })
+        let (log, unfinished) = (reader.open_table(LOG).ok(), reader.open_table(UNFINISHED).ok());
+        Ok(Self { log, unfinished, reader })
     }
 
     /// What `read` makes of the row at this place, where there is one.
@@ -92,9 +94,14 @@ impl View {
         place: Place,
         read: impl FnOnce(&ReadOnlyTable<u64, &'static [u8]>) -> Result<T>,
     ) -> Result<T> {
-        match (place, &self.log) {
-            (Place::Log(_), Some(log)) => read(log),
-            _ => read(&self.reader.open_table(place.table()).map_err(engine)?),
+        let open = match place {
+            Place::Log(_) => &self.log,
+            Place::Unfinished(_) => &self.unfinished,
+            Place::Tombstone(_) => &None,
+        };
+        match open {
+            Some(table) => read(table),
+            None => read(&self.reader.open_table(place.table()).map_err(engine)?),
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Everything that is kept, in the order in which it changed last: a page at a time, each in a short read of its own.
+//! Everything that is kept, in the order in which it changed last: what ended, and what is unfinished, each a page at a
+//! time, in a short read of its own.
 //!
 //! Invariants:
 //! 1. No page holds more than so many rows and bytes, and no read lasts for more than one page: whoever lists millions
@@ -13,8 +14,9 @@ use redb::{AccessGuard, ReadTransaction, ReadableTable};
 
 use super::changes::Changes;
 use super::error::{engine, unwound};
-use super::index::NUMBER_MAX;
-use super::log::{BODIES, Log, Place, at, load_bodies};
+use super::log::{Log, at, load_bodies};
+use super::migration::rows;
+use super::place::{BODIES, NUMBER_MAX, Place};
 use super::queue::Shut;
 use super::salvage::pass_over;
 use super::{Engine, Seen};
@@ -49,21 +51,53 @@ pub(crate) struct Page<T> {
 }
 
 impl Order {
-    /// The place behind which all stands.
-    pub(crate) fn start(self) -> Place {
+    /// The places behind which all stands: what ended with its tombstones, and what is unfinished.
+    pub(crate) fn starts(self) -> [Place; 2] {
         match self {
-            Self::OldestFirst => Place::Tombstone(0),
-            Self::NewestFirst => Place::Log(NUMBER_MAX),
+            Self::OldestFirst => [Place::Tombstone(0), Place::Unfinished(0)],
+            Self::NewestFirst => [Place::Log(NUMBER_MAX), Place::Unfinished(NUMBER_MAX)],
         }
     }
 
-    /// The place behind which all stands that is in no table up to this place's.
+    /// The place behind which all stands, where both are taken as one.
+    pub(crate) fn start(self) -> Place {
+        let [start, _] = self.starts();
+        start
+    }
+
+    /// Where each of both begins behind this place.
+    pub(crate) fn behind(self, place: Place) -> [Option<Place>; 2] {
+        let [_, unfinished] = self.starts();
+        match (self, place) {
+            (Self::OldestFirst, Place::Tombstone(_)) => [Some(place), Some(unfinished)],
+            (Self::NewestFirst, Place::Tombstone(_)) => [Some(place), None],
+            (_, Place::Log(number) | Place::Unfinished(number)) => {
+                [Place::Log(number), Place::Unfinished(number)].map(Some)
+            }
+        }
+    }
+
+    /// The place behind which all that ended stands that is in no table up to this place's.
     pub(super) fn next_table(self, place: Place) -> Option<Place> {
         match (self, place) {
             (Self::OldestFirst, Place::Tombstone(_)) => Some(Place::Log(0)),
             (Self::NewestFirst, Place::Log(_)) => Some(Place::Tombstone(NUMBER_MAX)),
             _ => None,
         }
+    }
+
+    /// Whether one place comes before another.
+    pub(crate) fn is_before(self, one: Place, other: Place) -> bool {
+        let key = |place: Place| (!matches!(place, Place::Tombstone(_)), place.number());
+        match self {
+            Self::OldestFirst => key(one) < key(other),
+            Self::NewestFirst => key(one) > key(other),
+        }
+    }
+
+    /// The place that comes before all others.
+    pub(crate) fn first(self, places: impl Iterator<Item = Place>) -> Option<Place> {
+        places.reduce(|first, place| if self.is_before(place, first) { place } else { first })
     }
 }
 
@@ -90,7 +124,10 @@ impl Log {
     ) -> Result<Page<Record>> {
         let mut page = Page { found: Vec::new(), after: Some(after), looked: 0 };
         let read = unwound(|| {
-            let table = reader.open_table(after.table()).map_err(engine)?;
+            let Some(table) = rows(reader, after)? else {
+                page.after = order.next_table(after);
+                return Ok(());
+            };
             let number = after.number();
             // By the number that comes next: behind a damaged page that is on another, and the one that is left is not.
             let bounds = match order {
@@ -213,7 +250,7 @@ impl Engine {
 }
 
 pub(super) fn len(reader: &ReadTransaction, place: Place) -> Result<u64> {
-    redb::ReadableTableMetadata::len(&reader.open_table(place.table()).map_err(engine)?).map_err(engine)
+    rows(reader, place)?.map_or(Ok(0), |table| redb::ReadableTableMetadata::len(&table).map_err(engine))
 }
 
 #[cfg(test)]
@@ -228,9 +265,9 @@ mod tests {
         for number in 20..28 {
             let mut large = record(&number.to_string(), number, Phase::Unfinished);
             large.request = Some(crate::record::Body::Here(vec![7; 1536 * 1024].into()));
-            keep(&engine, Place::Log(number), &large);
+            keep(&engine, Place::Unfinished(number), &large);
         }
-        let (log, mut after, mut pages) = (&engine.shared.log, Some(Place::Log(19)), Vec::new());
+        let (log, mut after, mut pages) = (&engine.shared.log, Some(Place::Unfinished(19)), Vec::new());
         while let Some(place) = after {
             let page = log.page(place, Order::OldestFirst, u64::MAX, |_, _| true).unwrap();
             pages.push(page.found.len());

@@ -1,4 +1,5 @@
-//! The redb tables: records under ascending sequence numbers, their tombstones, large bodies, and one meta row.
+//! The redb tables: records under ascending sequence numbers, those that ended and those that are unfinished, their
+//! tombstones, large bodies, and one meta row.
 //!
 //! Invariants:
 //! 1. No guard or iterator of redb leaves this room, and a read transaction lives for one call, or up to redb's next
@@ -11,18 +12,17 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use redb::{
-    Database, ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, TableDefinition, WriteTransaction,
-};
+use redb::{ReadOnlyTable, ReadTransaction, ReadableTable, ReadableTableMetadata, WriteTransaction};
 
 use super::changes::Changes;
 use super::disk::{Backend, Disk, Fault};
 use super::error::{engine, unwound};
 use super::gathered::Gathered;
-use super::index::NUMBER_MAX;
 use super::journal::{self, Mark};
-use super::meta::{self, Meta};
+use super::meta::{self, FORMAT_VERSION, Meta};
+use super::migration::rows;
 use super::opened::{Open, Prepared};
+use super::place::{BODIES, LOG, NUMBER_MAX, Place, TOMBSTONES, UNFINISHED};
 use super::scan::scan;
 use super::tables::{Head, Parts};
 use super::transaction::ReadTransaction as Rows;
@@ -30,22 +30,9 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Body, Record, format};
 use crate::sync::RwLock;
 
-pub(super) type Definition<'a> = TableDefinition<'a, u64, &'static [u8]>;
-
-pub(super) const LOG: Definition<'_> = TableDefinition::new("reentry/log");
-pub(super) const TOMBSTONES: Definition<'_> = TableDefinition::new("reentry/tombstones");
-pub(super) const BODIES: Definition<'_> = TableDefinition::new("reentry/bodies");
-
 /// How many numbers a copy leaves to the original, which goes on: a token that either gives is never one of the
-/// other's. Eight million copies of copies use them up; then a copy goes on where the original was.
+/// other's. Two million copies of copies use them up; then a copy goes on where the original was.
 const NUMBERS_OF_THE_ORIGINAL: u64 = 1 << 40;
-
-/// Where a record stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Place {
-    Log(u64),
-    Tombstone(u64),
-}
 
 /// How thoroughly a store is checked when it opens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,6 +75,8 @@ pub(crate) type OnProgress = dyn Fn(f64) -> ControlFlow<()> + Send + Sync;
 pub(crate) struct Log {
     disk: Arc<dyn Disk>,
     cache_bytes: usize,
+    /// The format that the file has.
+    pub(super) format: u32,
     /// Up to which number rows are looked for one by one, where a damaged page of the file keeps them from being found
     /// in order. None but where the file is read as far as it can be.
     pub(super) probes_to: Option<u64>,
@@ -133,7 +122,7 @@ impl Log {
         let head = journal::Head::write(&*disk, pages)?;
         let database = builder.create_with_backend(Backend::direct(disk, head.bytes())).map_err(engine)?;
         let transaction = database.begin_write().map_err(engine)?;
-        for table in [LOG, TOMBSTONES, BODIES] {
+        for table in [LOG, UNFINISHED, TOMBSTONES, BODIES] {
             transaction.open_table(table).map_err(engine)?;
         }
         let meta = Meta::new(store);
@@ -162,9 +151,19 @@ impl Log {
             }
         })?;
         let (cache_bytes, probes_to, mut open) = (opening.cache_bytes, None, open);
+        // Where it is written to it was brought to the newest.
+        let format = if opening.access == Access::Write { FORMAT_VERSION } else { open.found };
         let unread = open.damaged.iter().map(Error::to_string).collect();
         let untold = std::mem::take(&mut open.untold);
-        let log = Self { disk, cache_bytes, probes_to, unread, untold, open: RwLock::new(State::Open(Box::new(open))) };
+        let log = Self {
+            disk,
+            cache_bytes,
+            format,
+            probes_to,
+            unread,
+            untold,
+            open: RwLock::new(State::Open(Box::new(open))),
+        };
         if opening.access == Access::Salvage { log.salvage(meta, opening, each) } else { Ok((log, meta)) }
     }
 
@@ -251,21 +250,11 @@ impl Log {
     }
 
     /// The format of the file on this disk, which is not changed.
-    pub(super) fn format(disk: Arc<dyn Disk>, opening: &Opening) -> Result<u32> {
+    pub(super) fn format_on(disk: Arc<dyn Disk>, opening: &Opening) -> Result<u32> {
         unwound(|| {
             let open = Open::staged(disk, opening)?;
-            let version = open.database.begin_read().and_then(|reader| meta::version(&reader));
-            open.close().and(version)
-        })
-    }
-
-    /// The database on this disk, checked page by page.
-    pub(super) fn database(disk: Arc<dyn Disk>, opening: &Opening) -> Result<Database> {
-        unwound(|| {
-            let open = Open::staged(disk, opening)?;
-            open.accept()?;
-            open.commit_in_full(open.database.begin_write()?)?;
-            open.database.whole()
+            let found = open.found;
+            open.close().map(|()| found)
         })
     }
 
@@ -419,7 +408,7 @@ impl Log {
         mut each: impl FnMut(Place, Record) -> Result<()>,
     ) -> Result<Option<Place>> {
         self.reading(|reader| {
-            let table = reader.open_table(from.table()).map_err(engine)?;
+            let Some(table) = rows(reader, from)? else { return Ok(None) };
             for (seen, row) in table.range(from.number()..).map_err(engine)?.enumerate() {
                 let (number, row) = row.map_err(engine)?;
                 let place = from.beside(number.value());
@@ -492,36 +481,6 @@ pub(super) fn share(done: u64, of: u64) -> f64 {
 /// Whoever was told of the progress wants no more of it.
 pub(crate) fn broken_off() -> Error {
     Error::new(ErrorKind::Cancelled, "broken off by its own report of progress; nothing is left of it")
-}
-
-impl Place {
-    pub(crate) fn number(self) -> u64 {
-        match self {
-            Self::Log(number) | Self::Tombstone(number) => number,
-        }
-    }
-
-    /// The place of this number in the same table.
-    pub(crate) fn beside(self, number: u64) -> Self {
-        match self {
-            Self::Log(_) => Self::Log(number),
-            Self::Tombstone(_) => Self::Tombstone(number),
-        }
-    }
-
-    pub(super) fn table_name(self) -> &'static str {
-        match self {
-            Self::Log(_) => "reentry/log",
-            Self::Tombstone(_) => "reentry/tombstones",
-        }
-    }
-
-    pub(super) fn table(self) -> Definition<'static> {
-        match self {
-            Self::Log(_) => LOG,
-            Self::Tombstone(_) => TOMBSTONES,
-        }
-    }
 }
 
 /// The record in this row; with its bodies, where it is to be whole.

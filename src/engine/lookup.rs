@@ -5,7 +5,7 @@
 
 use super::Shared;
 use super::index::{KeyHash, Owner};
-use super::log::Place;
+use super::place::Place;
 use super::queue::Shut;
 use super::request::{Claimed, Seen, Working};
 use crate::error::{Error, ErrorKind, Result};
@@ -154,10 +154,10 @@ mod tests {
     #[test]
     fn p10_a_row_that_holds_another_operation_than_the_one_that_is_followed_is_damaged() {
         let engine = engine();
-        keep(&engine, Place::Log(20), &record("there", 20, Phase::Unfinished));
-        let found = engine.shared.follow_unfinished(20, Place::Log(20)).unwrap();
+        keep(&engine, Place::Unfinished(20), &record("there", 20, Phase::Unfinished));
+        let found = engine.shared.follow_unfinished(20, Place::Unfinished(20)).unwrap();
         assert_eq!(found.unwrap().born, 20);
-        let error = engine.shared.follow_unfinished(19, Place::Log(20)).unwrap_err();
+        let error = engine.shared.follow_unfinished(19, Place::Unfinished(20)).unwrap_err();
         assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("another operation"), "{error}");
     }
 
@@ -167,15 +167,15 @@ mod tests {
         let engine = engine();
         let shared = &engine.shared;
         let (there, gone) = (record("there", 20, Phase::Unfinished), record("gone", 21, Phase::Unfinished));
-        keep(&engine, Place::Log(20), &there);
-        index(&engine, Place::Log(21), &gone);
+        keep(&engine, Place::Unfinished(20), &there);
+        index(&engine, Place::Unfinished(21), &gone);
         let look = |record: &Record| shared.find(&record.key, shared.index.hash(&record.key));
         assert_eq!(look(&gone).unwrap_err().kind(), ErrorKind::Corrupt, "nothing is under way that could explain it");
         shared.is_moving.store(true, Ordering::Release);
         assert_eq!(look(&gone).unwrap_err().kind(), ErrorKind::TimedOut, "the writer is to publish where it went");
         shared.queue.shut(Shut::Failed);
         assert_eq!(look(&gone).unwrap_err().kind(), ErrorKind::Failed);
-        assert_eq!(shared.follow_unfinished(21, Place::Log(21)).unwrap_err().kind(), ErrorKind::Failed);
+        assert_eq!(shared.follow_unfinished(21, Place::Unfinished(21)).unwrap_err().kind(), ErrorKind::Failed);
         assert_eq!(
             look(&there).unwrap().unwrap().record.written,
             Timestamp::from_millis(2_000),

@@ -8,9 +8,8 @@ use redb::{ReadTransaction, ReadableTable, TableError, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
 use super::error::engine;
-use super::index::NUMBER_MAX;
 use super::journal::Mark;
-use super::log::Definition;
+use super::place::{Definition, NUMBER_MAX};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{read_fixed, write_fixed};
 
@@ -23,7 +22,7 @@ const MARK_ROW: u64 = 1;
 const NO_STORE: &str = "holds a redb database that is no store of this crate";
 
 /// The format of the files that this version of the crate writes, and the newest that it reads: `docs/format.md`.
-pub const FORMAT_VERSION: u32 = 1;
+pub const FORMAT_VERSION: u32 = 2;
 
 /// What the store knows of itself.
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]

@@ -46,12 +46,14 @@ mod log;
 mod lookup;
 mod meta;
 mod meter;
+mod migration;
 #[cfg(any(test, feature = "testing"))]
 mod mishap;
 mod opened;
 mod opening;
 #[cfg(all(test, loom))]
 mod orders;
+mod place;
 mod queue;
 mod request;
 mod retention;
@@ -78,12 +80,13 @@ use index::{Index, KeyHash, Waiter};
 pub(crate) use list::{Order, Page};
 use log::Log;
 pub use log::OpenCheck;
-pub(crate) use log::{Access, OnProgress, Opening, Place};
+pub(crate) use log::{Access, OnProgress, Opening};
 pub use meta::FORMAT_VERSION;
 pub(crate) use meter::Noted;
 use meter::{Answered, Meter};
 #[cfg(any(test, feature = "testing"))]
 pub use mishap::{DiskCall, DiskFault};
+pub(crate) use place::Place;
 pub(crate) use queue::QueueLimits;
 use queue::{HandOver, Queue, Shut};
 #[cfg(feature = "export")]

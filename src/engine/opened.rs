@@ -16,8 +16,10 @@ use super::follows::Follows;
 use super::journal::{self, Found, Head, Journal};
 use super::latest::Latest;
 use super::left::Redb;
-use super::log::{Access, OpenCheck, Opening, Place, at};
-use super::meta::{self, Meta};
+use super::log::{Access, OpenCheck, Opening, at};
+use super::meta::{self, FORMAT_VERSION, Meta};
+use super::migration::{migrate, rows};
+use super::place::{NUMBER_MAX, Place};
 use super::scan::{Rows, SHARE_OF_CHECK, scan};
 use super::tables::Parts;
 use crate::error::{Error, ErrorKind, Result};
@@ -44,6 +46,8 @@ pub(super) struct Open {
     pub(super) journal: Option<Mutex<Journal>>,
     /// What redb cannot be told of what the journal says, since it cannot repair the file.
     pub(super) untold: Changes,
+    /// The format that the file was found to have.
+    pub(super) found: u32,
     /// What is damaged of the head and the journal; then the file is read as far as it can be.
     pub(super) damaged: Vec<Error>,
 }
@@ -85,20 +89,34 @@ impl Open {
         });
         builder.set_check_integrity_on_open(opening.check == OpenCheck::Full);
         let mut open = Self::new(&builder, backend)?;
-        let Found { journal, changes, damaged } = match open.find(head) {
-            Ok(Some(found)) => found,
-            Ok(None) => return Ok(open),
+        let found = match open.known_format().and_then(|()| open.find(head)) {
+            Ok(found) => found,
             Err(error) => return open.refuse(error),
         };
-        if !changes.is_empty() && !is_checked.load(Ordering::Relaxed) {
+        let is_to_be_told = open.found < FORMAT_VERSION || found.as_ref().is_some_and(|it| !it.changes.is_empty());
+        if is_to_be_told && !is_checked.load(Ordering::Relaxed) {
             drop(open.close());
             return Self::checked(disk, head, &Opening { check: OpenCheck::Full, ..opening.clone() });
         }
-        if let Err(error) = damaged.map_or_else(|| journal::tell(&open.database, &changes), Err) {
-            return open.refuse(error);
+        match open.told(found) {
+            Ok(()) => Ok(open),
+            Err(error) => open.refuse(error),
         }
-        open.journal = Some(Mutex::new(journal));
-        Ok(open)
+    }
+
+    /// Tells redb what the journal says, and brings the file to the newest format.
+    fn told(&mut self, found: Option<Found>) -> Result<()> {
+        if let Some(Found { journal, changes, damaged }) = found {
+            damaged.map_or_else(|| journal::tell(&self.database, &changes), Err)?;
+            self.journal = Some(Mutex::new(journal));
+        }
+        if self.found == FORMAT_VERSION {
+            return Ok(());
+        }
+        let transaction = self.database.begin_write()?;
+        migrate(&transaction, self.found)?;
+        // No entry is to be told again: it would put rows where they stood before.
+        self.commit_in_full(transaction)
     }
 
     /// Opens what redb cannot repair, and what the journal says beside it.
@@ -138,13 +156,20 @@ impl Open {
 
     fn of(database: Redb, backend: Backend) -> Self {
         let (follows, latest) = (Follows::default(), Latest::default());
-        Self { follows, latest, database, backend, journal: None, untold: Changes::default(), damaged: Vec::new() }
+        let (untold, found, damaged) = (Changes::default(), FORMAT_VERSION, Vec::new());
+        Self { follows, latest, database, backend, journal: None, untold, found, damaged }
     }
 
     /// What is in the journal, where the file has one.
     fn find(&self, head: Option<Head>) -> Result<Option<Found>> {
         let Some(head) = head else { return Ok(None) };
         Journal::find(&self.database.begin_read()?, &self.backend, head).map(Some)
+    }
+
+    /// Looks which format the file has.
+    fn known_format(&mut self) -> Result<()> {
+        self.found = meta::version(&self.database.begin_read()?)?;
+        meta::check_version(self.found)
     }
 
     fn refuse(self, error: Error) -> Result<Self> {
@@ -232,10 +257,7 @@ impl Open {
             return Ok(Meta::unknown());
         }
         let meta = self.meta()?;
-        scan(&self.tables()?, opening, |rows| match rows.iter().find(|(place, _)| place.number() >= meta.next) {
-            Some((place, _)) => Err(at(*place, Error::new(ErrorKind::Corrupt, "it was never given"))),
-            None => each(rows),
-        })?;
+        scan(&self.tables()?, opening, |rows| check(&rows, meta.next).and_then(|()| each(rows)))?;
         if opening.access == Access::Write {
             self.accept()?;
         }
@@ -259,11 +281,24 @@ impl Open {
     }
 
     /// The tables of rows, each with the place that it begins at.
-    pub(super) fn tables(&self) -> Result<[(Place, Rows); 2]> {
+    pub(super) fn tables(&self) -> Result<Vec<(Place, Rows)>> {
         let reader = self.database.begin_read()?;
-        let open = |start: Place| reader.open_table(start.table()).map(|table| (start, table)).map_err(engine);
-        Ok([open(Place::Log(0))?, open(Place::Tombstone(0))?])
+        let open = |start| rows(&reader, start).map(|table| table.map(|table| (start, table)));
+        Place::STARTS.into_iter().filter_map(|start| open(start).transpose()).collect()
     }
+}
+
+/// Fails at a row that nobody can have written where it stands.
+fn check(rows: &[(Place, Record)], next: u64) -> Result<()> {
+    for (place, record) in rows {
+        let fault = match place.number() {
+            number if number >= next.min(NUMBER_MAX) => "it was never given",
+            number if *place != Place::of(record, number) => "its operation belongs into another table",
+            _ => continue,
+        };
+        return Err(at(*place, Error::new(ErrorKind::Corrupt, fault)));
+    }
+    Ok(())
 }
 
 fn unreadable(error: std::io::Error) -> Error {

@@ -13,7 +13,7 @@ mod tests {
     use std::time::Duration;
 
     use super::super::index::{Index, KeyHash, Owner, Waiter};
-    use super::super::log::Place;
+    use super::super::place::Place;
     use super::super::queue::{HandOver, Queue, QueueLimits, Shut};
     use super::super::request::{Carried, Claimed, Reply, Request};
     use crate::clock::Timestamp;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use super::Shared;
 use super::error::text_of;
 use super::index::{KeyHash, Owner};
-use super::log::Place;
+use super::place::Place;
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Source};

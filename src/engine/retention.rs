@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use super::batch::{Batch, Touched};
 use super::capacity::Kept;
-use super::log::Place;
+use super::place::Place;
 use super::tables::Head;
 use crate::clock::{Now, Timestamp};
 use crate::error::Result;
@@ -25,7 +25,7 @@ const SLICE_IDLE: usize = 512;
 /// When a head is next looked at where it is empty, or too many damaged rows stand at it.
 const IDLE: Duration = Duration::from_secs(60);
 
-/// The heads of both tables.
+/// The heads of both tables that something leaves by itself. What is unfinished never does (P6).
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Retention {
     log: Swept,
@@ -77,21 +77,21 @@ impl Swept {
         let mut stays = None;
         for (place, record) in rows {
             let next_due = due(&record, policy);
-            let (after, to) = match fate(&record, time, policy) {
+            let after = match fate(&record, time, policy) {
                 Fate::Stays => {
                     stays = Some(next_due);
                     break;
                 }
-                Fate::Goes => (None, place),
-                Fate::Fades(tombstone) => (Some(*tombstone), Place::Tombstone(batch.number()?)),
-                Fate::Moves => (Some(Record { written: time, ..record.clone() }), place.beside(batch.number()?)),
+                Fate::Goes => None,
+                Fate::Fades(tombstone) => Some((*tombstone, batch.number()?)),
+                Fate::Moves => Some((Record { written: time, ..record.clone() }, batch.number()?)),
             };
             batch.done.removed += u64::from(after.is_none());
             let hash = batch.shared.index.hash(&record.key);
             let kept = Kept::of(&record);
             let mut touched =
                 Touched { record: Some(Arc::new(record)), place: Some(place), kept, ..Touched::default() };
-            batch.rewrite(hash, &mut touched, after, to)?;
+            batch.rewrite(hash, &mut touched, after)?;
             swept = Some(place);
         }
         if let Some(last) = swept {

@@ -8,8 +8,9 @@ use redb::ReadTransaction;
 
 use super::error::{engine, unwound};
 use super::list::{Order, Page, check_place, len, out_of_order, read_row};
-use super::log::{Log, Opening, Place, at, share, tell};
+use super::log::{Log, Opening, at, share, tell};
 use super::meta::{self, Meta};
+use super::place::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::Record;
 
@@ -29,14 +30,13 @@ impl Log {
     ) -> Result<(Self, Meta)> {
         let known = self.reading(meta::read).ok();
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
-        let tables = [Place::Log(0), Place::Tombstone(0)];
-        let in_redb = tables.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default());
+        let in_redb = Place::STARTS.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default());
         let counted = in_redb.iter().sum::<u64>() + self.untold.places().count() as u64;
         // Told at the end of a listing; here every error is counted as a row.
         let unread = std::mem::take(&mut self.unread);
         let (mut found, mut damaged) = (0, 0);
-        let mut after = Some(Order::OldestFirst.start());
-        while let Some(place) = after {
+        let mut left = Order::OldestFirst.starts().to_vec();
+        while let Some(place) = left.pop() {
             let mut seen = Vec::new();
             let page = self.page(place, Order::OldestFirst, u64::MAX, |place, record| {
                 seen.push((place, record.clone()));
@@ -45,7 +45,7 @@ impl Log {
             (found, damaged) = (found + seen.len() as u64, damaged + page.found.len() as u64);
             seen.retain(|(place, _)| self.counts(*place));
             each(seen)?;
-            after = page.after;
+            left.extend(page.after);
             tell(opening, share(found, counted))?;
         }
         self.unread = unread;
@@ -64,8 +64,8 @@ impl Log {
         !self.untold.removes(place)
     }
 
-    /// Adds what is wanted of these rows to the page behind `after`, where it is the one that they belong to; and to
-    /// the last what else cannot be read.
+    /// Adds what is wanted of these rows to the page behind `after`: all that belong to its table stand at its newest
+    /// end. And to the very last what else cannot be read.
     pub(super) fn add_untold(
         &self,
         reader: &ReadTransaction,
@@ -74,22 +74,25 @@ impl Log {
         order: Order,
         mut wanted: impl FnMut(Place, &Record) -> bool,
     ) {
-        let is_last = page.after.is_none();
+        let is_last = page.after.is_none() && matches!(after, Place::Unfinished(_));
         let unread = self.unread.iter().filter(|_| is_last);
         page.found.extend(unread.map(|unread| (after, Err(Error::new(ErrorKind::Corrupt, unread.clone())))));
-        let is_newest = if order == Order::OldestFirst { is_last } else { after == order.start() };
-        if !is_newest {
-            return;
-        }
-        let mut read = |place| {
-            let row = self.untold.row(place).unwrap_or_default();
+        let mut read = |(number, row)| {
+            let place = after.beside(number);
             let record = unwound(|| read_row(reader, place, row, &self.untold, &mut wanted));
             record.map_err(|e| at(place, e)).transpose().map(|record| (place, record))
         };
-        let mut untold: Vec<_> = self.untold.places().filter_map(&mut read).collect();
+        let untold = self.untold.of(after).appended();
+        let untold = untold.filter(|(number, _)| order.is_before(after, after.beside(*number)));
         match order {
-            Order::OldestFirst => page.found.append(&mut untold),
-            Order::NewestFirst => drop(page.found.splice(..0, untold.into_iter().rev())),
+            // The table goes on behind this page.
+            Order::OldestFirst if page.after.is_some_and(|next| next == after.beside(next.number())) => {}
+            Order::OldestFirst => page.found.extend(untold.filter_map(&mut read)),
+            Order::NewestFirst => {
+                let mut newest: Vec<_> = untold.filter_map(&mut read).collect();
+                newest.reverse();
+                page.found.splice(..0, newest);
+            }
         }
     }
 

@@ -11,7 +11,8 @@ use redb::{ReadOnlyTable, ReadableTableMetadata};
 
 use super::error::{engine, unwound};
 use super::list::out_of_order;
-use super::log::{Opening, Place, at, share, tell};
+use super::log::{Opening, at, share, tell};
+use super::place::Place;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Record, format};
 use crate::sync::plain::{AtomicBool, AtomicU64, Mutex, Ordering, thread};
@@ -213,7 +214,7 @@ mod tests {
     use redb::backends::InMemoryBackend;
     use redb::{Database, ReadableDatabase};
 
-    use super::super::log::{LOG, TOMBSTONES};
+    use super::super::place::{LOG, TOMBSTONES};
     use super::*;
     use crate::clock::{Now, Timestamp};
     use crate::key::{Fingerprint, Key};

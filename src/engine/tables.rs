@@ -8,8 +8,9 @@ use redb::WriteTransaction;
 
 use super::changes::Changes;
 use super::error::engine;
-use super::log::{Log, Place, at};
+use super::log::{Log, at};
 use super::meta::Meta;
+use super::place::Place;
 use super::transaction::Transaction;
 use crate::error::{Error, Result};
 use crate::record::{Record, format};

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;
 use std::ops::Bound;
 
-use super::log::Place;
+use super::place::Place;
 use crate::clock::Timestamp;
 use crate::record::Record;
 

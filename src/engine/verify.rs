@@ -6,8 +6,8 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::capacity::{Kept, Scopes};
-use super::index::NUMBER_MAX;
-use super::log::{Place, broken_off, share};
+use super::log::{broken_off, share};
+use super::place::{NUMBER_MAX, Place};
 use super::unfinished::{Open, Tally};
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
@@ -33,7 +33,7 @@ pub(super) fn verify(shared: &Arc<Shared>, progress: &mut dyn FnMut(f64) -> Cont
     let mut verdict = Verdict::default();
     let (mut bodies, mut kept, mut scopes) = (HashSet::new(), Kept::default(), Scopes::default());
     let (mut in_doubt, mut tried_enough, mut oldest) = (0, 0, None);
-    for start in [Place::Log(0), Place::Tombstone(0)] {
+    for start in Place::STARTS {
         let mut from = Some(start);
         while let Some(at) = from {
             let mut rows = Vec::new();
@@ -127,10 +127,7 @@ fn check(shared: &Arc<Shared>, place: Place, record: &Record) -> Result<bool> {
         _ if record.attempt == 0 => violated("it was never claimed"),
         _ if record.since > record.written => violated("it was written before it was claimed"),
         Phase::Completed { until, gone, .. } if until > gone => violated("its tombstone ends before its outcome"),
-        Phase::Tombstone { .. } if matches!(place, Place::Log(_)) => violated("a tombstone stands in the log"),
-        Phase::Unfinished | Phase::Completed { .. } if matches!(place, Place::Tombstone(_)) => {
-            violated("it stands among the tombstones")
-        }
+        _ if place != Place::of(record, place.number()) => violated("it stands in a table that it does not belong to"),
         Phase::Unfinished if !is_listed(shared, place, record) => {
             let moved = !shared.log.holds(place)?;
             if moved { Ok(false) } else { violated("it is not listed as unfinished") }
@@ -188,7 +185,7 @@ pub(super) mod tests {
             clock: Box::new(SystemClock::default()),
         };
         let engine = Engine::open_simulated(&SimulatedDisk::new(), options, true).unwrap();
-        keep(&engine, Place::Log(1), &record("open", 1, Phase::Unfinished));
+        keep(&engine, Place::Unfinished(1), &record("open", 1, Phase::Unfinished));
         keep(&engine, Place::Log(2), &record("ended", 2, completed(8)));
         keep(&engine, Place::Tombstone(3), &record("over", 3, END));
         engine
@@ -252,14 +249,17 @@ pub(super) mod tests {
         let unclaimed = Record { attempt: 0, ..row(Phase::Unfinished) };
         let early = Record { since: at(3), ..row(Phase::Unfinished) };
         for (fault, place, broken) in [
-            ("not ascending", Place::Log(9), late),
-            ("not ascending", Place::Log(NUMBER_MAX), row(Phase::Unfinished)),
-            ("never claimed", Place::Log(9), unclaimed),
-            ("before it was claimed", Place::Log(9), early),
+            ("not ascending", Place::Unfinished(9), late),
+            ("not ascending", Place::Unfinished(NUMBER_MAX), row(Phase::Unfinished)),
+            ("never claimed", Place::Unfinished(9), unclaimed),
+            ("before it was claimed", Place::Unfinished(9), early),
             ("ends before its outcome", Place::Log(9), row(completed(9))),
-            ("stands in the log", Place::Log(9), row(END)),
-            ("among the tombstones", Place::Tombstone(9), row(Phase::Unfinished)),
-            ("among the tombstones", Place::Tombstone(9), row(completed(8))),
+            ("a table that it does not belong to", Place::Log(9), row(END)),
+            ("a table that it does not belong to", Place::Log(9), row(Phase::Unfinished)),
+            ("a table that it does not belong to", Place::Unfinished(9), row(completed(8))),
+            ("a table that it does not belong to", Place::Unfinished(9), row(END)),
+            ("a table that it does not belong to", Place::Tombstone(9), row(Phase::Unfinished)),
+            ("a table that it does not belong to", Place::Tombstone(9), row(completed(8))),
             ("its key has two rows", Place::Log(9), record("ended", 9, completed(8))),
         ] {
             let engine = engine();
@@ -270,7 +270,7 @@ pub(super) mod tests {
 
     #[test]
     fn a_row_that_is_not_where_the_index_and_the_list_say_is_found() {
-        let (place, row) = (Place::Log(9), record("lost", 9, Phase::Unfinished));
+        let (place, row) = (Place::Unfinished(9), record("lost", 9, Phase::Unfinished));
         let engine = engine();
         write(&engine, |tables| tables.put(place, &row).unwrap());
         finds(&engine, "the index does not lead to it");
@@ -294,7 +294,8 @@ pub(super) mod tests {
             ledger.publish(draft);
         };
         let none = Kept::default();
-        let extra = || Open { place: Place::Log(9), tally: Tally { since: at(1), tries: 1, is_in_doubt: false } };
+        let extra =
+            || Open { place: Place::Unfinished(9), tally: Tally { since: at(1), tries: 1, is_in_doubt: false } };
         let breaks: [Break<'_>; 7] = [
             ("the index holds another number", &|it| index(it, Place::Log(9), &record("none", 9, END))),
             ("payload rows belong to no record", &|it| write(it, |tables| tables.put_body(9, b"lost").unwrap())),

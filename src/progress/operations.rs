@@ -44,12 +44,38 @@ pub struct Operations {
     order: Order,
     /// The place of what was given last.
     given: Place,
-    /// What was read and not given yet, and when.
-    page: VecDeque<(Place, Result<Seen>)>,
+    /// What ended, and what is unfinished: given as one, in the order of their numbers.
+    lists: [List; 2],
+    /// When the last page was read.
     time: Timestamp,
+    rows_left: u64,
+}
+
+/// One of the lists that are given as one.
+#[derive(Debug)]
+struct List {
+    /// What was read and not given yet.
+    page: VecDeque<(Place, Result<Seen>)>,
     /// Behind which place the next page begins; none after the last.
     next: Option<Place>,
-    rows_left: u64,
+    /// A row of each is looked at, however few may be: else the same pages might come again and again.
+    is_looked_at: bool,
+}
+
+impl List {
+    fn behind(place: Option<Place>) -> Self {
+        Self { page: VecDeque::new(), next: place, is_looked_at: false }
+    }
+
+    /// Up to where nothing of it is left to be given, where that can only be told by reading on.
+    fn waits_at(&self) -> Option<Place> {
+        self.next.filter(|_| self.page.is_empty())
+    }
+
+    /// Where what it gives next stands.
+    fn front(&self) -> Option<Place> {
+        self.page.front().map(|(place, _)| *place)
+    }
 }
 
 /// Which operations are asked for.
@@ -83,15 +109,15 @@ impl Cursor {
 impl Operations {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         let (wanted, order, time) = (Wanted::default(), Order::NewestFirst, engine.time());
-        let (page, given, next, rows_left) = (VecDeque::new(), order.start(), Some(order.start()), u64::MAX);
-        Self { engine, wanted, order, given, page, time, next, rows_left }
+        let (given, lists) = (order.start(), order.starts().map(|start| List::behind(Some(start))));
+        Self { engine, wanted, order, given, lists, time, rows_left: u64::MAX }
     }
 
     /// What changed first comes first, behind all tombstones. Say it before [`after`](Self::after).
     pub fn oldest_first(mut self) -> Self {
         self.order = Order::OldestFirst;
-        self.next = Some(self.order.start());
-        self
+        let start = self.order.start();
+        self.behind(start)
     }
 
     /// Only the operations of this scope (P9).
@@ -132,8 +158,13 @@ impl Operations {
 
     /// Only what stands behind this [`cursor`](Self::cursor), in the same order: how a page goes on where the last one
     /// ended.
-    pub fn after(mut self, cursor: Cursor) -> Self {
-        self.next = Some(Place::from_word(cursor.0));
+    pub fn after(self, cursor: Cursor) -> Self {
+        self.behind(Place::from_word(cursor.0))
+    }
+
+    fn behind(mut self, place: Place) -> Self {
+        self.given = place;
+        self.lists = self.order.behind(place).map(List::behind);
         self
     }
 
@@ -146,19 +177,46 @@ impl Operations {
 
     /// Where it goes on; none where it has come to its end.
     pub fn cursor(&self) -> Option<Cursor> {
-        let place = if self.page.is_empty() { self.next } else { Some(self.given) };
-        place.map(|place| Cursor(place.word()))
+        let place = match (self.waits_at(), self.front()) {
+            (Some(waits_at), front) if front.is_none_or(|front| self.order.is_before(waits_at, front)) => waits_at,
+            (None, None) => return None,
+            _ => self.given,
+        };
+        Some(Cursor(place.word()))
     }
 
-    /// Reads the next page. Returns whether there was one.
+    /// Up to where nothing is left to be given, where a list must be read on to tell what follows.
+    fn waits_at(&self) -> Option<Place> {
+        self.order.first(self.lists.iter().filter_map(List::waits_at))
+    }
+
+    /// Where what comes next stands, of what was read.
+    fn front(&self) -> Option<Place> {
+        self.order.first(self.lists.iter().filter_map(List::front))
+    }
+
+    /// Takes what comes next, where that is known.
+    fn take(&mut self) -> Option<(Place, Result<Seen>)> {
+        let front = self.front()?;
+        if self.waits_at().is_some_and(|waits_at| self.order.is_before(waits_at, front)) {
+            return None;
+        }
+        self.lists.iter_mut().find(|list| list.front() == Some(front))?.page.pop_front()
+    }
+
+    /// Reads the next page of the list that waits for it first. Returns whether there was one.
     fn read(&mut self) -> Result<bool> {
-        let Some(after) = self.next.filter(|_| self.rows_left > 0) else { return Ok(false) };
+        let waits_at = self.waits_at();
+        let Some(list) = self.lists.iter_mut().find(|list| waits_at.is_some() && list.waits_at() == waits_at) else {
+            return Ok(false);
+        };
+        let rows_max = self.rows_left.max((!list.is_looked_at).into());
+        let Some(behind) = waits_at.filter(|_| rows_max > 0) else { return Ok(false) };
         let wanted = |record: &Record| self.wanted.is_record(record);
-        let (page, time) = self.engine.operations(after, self.order, self.rows_left, wanted)?;
+        let (page, time) = self.engine.operations(behind, self.order, rows_max, wanted)?;
         let Page { found, after, looked } = page;
-        (self.page, self.time) = (found.into(), time);
-        self.rows_left = self.rows_left.saturating_sub(looked);
-        self.next = after;
+        *list = List { page: found.into(), next: after, is_looked_at: true };
+        (self.time, self.rows_left) = (time, self.rows_left.saturating_sub(looked));
         Ok(true)
     }
 }
@@ -168,7 +226,7 @@ impl Iterator for Operations {
 
     fn next(&mut self) -> Option<Self::Item> {
         loop {
-            while let Some((place, seen)) = self.page.pop_front() {
+            while let Some((place, seen)) = self.take() {
                 self.given = place;
                 let progress = seen.map(|seen| Progress::new(seen, self.time, self.engine.policy()));
                 if progress.as_ref().map_or(true, |progress| self.wanted.is_state(progress.state())) {
@@ -179,7 +237,7 @@ impl Iterator for Operations {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    self.next = None;
+                    self.lists = [None, None].map(List::behind);
                     return Some(Err(error));
                 }
             }

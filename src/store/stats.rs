@@ -73,6 +73,9 @@ pub struct Stats {
     pub index_bytes: u64,
     /// Size of the file.
     pub disk_bytes: u64,
+    /// The format of the file: [`FORMAT_VERSION`](crate::FORMAT_VERSION), but of one that was opened to be read perhaps
+    /// an older.
+    pub format: u32,
     /// Errors of the store's own: of its disk, its file or the store itself, not of what callers asked for.
     pub faults: u64,
     /// The last of these.
@@ -177,6 +180,7 @@ impl Stats {
             bytes: figures.bytes,
             index_bytes: figures.index_bytes,
             disk_bytes: figures.disk_bytes,
+            format: figures.format,
             faults: figures.faults,
             last_fault: figures.last_fault.map(|Noted { kind, message, at }| LastFault { kind, message, at }),
         }

@@ -49,8 +49,9 @@ impl Builder {
         Ok(Compacted { bytes_before, bytes_after })
     }
 
-    /// Brings the file of a store that nobody has open to the newest format, one format after the other, each in one
-    /// commit. Format 1 is the first and the newest, so today there is nothing to bring anywhere.
+    /// Brings the file of a store that nobody has open to the newest format, as [`open`](Self::open) does: this is for
+    /// whoever wants to say when. It is one commit, for which every page of the file is checked; before it is whole
+    /// nothing is changed. Older versions of the crate refuse the file from then on, so have a copy.
     ///
     /// **Durable when it returns.**
     ///

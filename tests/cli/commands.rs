@@ -199,7 +199,7 @@ fn what_is_stuck_is_released_and_what_is_not_wanted_is_forgotten() {
 #[test]
 fn a_file_with_space_that_nothing_uses_is_made_smaller() {
     let place = Place::new(|store, clock| {
-        for nth in 0..200 {
+        for nth in 0..400 {
             run(store, &key(&nth.to_string())).complete(&vec![1_u8; 20_000]).wait().unwrap();
         }
         drop(run(store, &key("kept")));

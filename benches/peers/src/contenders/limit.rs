@@ -18,7 +18,8 @@ use crate::work::{FINGERPRINT, Kind, Load, Operation, Work, scope};
 
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("log");
 
-/// The store's own tables of records and of large payloads, where rows are taken from.
+/// The store's own tables, where rows are taken from: of what is unfinished, of what ended, and of large payloads.
+const STORE_UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
 const STORE_LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
 const STORE_BODIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/bodies");
 
@@ -46,8 +47,11 @@ impl Rows {
         store.close().unwrap();
         let database = Database::open(without_head(&path)).unwrap();
         let transaction = database.begin_read().unwrap();
-        let table = transaction.open_table(STORE_LOG).unwrap();
-        let mut rows = table.iter().unwrap().map(|row| row.unwrap().1.value().to_vec());
+        let rows_of = |table| {
+            let table = transaction.open_table(table).unwrap();
+            table.iter().unwrap().map(|row| row.unwrap().1.value().to_vec()).collect::<Vec<_>>()
+        };
+        let mut rows = rows_of(STORE_UNFINISHED).into_iter().chain(rows_of(STORE_LOG));
         let bodies: Vec<_> = transaction
             .open_table(STORE_BODIES)
             .map_or(Vec::new(), |bodies| bodies.iter().unwrap().map(|row| row.unwrap().1.value().to_vec()).collect());
