@@ -45,7 +45,9 @@ fn part_what_is_unfinished(transaction: &WriteTransaction) -> Result<()> {
     let is_unfinished = |_: u64, row: &[u8]| format::decode(row).is_ok_and(|record| record.is_unfinished());
     for row in log.extract_if(is_unfinished).map_err(engine)? {
         let (number, row) = row.map_err(engine)?;
-        unfinished.insert(number.value(), row.value()).map_err(engine)?;
+        if unfinished.insert(number.value(), row.value()).map_err(engine)?.is_some() {
+            return Err(Error::new(ErrorKind::Corrupt, format!("row {} stands in two tables", number.value())));
+        }
     }
     Ok(())
 }
