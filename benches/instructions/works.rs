@@ -32,7 +32,7 @@ pub(crate) const WORKS: [Work; 10] = [
     Work { name: "replay", operations: 4_000, run: replays },
     Work { name: "look at one operation: read and decode", operations: 4_000, run: looks },
     Work { name: "look at a key that is not there", operations: 20_000, run: absent },
-    Work { name: "open a store that keeps 1,024", operations: 8, run: openings },
+    Work { name: "open a store that keeps 1,024", operations: 16, run: openings },
 ];
 
 struct Shop {
