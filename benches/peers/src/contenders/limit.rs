@@ -47,7 +47,7 @@ impl Rows {
         store.close().unwrap();
         let database = Database::open(without_head(&path)).unwrap();
         let transaction = database.begin_read().unwrap();
-        let rows_of = |table| {
+        let rows_of = |table: TableDefinition<'_, u64, &[u8]>| {
             let table = transaction.open_table(table).unwrap();
             table.iter().unwrap().map(|row| row.unwrap().1.value().to_vec()).collect::<Vec<_>>()
         };
