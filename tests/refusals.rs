@@ -152,6 +152,24 @@ fn a_store_without_its_meta_row_is_no_store() {
     refused(&path, ErrorKind::NotAStore);
 }
 
+/// What it held would begin anew.
+#[test]
+fn p1_p10_a_file_that_lacks_one_of_its_tables_is_refused() {
+    for table in ["log", "unfinished", "tombstones"] {
+        let (_folder, path) = folder();
+        made(&path);
+        let database = database(&path);
+        let transaction = database.begin_write().unwrap();
+        let name = format!("reentry/{table}");
+        let lost: TableDefinition<'_, u64, &[u8]> = TableDefinition::new(&name);
+        assert!(transaction.delete_table(lost).unwrap());
+        transaction.commit().unwrap();
+        drop(database);
+        let error = refused(&path, ErrorKind::Corrupt);
+        assert!(error.to_string().contains(table), "{error}");
+    }
+}
+
 /// Changes the first row of a table by hand and puts the right checksum behind it.
 fn patch(path: &Path, table: TableDefinition<'_, u64, &'static [u8]>, change: impl Fn(&mut Vec<u8>)) {
     use redb::ReadableTable;
