@@ -63,3 +63,28 @@ fn p5_an_outcome_is_kept_for_a_millisecond_at_least() {
     clock.advance(MOMENT);
     assert!(!is_kept(&store, "k"));
 }
+
+/// What it holds up goes at its time, and what is kept longer is written anew once a retention and no oftener.
+#[test]
+fn p6_what_is_kept_longer_makes_room_for_its_neighbours_once_a_retention() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let store = Store::builder().retention(HOUR).clock(clock.clone()).open_on(&disk).unwrap();
+    let mut long = run(&store, &key("long"));
+    long.keep_for(HOUR * 100);
+    long.complete(&"done".to_owned()).wait().unwrap();
+    for name in ["a", "b"] {
+        run(&store, &key(name)).complete(&()).wait().unwrap();
+    }
+    let mut written = Vec::new();
+    for _ in 0..6 {
+        clock.advance(HOUR / 2);
+        // Each is a batch, and each looks at the head.
+        for _ in 0..3 {
+            store.forget(&key("nobody's")).wait().unwrap();
+        }
+        written.push(store.progress(&key("long")).unwrap().unwrap().changed_at());
+    }
+    assert_eq!(store.stats().unwrap().operations, 1);
+    let hours = |hours: u32| START + HOUR * hours;
+    assert_eq!(written, [START, hours(1), hours(1), hours(2), hours(2), hours(3)]);
+}
