@@ -270,3 +270,31 @@ fn p10_of_a_damaged_file_of_the_first_format_too_all_is_told_that_is_left() {
     }
     assert!(refused > 10 && refused < pages, "{refused} of {pages} pages");
 }
+
+/// Whoever pages through what is left goes on where the last page ended, also within what only the journal tells.
+#[test]
+fn p10_pages_of_what_is_left_come_to_all_of_it() {
+    tell_own_panics();
+    let image = left_by_a_crash();
+    let mut paged = 0;
+    for page in (head_bytes(&image) / PAGE + 1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1).take(12) {
+        let mut image = image.clone();
+        image[page * PAGE..][1_000..1_004].iter_mut().for_each(|byte| *byte ^= 0x5A);
+        let Ok(store) = builder().open_damaged_on(&SimulatedDisk::from_image(image)) else { continue };
+        let (all, errors) = told(&store, true);
+        let (mut one_by_one, mut cursor) = (Vec::new(), None);
+        for _ in 0..all.len() + errors.len() {
+            let list = store.operations();
+            let mut list = if let Some(cursor) = cursor { list.after(cursor) } else { list };
+            one_by_one.extend(list.next().and_then(Result::ok).map(|progress| format!("{progress:?}")));
+            cursor = list.cursor();
+            if cursor.is_none() {
+                break;
+            }
+        }
+        one_by_one.reverse();
+        assert_eq!(one_by_one, all, "page {page}, {errors:?}");
+        paged += usize::from(!errors.is_empty());
+    }
+    assert!(paged > 4, "{paged} files lack something");
+}
