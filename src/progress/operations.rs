@@ -14,7 +14,8 @@ use crate::record::{Phase, Record, Step};
 /// iterated, so that it holds up nobody, however many there are.
 ///
 /// Newest first unless it is told otherwise. A damaged record is an error in its place, and the next ones follow. What
-/// changes while it is iterated moves to the newest end, or among the tombstones, and so may come twice or be left out.
+/// changes while it is iterated moves to the newest end, or among the tombstones, and so may come twice or be left out:
+/// oldest first too, where it ends once all that had ended before it was read. An export is of one moment.
 /// Where only what is unfinished is asked for, [`unfinished`](crate::Store::unfinished)
 /// finds it without reading the rest.
 ///
