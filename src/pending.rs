@@ -4,15 +4,24 @@
 //! 1. Every promise is kept or broken: a promise dropped without an answer answers with an error, so nobody waits for
 //!    ever on a writer that is gone.
 //! 2. An answer that nobody takes is dropped, and with it whatever ownership it carries.
+//! 3. A thread sleeps by the bell of the batch that its answer comes with, where that has one; by itself where it waits
+//!    for anything else. It waits for one thing at a time.
+
+mod bell;
+#[cfg(all(test, loom))]
+mod orders;
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
 use std::panic::{RefUnwindSafe, UnwindSafe};
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
+
+pub(crate) use bell::{Bell, Ringer};
 
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::thread::{self, Thread};
@@ -111,14 +120,14 @@ pub(crate) fn block_on<T>(future: impl Future<Output = Result<T>>) -> Result<T> 
 
 /// Polls the future on this thread until it is ready; none at the deadline, or where this thread may not wait.
 fn drive<F: Future>(mut future: Pin<&mut F>, deadline: Option<Instant>) -> Option<F::Output> {
-    let parker = Parker::of_this_thread();
-    let waker = Waker::from(Arc::clone(&parker));
-    let mut context = Context::from_waker(&waker);
+    let sleeper = Sleeper::of_this_thread();
+    let mut context = Context::from_waker(&sleeper.waker);
     loop {
+        sleeper.bell.set(None);
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
         }
-        if may_block().is_err() || !parker.park(deadline) {
+        if may_block().is_err() || !sleeper.sleep(deadline) {
             return None;
         }
     }
@@ -217,6 +226,52 @@ fn taken() -> Error {
     Error::new(ErrorKind::TimedOut, "this answer was taken already")
 }
 
+/// A thread that waits.
+struct Sleeper {
+    parker: Arc<Parker>,
+    /// Wakes it where it sleeps by itself.
+    waker: Waker,
+    /// What it sleeps by instead: given by the answer that it polled last.
+    bell: Cell<Option<Arc<Bell>>>,
+}
+
+thread_local! {
+    static SLEEPER: RefCell<Option<Rc<Sleeper>>> = const { RefCell::new(None) };
+}
+
+impl Sleeper {
+    /// That of the calling thread, made once.
+    fn of_this_thread() -> Rc<Self> {
+        let kept = SLEEPER.try_with(|slot| Rc::clone(slot.borrow_mut().get_or_insert_with(Self::make)));
+        kept.unwrap_or_else(|_| Self::make())
+    }
+
+    fn make() -> Rc<Self> {
+        let parker = Arc::new(Parker { thread: thread::current(), woken: AtomicBool::new(false) });
+        Rc::new(Self { waker: Waker::from(Arc::clone(&parker)), parker, bell: Cell::new(None) })
+    }
+
+    /// Lets this thread sleep by the bell, where it is `waker` that would wake it. Returns whether it does.
+    fn goes_by(bell: &Arc<Bell>, waker: &Waker) -> bool {
+        let goes = |sleeper: &Rc<Self>| {
+            let is_woken_so = sleeper.waker.will_wake(waker);
+            if is_woken_so {
+                sleeper.bell.set(Some(Arc::clone(bell)));
+            }
+            is_woken_so
+        };
+        SLEEPER.try_with(|slot| slot.borrow().as_ref().is_some_and(goes)).unwrap_or(false)
+    }
+
+    /// Sleeps until there may be something to poll (true) or until the deadline (false).
+    fn sleep(&self, deadline: Option<Instant>) -> bool {
+        match self.bell.take() {
+            Some(bell) => bell.sleep(deadline),
+            None => self.parker.park(deadline),
+        }
+    }
+}
+
 /// Lets a thread sleep until a waker made from it wakes it.
 struct Parker {
     thread: Thread,
@@ -224,16 +279,6 @@ struct Parker {
 }
 
 impl Parker {
-    /// The parker of the calling thread, made once.
-    fn of_this_thread() -> Arc<Self> {
-        thread_local! {
-            static PARKER: RefCell<Option<Arc<Parker>>> = const { RefCell::new(None) };
-        }
-        let make = || Arc::new(Self { thread: thread::current(), woken: AtomicBool::new(false) });
-        let kept = PARKER.try_with(|slot| Arc::clone(slot.borrow_mut().get_or_insert_with(make)));
-        kept.unwrap_or_else(|_| make())
-    }
-
     /// Sleeps until woken (true) or until the deadline (false).
     fn park(&self, deadline: Option<Instant>) -> bool {
         while !self.woken.swap(false, Ordering::Acquire) {
@@ -268,6 +313,8 @@ pub(crate) struct Promise<T> {
 #[derive(Debug)]
 pub(crate) struct Answer<T> {
     slot: Arc<Slot<T>>,
+    /// What rings once the batch that it comes with is answered.
+    bell: Option<Arc<Bell>>,
 }
 
 #[derive(Debug)]
@@ -283,7 +330,7 @@ enum Content<T> {
 /// Both halves of a new answer.
 pub(crate) fn promise<T>() -> (Promise<T>, Answer<T>) {
     let slot = Arc::new(Slot(Mutex::new(Content::Empty(None))));
-    (Promise { slot: Some(Arc::clone(&slot)) }, Answer { slot })
+    (Promise { slot: Some(Arc::clone(&slot)) }, Answer { slot, bell: None })
 }
 
 impl<T> Promise<T> {
@@ -316,6 +363,11 @@ impl<T> Drop for Promise<T> {
 }
 
 impl<T> Answer<T> {
+    /// The same, of a request that is in the batch of this bell.
+    pub(crate) fn rung_by(self, bell: Option<Arc<Bell>>) -> Self {
+        Self { bell, ..self }
+    }
+
     /// The answer, if it is there.
     pub(crate) fn take(&self) -> Option<Result<T>> {
         let mut held = self.slot.0.lock();
@@ -329,6 +381,11 @@ impl<T> Answer<T> {
     }
 }
 
+/// Whether this thread goes to sleep until the bell rings.
+fn sleeps_by(bell: &Arc<Bell>, waker: &Waker) -> bool {
+    !bell.has_rung() && Sleeper::goes_by(bell, waker)
+}
+
 impl<T> Future for Answer<T> {
     type Output = Result<T>;
 
@@ -337,6 +394,12 @@ impl<T> Future for Answer<T> {
         match std::mem::replace(&mut *held, Content::Taken) {
             Content::Filled(answer) => Poll::Ready(answer),
             Content::Taken => Poll::Ready(Err(taken())),
+            // The slot is filled before the bell rings. Who finds it empty after that waits for something else, for the
+            // run at work to end.
+            Content::Empty(_) if self.bell.as_ref().is_some_and(|bell| sleeps_by(bell, context.waker())) => {
+                *held = Content::Empty(None);
+                Poll::Pending
+            }
             Content::Empty(waker) => {
                 let waker = waker.filter(|known| known.will_wake(context.waker()));
                 *held = Content::Empty(Some(waker.unwrap_or_else(|| context.waker().clone())));
@@ -345,9 +408,6 @@ impl<T> Future for Answer<T> {
         }
     }
 }
-
-#[cfg(all(test, loom))]
-mod orders;
 
 #[cfg(test)]
 mod tests {
@@ -378,6 +438,56 @@ mod tests {
         let error = pending(answer).wait_for(Duration::from_millis(1)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::OutcomeUnknown);
         assert!(promise.is_abandoned());
+    }
+
+    #[test]
+    fn whoever_sleeps_by_a_bell_wakes_when_it_rings_and_goes_on_where_the_answer_comes_later() {
+        let ringer = Ringer::default();
+        let (mut promises, mut waits) = (Vec::new(), Vec::new());
+        for nth in 0..8 {
+            let (promise, answer) = promise();
+            let answer = answer.rung_by(Some(Arc::clone(ringer.bell())));
+            promises.push((nth, promise));
+            waits.push(thread::spawn(move || pending(answer).wait().unwrap()));
+        }
+        // All sleep by the bell now, or will find that it has rung.
+        let late = promises.split_off(4);
+        for (nth, promise) in promises {
+            promise.keep(Ok(nth));
+        }
+        drop(ringer);
+        for (nth, promise) in late {
+            promise.keep(Ok(nth));
+        }
+        let answers: Vec<_> = waits.into_iter().map(|wait| wait.join().unwrap()).collect();
+        assert_eq!(answers, [0, 1, 2, 3, 4, 5, 6, 7]);
+    }
+
+    #[test]
+    fn a_bell_that_does_not_ring_is_given_up_in_time_and_misleads_no_later_wait() {
+        let ringer = Ringer::default();
+        let (kept, answer) = promise::<u8>();
+        let error = pending(answer.rung_by(Some(Arc::clone(ringer.bell())))).wait_for(Duration::from_millis(1));
+        assert_eq!(error.unwrap_err().kind(), ErrorKind::OutcomeUnknown);
+        assert!(kept.is_abandoned());
+        let (promise, answer) = promise();
+        let giver = thread::spawn(move || promise.keep(Ok(7)));
+        assert_eq!(pending(answer).wait().unwrap(), 7);
+        giver.join().unwrap();
+    }
+
+    #[test]
+    fn a_task_does_not_sleep_by_a_bell() {
+        let ringer = Ringer::default();
+        let (promise, answer) = promise();
+        let mut answer = answer.rung_by(Some(Arc::clone(ringer.bell())));
+        let woken = Arc::new(Parker { thread: thread::current(), woken: AtomicBool::new(false) });
+        let waker = Waker::from(Arc::clone(&woken));
+        // On a thread that has waited itself too.
+        assert_eq!(Pending::coming(ErrorKind::TimedOut, async { Ok(1) }).wait().unwrap(), 1);
+        assert!(Pin::new(&mut answer).poll(&mut Context::from_waker(&waker)).is_pending());
+        promise.keep(Ok(7));
+        assert!(woken.woken.load(Ordering::Acquire));
     }
 
     #[test]

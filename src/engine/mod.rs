@@ -88,7 +88,7 @@ use meter::{Answered, Meter};
 pub use mishap::{DiskCall, DiskFault};
 pub(crate) use place::Place;
 pub(crate) use queue::QueueLimits;
-use queue::{HandOver, Queue, Shut};
+use queue::{HandOver, Pushed, Queue, Shut};
 #[cfg(feature = "export")]
 pub(crate) use request::Adopted;
 pub(crate) use request::{Advanced, Carried, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
@@ -192,8 +192,8 @@ impl Engine {
             return Pending::ready(answer.map(|claimed| read(Arc::clone(self), claimed)));
         }
         let (promise, answer) = promise();
-        let unsent = self.push(key, hash, command, Carried::default(), None, Reply::Claim { turn: None, promise });
-        self.follow_claim(key, hash, span, unsent, answer, read)
+        let pushed = self.push(key, hash, command, Carried::default(), None, Reply::Claim { turn: None, promise });
+        self.follow_claim(key, hash, span, pushed, answer, read)
     }
 
     /// Waits for the run at work to end, then claims.
@@ -209,8 +209,11 @@ impl Engine {
             return Pending::ready(Err(error));
         }
         let parked = self.shared.park(key, hash, Waiter { ask, promise });
-        let unsent = parked.err().and_then(|waiter| self.shared.queue.push(self.shared.turn_of(waiter, key, hash)));
-        self.follow_claim(key, hash, self.shared.trace.claim(key), unsent, answer, read)
+        let pushed = match parked {
+            Ok(()) => Pushed::In(None),
+            Err(waiter) => self.shared.queue.push(self.shared.turn_of(waiter, key, hash)),
+        };
+        self.follow_claim(key, hash, self.shared.trace.claim(key), pushed, answer, read)
     }
 
     /// Moves a checkpoint, for a run or for anybody, with the server's own rows where there are any.
@@ -224,8 +227,8 @@ impl Engine {
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let hash = self.shared.index.hash(key);
-        let unsent = self.push(key, hash, command, carried, rows, Reply::Advance(promise));
-        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, read)
+        let pushed = self.push(key, hash, command, carried, rows, Reply::Advance(promise));
+        self.follow(ErrorKind::OutcomeUnknown, pushed, answer, read)
     }
 
     /// Changes a step, by a command that somebody waits for.
@@ -238,8 +241,8 @@ impl Engine {
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let hash = self.shared.index.hash(key);
-        let unsent = self.push(key, hash, command, carried, None, Reply::Step(promise));
-        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, stepped| read(stepped))
+        let pushed = self.push(key, hash, command, carried, None, Reply::Step(promise));
+        self.follow(ErrorKind::OutcomeUnknown, pushed, answer, |_, stepped| read(stepped))
     }
 
     /// Takes in what a run reports of a step. It is on disk with the next batch at the latest; nobody need wait.
@@ -262,16 +265,16 @@ impl Engine {
     ) -> Pending<T> {
         let (promise, answer) = promise();
         let (key, hash) = (ownership.key.clone(), ownership.hash);
-        let unsent = self.push(&key, hash, command, carried, rows, Reply::End { ownership, promise });
-        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, outcome| Ok(read(outcome)))
+        let pushed = self.push(&key, hash, command, carried, rows, Reply::End { ownership, promise });
+        self.follow(ErrorKind::OutcomeUnknown, pushed, answer, |_, outcome| Ok(read(outcome)))
     }
 
     /// Does what can be asked of an operation by name alone, and tells whether there was anything to do.
     pub(crate) fn by_name(self: &Arc<Self>, key: &Key, command: Command) -> Pending<bool> {
         let (promise, answer) = promise();
-        let unsent =
+        let pushed =
             self.push(key, self.shared.index.hash(key), command, Carried::default(), None, Reply::Done(promise));
-        self.follow(ErrorKind::OutcomeUnknown, unsent, answer, |_, done| Ok(done))
+        self.follow(ErrorKind::OutcomeUnknown, pushed, answer, |_, done| Ok(done))
     }
 
     /// Hands a request to the writer, or gives it back where there is no room for it yet. On a thread that the store
@@ -284,7 +287,7 @@ impl Engine {
         carried: Carried,
         rows: Option<WriteRows>,
         reply: Reply,
-    ) -> Option<Request> {
+    ) -> Pushed {
         if let Some(name) = command.by_hand() {
             self.shared.trace.by_hand(key, name);
         }
@@ -294,7 +297,7 @@ impl Engine {
             Ok(()) => self.shared.queue.push(request),
             Err(error) => {
                 request.refuse(error);
-                None
+                Pushed::In(None)
             }
         }
     }
@@ -303,14 +306,14 @@ impl Engine {
     fn follow<A: Send + 'static, T: Send + 'static>(
         self: &Arc<Self>,
         gives_up: ErrorKind,
-        unsent: Option<Request>,
+        pushed: Pushed,
         answer: Answer<A>,
         read: impl FnOnce(Arc<Self>, A) -> Result<T> + Send + 'static,
     ) -> Pending<T> {
         let engine = Arc::clone(self);
         Pending::coming(gives_up, async move {
-            HandOver::new(Arc::clone(&engine.shared.queue), unsent).await?;
-            read(engine, answer.await?)
+            let bell = HandOver::new(Arc::clone(&engine.shared.queue), pushed).await;
+            read(engine, answer.rung_by(bell).await?)
         })
     }
 
@@ -320,17 +323,14 @@ impl Engine {
         key: &Key,
         hash: KeyHash,
         span: Span,
-        unsent: Option<Request>,
+        pushed: Pushed,
         answer: Answer<Claimed>,
         read: impl FnOnce(Arc<Self>, Claimed) -> T + Send + 'static,
     ) -> Pending<T> {
         let (engine, key) = (Arc::clone(self), key.clone());
         let answered = async move {
-            let handed_over = HandOver::new(Arc::clone(&engine.shared.queue), unsent).await;
-            let answer = match handed_over {
-                Ok(()) => answer.await,
-                Err(error) => Err(error),
-            };
+            let bell = HandOver::new(Arc::clone(&engine.shared.queue), pushed).await;
+            let answer = answer.rung_by(bell).await;
             engine.shared.count(&key, hash, &answer);
             Ok(read(engine, answer?))
         };

@@ -14,7 +14,7 @@ mod tests {
 
     use super::super::index::{Index, KeyHash, Owner, Waiter};
     use super::super::place::Place;
-    use super::super::queue::{HandOver, Queue, QueueLimits, Shut};
+    use super::super::queue::{HandOver, Pushed, Queue, QueueLimits, Shut, Taken};
     use super::super::request::{Carried, Claimed, Reply, Request};
     use crate::clock::Timestamp;
     use crate::error::{ErrorKind, Result};
@@ -41,46 +41,51 @@ mod tests {
     /// Hands one request over, however long that takes, and waits for its answer.
     fn ask(queue: &Arc<Queue>, hash: KeyHash) -> Result<bool> {
         let (promise, answer) = promise();
-        let unsent = queue.push(request(hash, Reply::Done(promise)));
+        let pushed = queue.push(request(hash, Reply::Done(promise)));
         let queue = Arc::clone(queue);
         block_on(async move {
-            HandOver::new(queue, unsent).await?;
-            answer.await
+            let bell = HandOver::new(queue, pushed).await;
+            answer.rung_by(bell).await
         })
     }
 
-    fn answer_all(requests: &mut Vec<Request>) -> usize {
-        let taken = requests.len();
-        for request in requests.drain(..) {
+    fn is_taken(pushed: Pushed) -> bool {
+        matches!(pushed, Pushed::In(_))
+    }
+
+    fn answer_all(taken: &mut Taken) -> usize {
+        let all = taken.requests.len();
+        for request in taken.requests.drain(..) {
             match request.reply {
                 Reply::Done(promise) => promise.keep(Ok(true)),
                 other => panic!("nobody asked for {other:?}"),
             }
         }
-        taken
+        taken.clear();
+        all
     }
 
     /// Answers until so many were.
     fn answer_in_turns(queue: &Queue, all: usize) {
-        let (mut requests, mut answered) = (Vec::new(), 0);
+        let (mut taken, mut answered) = (Taken::default(), 0);
         while answered < all {
-            assert_eq!(queue.take(&mut requests, LONG), None);
-            answered += answer_all(&mut requests);
+            assert_eq!(queue.take(&mut taken, LONG), None);
+            answered += answer_all(&mut taken);
         }
     }
 
     /// Does what the writer does: answers until the queue is shut, then refuses what is left.
     fn answer_until_shut(queue: &Queue) {
-        let mut requests = Vec::new();
+        let mut taken = Taken::default();
         loop {
-            let shut = queue.take(&mut requests, LONG);
-            if shut.is_some() && requests.is_empty() {
+            let shut = queue.take(&mut taken, LONG);
+            if shut.is_some() && taken.requests.is_empty() {
                 break;
             }
-            answer_all(&mut requests);
+            answer_all(&mut taken);
         }
-        queue.take(&mut requests, Duration::ZERO);
-        requests.into_iter().for_each(|request| request.refuse(Shut::Closed.error()));
+        queue.take(&mut taken, Duration::ZERO);
+        taken.requests.drain(..).for_each(|request| request.refuse(Shut::Closed.error()));
     }
 
     #[test]
@@ -100,7 +105,7 @@ mod tests {
             let (queue, hash) = (queue(1), Index::new(0, 1).hash(&key()));
             // It is full from the start.
             let (promise, first) = promise();
-            assert!(queue.push(request(hash, Reply::Done(promise))).is_none());
+            assert!(is_taken(queue.push(request(hash, Reply::Done(promise)))));
             let asks = Arc::clone(&queue);
             let asks = thread::spawn(move || assert!(ask(&asks, hash).unwrap()));
             answer_in_turns(&queue, 2);
@@ -131,7 +136,7 @@ mod tests {
         in_every_order_of(3, || {
             let (queue, hash) = (queue(1), Index::new(0, 1).hash(&key()));
             let (promise, first) = promise();
-            assert!(queue.push(request(hash, Reply::Done(promise))).is_none());
+            assert!(is_taken(queue.push(request(hash, Reply::Done(promise)))));
             let asks = Arc::clone(&queue);
             let asks = thread::spawn(move || match ask(&asks, hash) {
                 Ok(answer) => assert!(answer),
@@ -195,7 +200,7 @@ mod tests {
             let (promise, answer, ask) = claim();
             let parked = index.shard(hash).park(hash, &key(), Waiter { ask, promise });
             if let Err(Waiter { promise, .. }) = parked {
-                assert!(queue.push(request(hash, Reply::Claim { turn: None, promise })).is_none());
+                assert!(is_taken(queue.push(request(hash, Reply::Claim { turn: None, promise }))));
             }
             leaves.join().unwrap();
             assert_eq!((queue.len(), index.shard(hash).seats().count()), (1, 0));

@@ -4,7 +4,8 @@
 //! 1. It never grows past its bounds: a full one keeps a caller's request with the caller. Only what was admitted
 //!    once already (the next in line for a key) and what has happened already (a step's result: one at most for each
 //!    effect under way) comes in without asking for room.
-//! 2. Whatever is pushed is answered: once the queue is shut a request is refused on the spot.
+//! 2. Whatever is pushed is answered: once the queue is shut a request is refused on the spot. The bell of its batch
+//!    rings after that.
 //! 3. A request that nobody waits for goes with the next batch that somebody waits for, at the latest after a second;
 //!    order is kept.
 
@@ -16,11 +17,16 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::request::Request;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind};
+use crate::pending::{Bell, Ringer};
 use crate::sync::{Condvar, Instant, Mutex};
 
 /// How long what nobody waits for is kept from the disk at most.
 const PATIENCE_MAX: Duration = Duration::from_secs(1);
+
+/// How many of a batch are woken one by one, each as soon as it is answered. The others sleep by its bell: where there
+/// are many, waking one by one is what takes most of the writer's time.
+const SINGLE_MAX: usize = if cfg!(any(shuttle, loom)) { 0 } else { 16 };
 
 /// How much may wait for the writer.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +45,8 @@ pub(crate) struct Queue {
 #[derive(Debug, Default)]
 struct State {
     requests: Vec<Request>,
+    /// Rings once these are answered, where they are many.
+    ringer: Option<Ringer>,
     bytes: usize,
     /// Whether anybody waits for one of the requests, or they are too many to wait for that.
     is_pressing: bool,
@@ -50,6 +58,30 @@ struct State {
     outside: BTreeMap<u64, Waker>,
     next_outside: u64,
     shut: Option<Shut>,
+}
+
+/// What became of a request that was pushed.
+#[derive(Debug)]
+pub(crate) enum Pushed {
+    /// It is answered already, or with the batch of this bell.
+    In(Option<Arc<Bell>>),
+    /// There is no room for it yet.
+    Back(Box<Request>),
+}
+
+/// What was taken from the queue at once. Who sleeps until it is answered is woken when this is gone, or empty again.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) requests: Vec<Request>,
+    ringer: Option<Ringer>,
+}
+
+impl Taken {
+    /// Drops what is left of it, and wakes who waited. The buffer is kept: the queue swaps it for the next batch.
+    pub(crate) fn clear(&mut self) {
+        self.requests.clear();
+        self.ringer = None;
+    }
 }
 
 /// Why nothing more is taken in.
@@ -82,12 +114,12 @@ impl Queue {
     }
 
     /// Takes the request in, or gives it back where there is no room. A shut queue refuses it.
-    pub(crate) fn push(&self, request: Request) -> Option<Request> {
+    pub(crate) fn push(&self, request: Request) -> Pushed {
         let mut state = self.state.lock();
         if let Some(shut) = state.shut {
             drop(state);
             request.refuse(shut.error());
-            return None;
+            return Pushed::In(None);
         }
         let bytes = request.bytes();
         let fits = state.requests.len() < self.limits.commands_max
@@ -96,10 +128,11 @@ impl Queue {
             // Room is made by taking what is there, whoever waits for it.
             state.is_pressing = true;
             self.filled.notify_one();
-            return Some(request);
+            return Pushed::Back(Box::new(request));
         }
         self.admit(&mut state, request, bytes);
-        None
+        let is_one_of_many = state.requests.len() > SINGLE_MAX;
+        Pushed::In(is_one_of_many.then(|| Arc::clone(state.ringer.get_or_insert_default().bell())))
     }
 
     /// Takes in a request that was admitted before, whether or not there is room.
@@ -130,8 +163,8 @@ impl Queue {
     }
 
     /// Waits for requests, for the queue to be shut, or for `patience` to end; then swaps all there is for the empty
-    /// `requests`.
-    pub(crate) fn take(&self, requests: &mut Vec<Request>, patience: Duration) -> Option<Shut> {
+    /// `taken`.
+    pub(crate) fn take(&self, taken: &mut Taken, patience: Duration) -> Option<Shut> {
         let mut state = self.state.lock();
         let wakes_at = Instant::now() + patience;
         while !state.is_pressing && state.shut.is_none() {
@@ -141,7 +174,8 @@ impl Queue {
                 break;
             }
         }
-        std::mem::swap(&mut state.requests, requests);
+        std::mem::swap(&mut state.requests, &mut taken.requests);
+        std::mem::swap(&mut state.ringer, &mut taken.ringer);
         (state.bytes, state.is_pressing, state.patient_since, state.sleeps_long) = (0, false, None, false);
         let outside = std::mem::take(&mut state.outside);
         let shut = state.shut;
@@ -180,30 +214,38 @@ impl Queue {
     }
 }
 
-/// Waits for room, then hands the request over.
+/// Waits for room, then hands the request over. Comes to the bell of its batch.
 #[derive(Debug)]
 pub(crate) struct HandOver {
     queue: Arc<Queue>,
-    request: Option<Request>,
+    pushed: Pushed,
     /// Its number among those outside.
     outside: Option<u64>,
 }
 
 impl HandOver {
-    pub(crate) fn new(queue: Arc<Queue>, request: Option<Request>) -> Self {
-        Self { queue, request, outside: None }
+    pub(crate) fn new(queue: Arc<Queue>, pushed: Pushed) -> Self {
+        Self { queue, pushed, outside: None }
     }
 }
 
 impl Future for HandOver {
-    type Output = Result<()>;
+    type Output = Option<Arc<Bell>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Some(request) = self.request.take() else { return Poll::Ready(Ok(())) };
+        let request = match std::mem::replace(&mut self.pushed, Pushed::In(None)) {
+            Pushed::In(bell) => return Poll::Ready(bell),
+            Pushed::Back(request) => request,
+        };
         // Outside before trying: room made in between wakes us.
         self.outside = Some(self.queue.wait_outside(self.outside, context.waker()));
-        self.request = self.queue.push(request);
-        if self.request.is_some() { Poll::Pending } else { Poll::Ready(Ok(())) }
+        match self.queue.push(*request) {
+            Pushed::In(bell) => Poll::Ready(bell),
+            back @ Pushed::Back(_) => {
+                self.pushed = back;
+                Poll::Pending
+            }
+        }
     }
 }
 

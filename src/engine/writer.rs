@@ -18,7 +18,7 @@ use super::disk::Fault;
 use super::done::{Done, Move, publish_moves, row_left};
 use super::meta::Meta;
 use super::place::{NUMBER_MAX, Place};
-use super::queue::Shut;
+use super::queue::{Shut, Taken};
 use super::request::Request;
 use super::retention::Retention;
 use super::tables::Tables;
@@ -121,11 +121,11 @@ impl Writer {
 
     /// Works until the queue is shut, then lets nobody wait any longer.
     pub(super) fn run(mut self) {
-        let mut requests = Vec::new();
+        let mut taken = Taken::default();
         loop {
             let turn = AssertUnwindSafe(|| {
                 let patience = self.patience();
-                self.turn(&mut requests, patience)
+                self.turn(&mut taken, patience)
             });
             // Beside what `turn` catches itself, the server's clock may panic.
             let goes_on = catch_unwind(turn).unwrap_or_else(|_| {
@@ -136,7 +136,7 @@ impl Writer {
                 break;
             }
         }
-        self.end(requests);
+        self.end(taken);
     }
 
     /// Works when it is told to, and leaves nothing for later; on a thread of its own, when somebody waits for it.
@@ -148,32 +148,31 @@ impl Writer {
     /// Does one batch of all that is queued. Gives the writer back unless it has ended.
     #[cfg(any(test, feature = "testing"))]
     pub(super) fn work_by_hand(mut self: Box<Self>) -> Option<Box<Self>> {
-        let mut requests = Vec::new();
-        if self.turn(&mut requests, Duration::ZERO) {
+        let mut taken = Taken::default();
+        if self.turn(&mut taken, Duration::ZERO) {
             return Some(self);
         }
-        self.end(requests);
+        self.end(taken);
         None
     }
 
     /// Takes what is queued, or waits for it for a while, and does it. Returns whether it goes on; where it does not,
-    /// `requests` is left to refuse.
-    fn turn(&mut self, requests: &mut Vec<Request>, patience: Duration) -> bool {
-        let shut = self.shared.queue.take(requests, patience);
-        if shut == Some(Shut::Failed) || shut.is_some() && requests.is_empty() {
+    /// what it took is left to refuse.
+    fn turn(&mut self, taken: &mut Taken, patience: Duration) -> bool {
+        let shut = self.shared.queue.take(taken, patience);
+        if shut == Some(Shut::Failed) || shut.is_some() && taken.requests.is_empty() {
             return false;
         }
         self.wake_lapsed();
-        let mut batch = std::mem::take(requests);
+        let mut batch = std::mem::take(&mut taken.requests);
         if catch_unwind(AssertUnwindSafe(|| self.work(&mut batch))).is_err() {
             // The promises of the batch broke with it: whoever waits for them knows that nobody knows.
             self.shared.queue.shut(Shut::Failed);
             self.shared.log.give_up();
             self.shared.keep_fault(&Error::new(ErrorKind::Failed, "the writer panicked; open the store anew"));
         }
-        // The buffer is kept: the queue swaps it for the next batch.
-        *requests = batch;
-        requests.clear();
+        taken.requests = batch;
+        taken.clear();
         true
     }
 
@@ -219,13 +218,13 @@ impl Writer {
         }
     }
 
-    fn end(&mut self, requests: Vec<Request>) {
+    fn end(&mut self, taken: Taken) {
         let shut = self.shared.queue.is_shut().unwrap_or(Shut::Failed);
         // What came in after the queue was last taken and before it was shut; nothing comes after.
-        let mut left = Vec::new();
+        let mut left = Taken::default();
         self.shared.queue.take(&mut left, Duration::ZERO);
-        for request in requests.into_iter().chain(left) {
-            request.refuse(shut.error());
+        for mut taken in [taken, left] {
+            taken.requests.drain(..).for_each(|request| request.refuse(shut.error()));
         }
         self.shared.ended.store(true, Ordering::Release);
         let waiters: Vec<_> = self.shared.index.shards().flat_map(|mut shard| shard.take_waiters()).collect();

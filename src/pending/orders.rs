@@ -7,7 +7,7 @@
 #[cfg(test)]
 mod tests {
     use super::super::*;
-    use crate::sync::{in_every_order, pass_time};
+    use crate::sync::{in_every_order, in_every_order_of, pass_time};
 
     fn pending<T: Send + 'static>(answer: Answer<T>) -> Pending<T> {
         Pending::coming(ErrorKind::OutcomeUnknown, answer)
@@ -67,6 +67,59 @@ mod tests {
             assert_eq!(pending(first.1).wait().unwrap(), 1);
             assert_eq!(pending(second.1).wait().unwrap(), 2);
             gives.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn all_who_sleep_by_a_bell_get_the_answers_that_another_gives_before_it_rings() {
+        in_every_order_of(3, || {
+            let ringer = Ringer::default();
+            let (first, second) = (promise(), promise());
+            let [mine, other] = [first.1, second.1].map(|answer| answer.rung_by(Some(Arc::clone(ringer.bell()))));
+            let waits = thread::spawn(move || assert_eq!(pending(other).wait().unwrap(), 2));
+            let gives = thread::spawn(move || {
+                first.0.keep(Ok(1));
+                second.0.keep(Ok(2));
+                drop(ringer);
+            });
+            assert_eq!(pending(mine).wait().unwrap(), 1);
+            gives.join().unwrap();
+            waits.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn who_sleeps_by_a_bell_gets_an_answer_that_comes_after_it_rang() {
+        in_every_order(|| {
+            let ringer = Ringer::default();
+            let (promise, answer) = promise();
+            let answer = answer.rung_by(Some(Arc::clone(ringer.bell())));
+            let gives = thread::spawn(move || {
+                drop(ringer);
+                promise.keep(Ok(7));
+            });
+            assert_eq!(pending(answer).wait().unwrap(), 7);
+            gives.join().unwrap();
+        });
+    }
+
+    #[test]
+    fn a_bell_that_rings_as_the_time_is_over_loses_no_answer() {
+        in_every_order(|| {
+            let ringer = Ringer::default();
+            let (promise, answer) = promise();
+            let answer = answer.rung_by(Some(Arc::clone(ringer.bell())));
+            let gives = thread::spawn(move || {
+                promise.keep(Ok(7));
+                drop(ringer);
+            });
+            let time = thread::spawn(|| pass_time(Duration::from_secs(1)));
+            match pending(answer).wait_for(Duration::from_secs(1)) {
+                Ok(taken) => assert_eq!(taken, 7),
+                Err(error) => assert_eq!(error.kind(), ErrorKind::OutcomeUnknown),
+            }
+            gives.join().unwrap();
+            time.join().unwrap();
         });
     }
 

@@ -36,4 +36,28 @@ mod ordinary {
     pub(crate) use std::{thread, thread_local};
 
     pub(crate) use parking_lot::{Condvar, Mutex, MutexGuard, RwLock, RwLockReadGuard};
+
+    /// For many threads that wait for one thing: those of the standard library wake all in one call of the system,
+    /// where `parking_lot`'s wake one, which wakes the next.
+    pub(crate) mod crowd {
+        use std::sync::PoisonError;
+        pub(crate) use std::sync::{Condvar, Mutex, MutexGuard};
+        use std::time::Instant;
+
+        pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+            mutex.lock().unwrap_or_else(PoisonError::into_inner)
+        }
+
+        /// Waits until notified or until the deadline; also without either.
+        pub(crate) fn wait<'m, T>(
+            condvar: &Condvar,
+            held: MutexGuard<'m, T>,
+            deadline: Option<Instant>,
+        ) -> MutexGuard<'m, T> {
+            match deadline.map(|deadline| deadline.saturating_duration_since(Instant::now())) {
+                None => condvar.wait(held).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => condvar.wait_timeout(held, left).unwrap_or_else(PoisonError::into_inner).0,
+            }
+        }
+    }
 }

@@ -309,6 +309,29 @@ impl Condvar {
     }
 }
 
+/// For many threads that wait for one thing.
+pub(crate) mod crowd {
+    use super::Instant;
+    pub(crate) use super::{Condvar, Mutex, MutexGuard};
+
+    pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+        mutex.lock()
+    }
+
+    /// Waits until notified or until the deadline.
+    pub(crate) fn wait<'m, T>(
+        condvar: &Condvar,
+        mut held: MutexGuard<'m, T>,
+        deadline: Option<Instant>,
+    ) -> MutexGuard<'m, T> {
+        match deadline {
+            None => condvar.wait(&mut held),
+            Some(deadline) => drop(condvar.wait_until(&mut held, deadline)),
+        }
+        held
+    }
+}
+
 /// A moment by the time that tests let pass.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Instant(Duration);
