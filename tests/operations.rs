@@ -146,6 +146,22 @@ fn a_list_goes_on_while_what_it_lists_comes_and_goes() {
 }
 
 #[test]
+fn what_ends_while_all_is_listed_oldest_first_is_not_left_out() {
+    let store = Store::builder().in_memory().unwrap();
+    (0..1_800).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
+    (1_800..1_810).for_each(|nth| drop(run(&store, &key(&nth.to_string())).complete(&()).wait().unwrap()));
+    // All that has ended is read with the first page of what has not.
+    let mut list = store.operations().oldest_first();
+    assert_eq!(list.by_ref().take(10).count(), 10);
+    for ended in ["1200", "1700"] {
+        run(&store, &key(ended)).complete(&()).wait().unwrap();
+    }
+    let rest = names(list);
+    let expected = (10..1_810).filter(|nth| ![1_200, 1_700].contains(nth)).chain([1_200, 1_700]);
+    assert_eq!(rest, expected.map(|nth| nth.to_string()).collect::<Vec<_>>());
+}
+
+#[test]
 fn p11_what_a_list_tells_of_an_expiry_outlasts_a_restart_with_the_clock_turned_back() {
     let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
     let open = |disk: &SimulatedDisk, clock: &ManualClock| {

@@ -14,10 +14,9 @@ use crate::record::{Phase, Record, Step};
 /// iterated, so that it holds up nobody, however many there are.
 ///
 /// Newest first unless it is told otherwise. A damaged record is an error in its place, and the next ones follow. What
-/// changes while it is iterated moves to the newest end, or among the tombstones, and so may come twice or be left out:
-/// oldest first too, where it ends once all that had ended before it was read. An export is of one moment.
-/// Where only what is unfinished is asked for, [`unfinished`](crate::Store::unfinished)
-/// finds it without reading the rest.
+/// changes while it is iterated moves to the newest end, or among the tombstones, and so may come twice or be left out;
+/// oldest first, only what becomes a tombstone is left out within one list. An export is of one moment. Where only what
+/// is unfinished is asked for, [`unfinished`](crate::Store::unfinished) finds it without reading the rest.
 ///
 /// ```
 /// use reentry::{Claim, Fingerprint, Key, State, Store};
@@ -47,6 +46,9 @@ pub struct Operations {
     given: Place,
     /// What ended, and what is unfinished: given as one, in the order of their numbers.
     lists: [List; 2],
+    /// Oldest first, up to where all that ended was read while what is unfinished is not yet: what ends meanwhile comes
+    /// behind it.
+    ended: Option<Place>,
     /// When the last page was read.
     time: Timestamp,
     rows_left: u64,
@@ -111,7 +113,7 @@ impl Operations {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         let (wanted, order, time) = (Wanted::default(), Order::NewestFirst, engine.time());
         let (given, lists) = (order.start(), order.starts().map(|start| List::behind(Some(start))));
-        Self { engine, wanted, order, given, lists, time, rows_left: u64::MAX }
+        Self { engine, wanted, order, given, lists, ended: None, time, rows_left: u64::MAX }
     }
 
     /// What changed first comes first, behind all tombstones. Say it before [`after`](Self::after).
@@ -166,6 +168,7 @@ impl Operations {
     fn behind(mut self, place: Place) -> Self {
         self.given = place;
         self.lists = self.order.behind(place).map(List::behind);
+        self.ended = None;
         self
     }
 
@@ -179,7 +182,9 @@ impl Operations {
     /// Where it goes on; none where it has come to its end.
     pub fn cursor(&self) -> Option<Cursor> {
         let place = match (self.waits_at(), self.front()) {
-            (Some(waits_at), front) if front.is_none_or(|front| self.order.is_before(waits_at, front)) => waits_at,
+            (Some(waits_at), front) if front.is_none_or(|front| self.order.is_before(waits_at, front)) => {
+                if self.order.is_before(waits_at, self.given) { self.given } else { waits_at }
+            }
             (None, None) => return None,
             _ => self.given,
         };
@@ -216,9 +221,24 @@ impl Operations {
         let wanted = |record: &Record| self.wanted.is_record(record);
         let (page, time) = self.engine.operations(behind, self.order, rows_max, wanted)?;
         let Page { found, after, looked } = page;
+        let newest = found.last().map_or(Some(behind), |(place, row)| row.is_ok().then_some(*place));
         *list = List { page: found.into(), next: after, is_looked_at: true };
         (self.time, self.rows_left) = (time, self.rows_left.saturating_sub(looked));
+        self.look_again_behind(newest);
         Ok(true)
+    }
+
+    /// Oldest first, what ends moves from the list of what is unfinished to the end of the other. Where that end was
+    /// read first, up to `newest`, what is behind that is read once more.
+    fn look_again_behind(&mut self, newest: Option<Place>) {
+        let [of_ended, unfinished] = &mut self.lists;
+        match (of_ended.next, unfinished.next) {
+            (None, Some(_)) if self.order == Order::OldestFirst && self.ended.is_none() => {
+                self.ended = newest.filter(|place| matches!(place, Place::Log(_)));
+            }
+            (None, None) => of_ended.next = self.ended.take(),
+            _ => {}
+        }
     }
 }
 
