@@ -4,6 +4,7 @@
 #   tests/planted/run.sh                 every patch, up to 2000 seeds each
 #   tests/planted/run.sh --seeds 500 03 17   only some, by their numbers, and fewer seeds
 #   tests/planted/run.sh --check         only whether every patch still applies
+#   tests/planted/run.sh --build         and whether it compiles, which takes some minutes
 #
 # It says of each how many seeds it took, or SURVIVED, and ends with an error where one survived. The copy has a target
 # folder of its own, PLANTED_TARGET_DIR where that is set, so that a second run need not build the dependencies again.
@@ -12,10 +13,12 @@ cd "$(dirname "$0")/../.."
 
 seeds=2000
 check=false
+build=false
 only=()
 while [ $# -gt 0 ]; do
     case "$1" in
         --check) check=true ;;
+        --build) build=true ;;
         --seeds) shift; seeds=$1 ;;
         *) only+=("$1") ;;
     esac
@@ -56,9 +59,15 @@ for patch in tests/planted/*.patch; do
     fi
     # What is copied back is older than what was built from it.
     find "$copy/src" -name '*.rs' -exec touch {} +
-    if ! (cd "$copy" && cargo build -q --example simulation >"$copy/build.log" 2>&1); then
+    how=(build --example simulation)
+    if $build; then how=(check --lib --features testing); fi
+    if ! (cd "$copy" && cargo "${how[@]}" -q >"$copy/build.log" 2>&1); then
         echo "$name: does not build: $(grep -m1 -A4 '^error' "$copy/build.log" | tr '\n' ' ')"
         broken+=("$name")
+        continue
+    fi
+    if $build; then
+        found=$((found + 1))
         continue
     fi
     began=$(date +%s)
@@ -75,8 +84,9 @@ for patch in tests/planted/*.patch; do
     fi
 done
 
-if $check; then
-    echo "$found patches apply, ${#broken[@]} do not"
+if $check || $build; then
+    if $build; then do="apply and compile"; else do="apply"; fi
+    echo "$found patches $do, ${#broken[@]} do not"
 else
     echo "$found found, ${#survived[@]} survived, ${#broken[@]} could not be tried"
 fi
