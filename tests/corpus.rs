@@ -15,13 +15,12 @@
 #[path = "../fuzz/src/lib.rs"]
 mod targets;
 
-use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::{fs, panic, thread};
+use std::path::Path;
+use std::{fs, panic};
 
 use targets::{answer, history, key, key_line, payload, row, store_file};
 
-/// Runs a target over its corpus, on all cores: of some files every number is tried.
+/// Runs a target over its corpus.
 fn replay(target: &str, run: fn(&[u8])) {
     // Damage lets redb panic thousands of times; a backtrace of each would take a minute.
     panic::set_hook(Box::new(|panic| eprintln!("{panic}")));
@@ -29,21 +28,11 @@ fn replay(target: &str, run: fn(&[u8])) {
     let mut paths: Vec<_> = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path()).collect();
     paths.sort();
     assert!(!paths.is_empty(), "there is no corpus in {}", folder.display());
-    let next = AtomicUsize::new(0);
-    let replay_one = |path: &PathBuf| {
-        let bytes = fs::read(path).unwrap();
+    for path in paths {
+        let bytes = fs::read(&path).unwrap();
         // The panic itself was told already; the file is what is missing.
         assert!(panic::catch_unwind(|| run(&bytes)).is_ok(), "found again by {}", path.display());
-    };
-    thread::scope(|scope| {
-        for _ in 0..thread::available_parallelism().map_or(1, usize::from) {
-            scope.spawn(|| {
-                while let Some(path) = paths.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    replay_one(path);
-                }
-            });
-        }
-    });
+    }
 }
 
 #[test]
