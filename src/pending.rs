@@ -364,8 +364,9 @@ impl<T> Drop for Promise<T> {
 
 impl<T> Answer<T> {
     /// The same, of a request that is in the batch of this bell.
-    pub(crate) fn rung_by(self, bell: Option<Arc<Bell>>) -> Self {
-        Self { bell, ..self }
+    pub(crate) fn rung_by(mut self, bell: Option<Arc<Bell>>) -> Self {
+        self.bell = bell;
+        self
     }
 
     /// The answer, if it is there.
@@ -378,6 +379,17 @@ impl<T> Answer<T> {
                 None
             }
         }
+    }
+}
+
+/// Whoever gives up is not woken any more: the promise may be dropped where the store holds a lock, and a waker may run
+/// its task at once, which asks the store.
+impl<T> Drop for Answer<T> {
+    fn drop(&mut self) {
+        let mut held = self.slot.0.lock();
+        let waker = if let Content::Empty(waker) = &mut *held { waker.take() } else { None };
+        drop(held);
+        drop(waker);
     }
 }
 
