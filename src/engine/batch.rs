@@ -26,6 +26,7 @@ use crate::record::transitions::{
     Ask, Change, Command, Decision, Refusal, Situation, Standing, apply, decide, is_kept,
 };
 use crate::record::{BODY_HERE_BYTES_MAX, Body, Phase, Record, Step};
+use crate::sync::Ordering;
 
 /// The numbers that rows stand under.
 #[derive(Debug, Clone, Copy)]
@@ -274,6 +275,8 @@ impl<'b, 't> Batch<'b, 't> {
             }
             (Command::Report { .. }, _) => Told::Stepped(Stepped::Nothing),
             (_, Standing::Renewed) => Told::Done(true),
+            // What a deferred claim holds in memory is not on disk, and may never be.
+            (_, Standing::Same) if touched.place.is_none() => Told::Adopted(Adopted::Differs),
             (_, Standing::Same) => Told::Adopted(Adopted::Same),
             (_, Standing::Differs) => Told::Adopted(Adopted::Differs),
             (_, Standing::Over) => Told::Adopted(Adopted::Over),
@@ -299,10 +302,12 @@ impl<'b, 't> Batch<'b, 't> {
     }
 
     /// Whether this change may wait for the next one to become durable: it begins an operation of which no row tells
-    /// anything yet, and the number that it takes is never given again even if no row ever stands under it.
+    /// anything yet, the number that it takes is never given again even if no row ever stands under it, and the disk is
+    /// not known to be full, which would refuse the next one (P10).
     fn may_defer(&self, touched: &Touched, change: &Change) -> bool {
         let is_deferred = matches!(change, Change::Begin { deferred: true, .. });
-        is_deferred && touched.place.is_none() && self.numbers.next < self.numbers.reserved
+        let is_full = || self.shared.is_full.load(Ordering::Acquire);
+        is_deferred && touched.place.is_none() && self.numbers.next < self.numbers.reserved && !is_full()
     }
 
     /// Begins an operation in memory only.
@@ -385,7 +390,10 @@ impl<'b, 't> Batch<'b, 't> {
                 Told::Ended(outcome)
             }
             (Command::Forget, None, _) | (Command::Free, Some(_), _) => Told::Done(true),
-            (Command::Adopt(_), Some(_), _) => Told::Adopted(Adopted::New),
+            (Command::Adopt(_), Some(_), _) => {
+                self.done.adopts = true;
+                Told::Adopted(Adopted::New)
+            }
             // The rules answer no command with another's change.
             _ => Told::Nothing,
         })

@@ -42,6 +42,10 @@ pub(super) struct Done {
     pub(super) fenced: u64,
     /// Whether an answer rests on time that no row of this batch keeps.
     pub(super) tells_time: bool,
+    /// Whether a row comes from an export: it may be of another time than this batch.
+    pub(super) adopts: bool,
+    /// Whether this batch keeps its time on disk.
+    pub(super) keeps_time: bool,
 }
 
 /// Where a record went.

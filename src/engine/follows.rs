@@ -29,8 +29,8 @@ pub(super) struct Follows {
 #[derive(Default)]
 pub(super) struct Ahead {
     pub(super) changes: Changes,
-    /// Whether redb could not be told of it; and where it panicked as it was told.
-    has_failed: bool,
+    /// Why redb could not be told of it, where it could not; and whether it panicked as it was told.
+    failed: Option<ErrorKind>,
     has_panicked: bool,
 }
 
@@ -64,8 +64,8 @@ impl Follows {
             return Ok(());
         }
         let mut ahead = self.ahead.write();
-        if ahead.has_failed {
-            return Err(untold());
+        if let Some(kind) = ahead.failed {
+            return Err(untold(kind));
         }
         // Another told it meanwhile.
         if !self.is_behind() {
@@ -79,7 +79,7 @@ impl Follows {
         }));
         ahead.has_panicked = told.is_err();
         let told = told.unwrap_or_else(|_| Err(Error::new(ErrorKind::Failed, "redb panicked")));
-        ahead.has_failed = told.is_err();
+        ahead.failed = told.as_ref().err().map(Error::kind);
         if told.is_ok() {
             ahead.changes = Changes::default();
             self.is_behind.store(false, Ordering::Release);
@@ -89,7 +89,7 @@ impl Follows {
 
     /// Fails where redb could not be told.
     pub(super) fn check(&self) -> Result<()> {
-        if self.ahead().is_some_and(|ahead| ahead.has_failed) { Err(untold()) } else { Ok(()) }
+        self.ahead().and_then(|ahead| ahead.failed).map_or(Ok(()), |kind| Err(untold(kind)))
     }
 
     /// Whether redb panicked as it was told.
@@ -98,8 +98,12 @@ impl Follows {
     }
 }
 
-fn untold() -> Error {
-    Error::new(ErrorKind::Failed, "redb could not be told what is durable; open the store anew")
+/// Where the disk was full the next batch mends that; after anything else nothing does.
+fn untold(kind: ErrorKind) -> Error {
+    match kind {
+        ErrorKind::Full => Error::new(kind, "redb could not be told what is durable, since the disk was full"),
+        _ => Error::new(ErrorKind::Failed, "redb could not be told what is durable; open the store anew"),
+    }
 }
 
 #[cfg(test)]

@@ -106,13 +106,18 @@ impl Writer {
     pub(super) fn reserve(&mut self) -> Result<()> {
         let (now, mut done) = (self.shared.timeline.now(), Done::default());
         match self.attempt(&mut [], now, &mut done) {
-            Ok(()) => {
-                done.publish(&self.shared, &mut Vec::new(), now);
-                Ok(())
+            Ok(_) => done.publish(&self.shared, &mut Vec::new(), now),
+            Err(failure) if self.shared.log.fault().is_some_and(Fault::is_full) => {
+                self.shared.log.reopen()?;
+                // What retention removed may have landed all the same.
+                if matches!(failure, Failure::In(_)) && landed(&self.shared, &done.moves)? {
+                    publish_moves(&self.shared, &done.moves, done.draft);
+                }
+                self.shared.is_moving.store(false, Ordering::Release);
             }
-            Err(_) if self.shared.log.fault().is_some_and(Fault::is_full) => self.shared.log.reopen(),
-            Err(Failure::Before(error) | Failure::In(error) | Failure::Rows(_, error)) => Err(error),
+            Err(failure) => return Err(failure.into_error()),
         }
+        Ok(())
     }
 
     pub(super) fn shared(&self) -> &Arc<Shared> {
@@ -265,8 +270,9 @@ impl Writer {
         loop {
             let mut done = Done::default();
             match self.attempt(requests, now, &mut done) {
-                Ok(()) => {
-                    if self.full.take().is_some() {
+                Ok(is_durable) => {
+                    // A batch that wrote nothing tells nothing of the disk.
+                    if is_durable && self.full.take().is_some() {
                         self.shared.is_full.store(false, Ordering::Release);
                         self.shared.trace.mended();
                     }
@@ -298,12 +304,18 @@ impl Writer {
     }
 
     /// Decides, writes and commits. What it did stands in `done`; where it failed, nothing of that is to be told.
-    fn attempt(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
-        let span = self.shared.trace.commit(requests.len());
-        span.within(|| self.attempt_within(requests, now, done))
+    /// Returns whether there was anything to write.
+    fn attempt(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<bool, Failure> {
+        let (span, retention) = (self.shared.trace.commit(requests.len()), self.retention);
+        let attempted = span.within(|| self.attempt_within(requests, now, done));
+        if attempted.is_err() {
+            // What it removed stands there still.
+            self.retention = retention;
+        }
+        attempted
     }
 
-    fn attempt_within(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<(), Failure> {
+    fn attempt_within(&mut self, requests: &mut [Request], now: Now, done: &mut Done) -> Result<bool, Failure> {
         let shared = Arc::clone(&self.shared);
         let (numbers, began) = (self.numbers, Instant::now());
         // What was synced before, while the file was opened, is no commit's.
@@ -316,7 +328,7 @@ impl Writer {
                 shared.is_moving.store(true, Ordering::Release);
                 shared.log.commit(prepared).map_err(Failure::In)?;
             }
-            Ok(false) => return tables.abort().map_err(Failure::Before),
+            Ok(false) => return tables.abort().map(|()| false).map_err(Failure::Before),
             // A closure that failed because the disk did is not to blame.
             Err(Stop::Rows(error)) if shared.log.fault().is_none() => {
                 tables.abort().map_err(Failure::Before)?;
@@ -327,7 +339,9 @@ impl Writer {
         }
         shared.log.check_name().map_err(Failure::In)?;
         self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
-        shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
+        if done.keeps_time {
+            shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
+        }
         shared.meter.commits.fetch_add(1, Ordering::Relaxed);
         shared.meter.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
         let (took, sync) = (began.elapsed(), shared.log.take_sync_time());
@@ -335,7 +349,7 @@ impl Writer {
             shared.meter.committed(requests.len(), took, sync);
         }
         shared.trace.committed(requests.len(), done.moves.len(), took, sync);
-        Ok(())
+        Ok(true)
     }
 
     /// Decides, and gathers what is to be written. Returns whether that is anything.
@@ -363,7 +377,9 @@ impl Writer {
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
         // Where nobody waits, redb takes in what is in the journal alone.
         let takes_in = is_idle && shared.log.is_journal_ahead();
-        if tells_time || leaves_nothing || reserves || takes_in {
+        let writes_meta = tells_time || leaves_nothing || reserves || takes_in;
+        done.keeps_time = writes_meta || !done.adopts;
+        if writes_meta {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
