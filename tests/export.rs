@@ -283,6 +283,102 @@ fn p6_what_is_unfinished_stays_in_order_and_old_ones_are_found_behind_younger_on
     assert_eq!(listed(&other), names);
 }
 
+/// A step that was begun in the future would be in doubt until then.
+#[test]
+fn p11_no_time_of_what_is_imported_is_later_than_the_stores_own() {
+    let ahead = ManualClock::at(START + HOUR * 24 * 3650);
+    let one = builder(&ahead).in_memory().unwrap();
+    fill(&one, &ahead);
+    let lines = exported(&one);
+    let now = START + HOUR * 24 * 3649;
+    let other = builder(&ManualClock::at(now)).in_memory().unwrap();
+    assert_eq!(import(&other, &lines).unwrap().new, 6);
+    for told in other.operations().map(Result::unwrap) {
+        let mut times = vec![told.since(), told.changed_at()];
+        times.extend(told.ended_at());
+        times.extend(told.checkpoint().map(|checkpoint| checkpoint.at()));
+        for step in told.steps() {
+            times.push(step.begun_at());
+            times.extend(step.settled_at());
+            times.extend(step.notes().iter().map(|note| note.at()));
+            times.extend(step.late().iter().map(|late| late.at()));
+        }
+        assert!(times.iter().all(|time| *time == now), "{told:?}");
+        assert!(told.known_until().is_none_or(|until| until > START + HOUR * 24 * 3650), "no retention is shortened");
+    }
+    let again = import(&other, &lines).unwrap();
+    assert_eq!((again.new, again.same, again.differing), (0, 6, 0), "it is the same still");
+}
+
+/// Rows of another time say nothing of when they were written.
+#[test]
+fn p11_an_expiry_that_is_told_beside_an_import_outlasts_a_restart_with_the_clock_turned_back() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let old = builder(&clock).in_memory().unwrap();
+    drop(run(&old, &key("order")));
+    let lines = exported(&old);
+    let store = builder(&clock).open_on(&disk).unwrap();
+    // What is kept longer stands before it, so that no sweep writes a row of that time.
+    drop(run(&store, &key("long")).complete(&()).wait().unwrap());
+    let mut short = run(&store, &key("short"));
+    short.keep_for(Duration::from_secs(10));
+    short.complete(&()).wait().unwrap();
+    clock.advance(HOUR / 100);
+    let imported = import(&store, &lines).unwrap();
+    assert_eq!(imported.new, 1);
+    assert_eq!(store.progress(&key("short")).unwrap().unwrap().state(), State::Gone);
+    let cut = disk.cut(disk.calls(), |_| Loss::Lost);
+    let store = builder(&ManualClock::at(START + Duration::from_secs(5))).open_on(&cut).unwrap();
+    assert_eq!(store.progress(&key("short")).unwrap().unwrap().state(), State::Gone);
+}
+
+/// Where the queue has room for one, all others of a broken import are on their way still.
+#[test]
+fn p2_what_came_before_a_line_that_is_damaged_is_taken_in_and_told() {
+    let clock = ManualClock::at(START);
+    let one = builder(&clock).in_memory().unwrap();
+    (0..50).for_each(|nth| drop(run(&one, &key(&nth.to_string()))));
+    let lines: String = exported(&one).lines().take(51).flat_map(|line| [line, "\n"]).collect();
+    let gate = support::Gate::new();
+    let other = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    drop(run_of(other.claim(&key("7"), Fingerprint::of("another")).wait().unwrap()));
+    gate.hold(&other);
+    let mut differing = Vec::new();
+    let imported = std::thread::scope(|threads| {
+        let read = |bytes| {
+            if bytes >= lines.len() as u64 {
+                gate.open();
+            }
+            GO_ON
+        };
+        let lines = format!("{lines}damaged\n");
+        let taken = threads.spawn({
+            let (other, differing) = (&other, &mut differing);
+            move || other.import(lines.as_bytes(), read, |key| differing.push(key.clone()))
+        });
+        taken.join().unwrap()
+    });
+    assert_eq!(kind(imported), ErrorKind::Corrupt);
+    assert_eq!(differing, [key("7")]);
+    assert_eq!(other.unfinished().count(), 50);
+}
+
+/// It is in memory alone, and gone with its run.
+#[test]
+fn p2_what_only_a_deferred_claim_tells_is_not_taken_for_known() {
+    let clock = ManualClock::at(START);
+    let one = builder(&clock).in_memory().unwrap();
+    drop(run(&one, &key("order")));
+    let lines = exported(&one);
+    let other = builder(&clock).in_memory().unwrap();
+    let deferred = Request::from(request()).deferred();
+    let owner = run_of(other.claim(&key("order"), deferred).wait().unwrap());
+    let imported = import(&other, &lines).unwrap();
+    assert_eq!((imported.same, imported.differing), (0, 1));
+    drop(owner);
+    assert_eq!(import(&other, &lines).unwrap().new, 1);
+}
+
 /// What the disk fails to read is no damage: another time it may be there.
 #[test]
 fn a_disk_that_fails_is_not_passed_over_as_damage() {

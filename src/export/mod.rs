@@ -30,8 +30,8 @@ const VERSION: u32 = 1;
 const UNDER_WAY_MAX: usize = 1024;
 const UNDER_WAY_BYTES_MAX: u64 = 32 * 1024 * 1024;
 
-/// The longest line that is read.
-const LINE_BYTES_MAX: u64 = 1 << 31;
+/// The longest line that is read: an operation with four payloads of the largest size that a store takes, in base64.
+const LINE_BYTES_MAX: u64 = 6 << 30;
 
 /// What an export holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -166,7 +166,7 @@ impl Store {
     ) -> Result<Imported> {
         let mut imported = Imported::default();
         let mut under_way = UnderWay::default();
-        read(from, progress, |record| {
+        let read = read(from, progress, |record| {
             let bytes = record.bytes_here();
             under_way.waiting.push_back((record.key.clone(), bytes, self.engine().adopt(record)));
             under_way.bytes += bytes;
@@ -174,14 +174,13 @@ impl Store {
                 under_way.take(&mut imported, &mut differing)?;
             }
             Ok(())
-        })
+        });
         // What was read before an error is taken in, and told of.
-        .and_then(|_| {
-            while !under_way.waiting.is_empty() {
-                under_way.take(&mut imported, &mut differing)?;
-            }
-            Ok(imported)
-        })
+        let mut taken = Ok(());
+        while !under_way.waiting.is_empty() {
+            taken = taken.and(under_way.take(&mut imported, &mut differing));
+        }
+        read.and(taken).map(|()| imported)
     }
 }
 
@@ -291,7 +290,7 @@ fn corrupt(what: &str) -> Error {
 
 fn unwritten(error: io::Error) -> Error {
     let kind = match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::Full,
         _ => ErrorKind::Io,
     };
     Error::because(kind, format!("the export cannot be written: {error}"), error)

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::step::StepStanding;
 use super::transitions::{Change, Decision, Standing, is_over};
 use super::{Body, Phase, Record};
 use crate::clock::{Now, Timestamp};
@@ -23,14 +24,38 @@ pub(super) fn decide(known: Option<&Record>, taken: &Arc<Record>, now: Now) -> D
 /// The record as it is kept from now on.
 pub(super) fn apply(taken: &Record, sequence: u64, now: Now) -> Record {
     let written = taken.written.min(now.time);
-    Record { born: sequence, written, since: taken.since.min(written), ..taken.clone() }
+    told_by(written, Record { born: sequence, written, ..taken.clone() })
+}
+
+/// The record with no time later than this. A deadline is none of what happened: no retention becomes shorter (P5).
+fn told_by(latest: Timestamp, mut record: Record) -> Record {
+    let tell = |time: &mut Timestamp| *time = (*time).min(latest);
+    tell(&mut record.since);
+    record.checkpoint.iter_mut().for_each(|checkpoint| tell(&mut checkpoint.at));
+    for step in &mut record.steps {
+        tell(&mut step.begun_at);
+        if let StepStanding::Done { at, .. } | StepStanding::Withdrawn { at } = &mut step.standing {
+            tell(at);
+        }
+        step.notes.iter_mut().for_each(|note| tell(&mut note.at));
+        step.late.iter_mut().for_each(|late| tell(&mut late.at));
+    }
+    match &mut record.phase {
+        Phase::Unfinished => {}
+        Phase::Completed { outcome, .. } => tell(&mut outcome.completed_at),
+        Phase::Tombstone { completed_at, .. } => tell(completed_at),
+    }
+    record
 }
 
 /// Whether both tell the same of the same request. What is over may have become a tombstone since.
 fn is_same(known: &Record, taken: &Record) -> bool {
+    // As it would have been taken in when the known one was written.
+    let taken = &told_by(known.written, taken.clone());
     let is_faded = |known: &Record| match (&known.phase, &taken.phase) {
+        // When it was taken in, which its end was told not to be later than, the tombstone does not tell.
         (Phase::Tombstone { completed_at, gone }, Phase::Completed { outcome, gone: other, .. }) => {
-            (*completed_at, *gone) == (outcome.completed_at, *other)
+            *completed_at <= outcome.completed_at && gone == other
         }
         _ => false,
     };
