@@ -177,6 +177,74 @@ fn p11_what_a_list_tells_of_an_expiry_outlasts_a_restart_with_the_clock_turned_b
     assert_eq!(store.progress(&key("a")).unwrap().unwrap().state(), State::Gone);
 }
 
+/// Nothing is told at a moment that is not on disk: what is read before the deadline is as it was then.
+#[test]
+fn p11_what_a_list_read_before_an_expiry_is_told_as_it_was_though_the_rest_is_read_after_it() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).retention(HOUR).tombstones(HOUR).in_memory().unwrap();
+    run(&store, &key("a")).complete(&()).wait().unwrap();
+    (0..600).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
+    let mut list = store.operations();
+    assert_eq!(list.by_ref().take(512).count(), 512);
+    clock.advance(HOUR);
+    let states: Vec<_> = list.map(|it| it.unwrap().state()).collect();
+    assert_eq!(states, [vec![State::Unfinished; 88], vec![State::Succeeded]].concat());
+}
+
+#[test]
+fn p11_what_a_list_leaves_out_as_over_stays_so_after_a_restart_with_the_clock_turned_back() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).open_by_hand(disk).unwrap()
+    };
+    let store = open(&disk, &clock);
+    let claim = store.claim(&key("a"), support::request());
+    store.work_by_hand();
+    let ended = support::run_of(claim.wait().unwrap()).complete(&());
+    store.work_by_hand();
+    ended.wait().unwrap();
+    clock.advance(HOUR);
+    assert_eq!(store.operations().count(), 0);
+    let cut = disk.cut(disk.calls(), |_| reentry::Loss::Lost);
+    assert_eq!(open(&cut, &ManualClock::at(START)).operations().count(), 0);
+    // A disk that is full keeps nobody from looking.
+    disk.fail([support::full()]);
+    clock.advance(HOUR);
+    assert_eq!(store.operations().count(), 0);
+}
+
+#[test]
+fn what_is_over_stands_at_no_checkpoint_whether_it_was_removed_or_not() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).retention(2 * HOUR).tombstones(HOUR).in_memory().unwrap();
+    // It is kept longer, and holds up what stands behind it.
+    run(&store, &key("b")).complete(&()).wait().unwrap();
+    let mut run = run(&store, &key("a"));
+    run.advance("paid", &()).wait().unwrap();
+    run.keep_for(HOUR);
+    run.complete(&()).wait().unwrap();
+    assert_eq!(names(store.operations().at_checkpoint("paid")), ["a"]);
+    clock.advance(HOUR);
+    assert_eq!(names(store.operations().at_checkpoint("paid")), [""; 0]);
+    assert_eq!(names(store.operations().in_state(State::Gone)), ["a"]);
+}
+
+/// Whoever pages until there is no cursor would take the error for the end.
+#[test]
+fn p10_a_list_that_an_error_ended_goes_on_behind_what_it_gave() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    (0..1_200).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
+    let mut list = store.operations();
+    let mut given = names(list.by_ref().take(512));
+    store.close().unwrap();
+    assert_eq!(list.next().unwrap().unwrap_err().kind(), ErrorKind::Closed);
+    assert!(list.next().is_none(), "it has ended");
+    let store = Store::builder().open_on(&disk).unwrap();
+    given.extend(names(store.operations().after(list.cursor().unwrap())));
+    assert_eq!(given, (0..1_200).rev().map(|nth| nth.to_string()).collect::<Vec<_>>());
+}
+
 #[test]
 fn p10_a_damaged_row_is_an_error_in_its_place_and_the_next_ones_follow() {
     const MARK: &[u8] = b"what one operation came to";

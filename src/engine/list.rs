@@ -233,8 +233,17 @@ impl Engine {
         }
         let time = self.time();
         let log = &self.shared.log;
-        let counts = |place, record: &Record| log.counts(place) && !is_over(record, time) && wanted(record);
-        let read = || log.page(after, order, rows_max, counts);
+        let mut over = None;
+        let mut read = || {
+            log.page(after, order, rows_max, |place, record| {
+                let counts = log.counts(place) && wanted(record);
+                let is_left_out = counts && is_over(record, time);
+                if is_left_out && over.is_none() {
+                    over = Some(record.key.clone());
+                }
+                counts && !is_left_out
+            })
+        };
         let mut page = read()?;
         let expired = page.found.iter().filter_map(|(_, row)| row.as_ref().ok()).find(|row| !is_kept(row, time));
         if let Some(expired) = expired
@@ -242,6 +251,9 @@ impl Engine {
         {
             // Retention may have moved them meanwhile.
             page = read()?;
+        } else if let Some(over) = over {
+            // A disk that is full, or a store that failed, is no reason to list nothing.
+            drop(self.keep_time(&over, time));
         }
         let Page { found, after, looked } = page;
         let seen = |(place, record): (Place, Result<Record>)| (place, record.map(|record| self.shared.seen(record)));

@@ -49,7 +49,9 @@ pub struct Operations {
     /// Oldest first, up to where all that ended was read while what is unfinished is not yet: what ends meanwhile comes
     /// behind it.
     ended: Option<Place>,
-    /// When the last page was read.
+    /// Whether a page could not be read, which ended it before its end.
+    is_broken_off: bool,
+    /// When it was asked for.
     time: Timestamp,
     rows_left: u64,
 }
@@ -59,6 +61,8 @@ pub struct Operations {
 struct List {
     /// What was read and not given yet.
     page: VecDeque<(Place, Result<Seen>)>,
+    /// When that was: what it tells of an expiry rests on it (P11).
+    time: Timestamp,
     /// Behind which place the next page begins; none after the last.
     next: Option<Place>,
     /// A row of each is looked at, however few may be: else the same pages might come again and again.
@@ -67,7 +71,7 @@ struct List {
 
 impl List {
     fn behind(place: Option<Place>) -> Self {
-        Self { page: VecDeque::new(), next: place, is_looked_at: false }
+        Self { page: VecDeque::new(), time: Timestamp::default(), next: place, is_looked_at: false }
     }
 
     /// Up to where nothing of it is left to be given, where that can only be told by reading on.
@@ -113,7 +117,7 @@ impl Operations {
     pub(crate) fn new(engine: Arc<Engine>) -> Self {
         let (wanted, order, time) = (Wanted::default(), Order::NewestFirst, engine.time());
         let (given, lists) = (order.start(), order.starts().map(|start| List::behind(Some(start))));
-        Self { engine, wanted, order, given, lists, ended: None, time, rows_left: u64::MAX }
+        Self { engine, wanted, order, given, lists, ended: None, is_broken_off: false, time, rows_left: u64::MAX }
     }
 
     /// What changed first comes first, behind all tombstones. Say it before [`after`](Self::after).
@@ -168,7 +172,7 @@ impl Operations {
     fn behind(mut self, place: Place) -> Self {
         self.given = place;
         self.lists = self.order.behind(place).map(List::behind);
-        self.ended = None;
+        (self.ended, self.is_broken_off) = (None, false);
         self
     }
 
@@ -179,7 +183,7 @@ impl Operations {
         self
     }
 
-    /// Where it goes on; none where it has come to its end.
+    /// Where it goes on, behind an error that ended it too; none where it has come to its end.
     pub fn cursor(&self) -> Option<Cursor> {
         let place = match (self.waits_at(), self.front()) {
             (Some(waits_at), front) if front.is_none_or(|front| self.order.is_before(waits_at, front)) => {
@@ -201,13 +205,14 @@ impl Operations {
         self.order.first(self.lists.iter().filter_map(List::front))
     }
 
-    /// Takes what comes next, where that is known.
-    fn take(&mut self) -> Option<(Place, Result<Seen>)> {
+    /// Takes what comes next, where that is known, with the moment at which it was read.
+    fn take(&mut self) -> Option<(Place, Result<Seen>, Timestamp)> {
         let front = self.front()?;
         if self.waits_at().is_some_and(|waits_at| self.order.is_before(waits_at, front)) {
             return None;
         }
-        self.lists.iter_mut().find(|list| list.front() == Some(front))?.page.pop_front()
+        let list = self.lists.iter_mut().find(|list| list.front() == Some(front))?;
+        list.page.pop_front().map(|(place, seen)| (place, seen, list.time))
     }
 
     /// Reads the next page of the list that waits for it first. Returns whether there was one.
@@ -222,8 +227,8 @@ impl Operations {
         let (page, time) = self.engine.operations(behind, self.order, rows_max, wanted)?;
         let Page { found, after, looked } = page;
         let newest = found.last().map_or(Some(behind), |(place, row)| row.is_ok().then_some(*place));
-        *list = List { page: found.into(), next: after, is_looked_at: true };
-        (self.time, self.rows_left) = (time, self.rows_left.saturating_sub(looked));
+        *list = List { page: found.into(), time, next: after, is_looked_at: true };
+        self.rows_left = self.rows_left.saturating_sub(looked);
         self.look_again_behind(newest);
         Ok(true)
     }
@@ -246,11 +251,11 @@ impl Iterator for Operations {
     type Item = Result<Progress>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            while let Some((place, seen)) = self.take() {
+        while !self.is_broken_off {
+            while let Some((place, seen, time)) = self.take() {
                 self.given = place;
-                let progress = seen.map(|seen| Progress::new(seen, self.time, self.engine.policy()));
-                if progress.as_ref().map_or(true, |progress| self.wanted.is_state(progress.state())) {
+                let progress = seen.map(|seen| Progress::new(seen, time, self.engine.policy()));
+                if progress.as_ref().map_or(true, |progress| self.wanted.is_progress(progress)) {
                     return Some(progress);
                 }
             }
@@ -258,16 +263,17 @@ impl Iterator for Operations {
                 Ok(true) => {}
                 Ok(false) => return None,
                 Err(error) => {
-                    self.lists = [None, None].map(List::behind);
+                    self.is_broken_off = true;
                     return Some(Err(error));
                 }
             }
         }
+        None
     }
 }
 
 impl Wanted {
-    /// Whether the record may be one that is asked for. Its state depends on more.
+    /// Whether the record may be one that is asked for. What it shows depends on more.
     fn is_record(&self, record: &Record) -> bool {
         let is_phase = |state: &State| match record.phase {
             Phase::Unfinished => matches!(state, State::Owned | State::Unfinished | State::Stuck),
@@ -283,8 +289,11 @@ impl Wanted {
             && self.from.is_none_or(|from| record.since >= from)
     }
 
-    fn is_state(&self, state: State) -> bool {
-        self.states.is_empty() || self.states.contains(&state)
+    /// Whether it is: an outcome that is over, removed or not, shows no checkpoint.
+    fn is_progress(&self, progress: &Progress) -> bool {
+        let is_at = |name: &str| progress.checkpoint().is_some_and(|checkpoint| checkpoint.name() == name);
+        (self.states.is_empty() || self.states.contains(&progress.state()))
+            && self.checkpoint.as_deref().is_none_or(is_at)
     }
 }
 
