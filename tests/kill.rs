@@ -398,6 +398,7 @@ fn p10_what_a_killed_maker_left_is_not_in_the_way() {
         let folder = folder();
         let path = folder.path().join("new.reentry");
         fs::write(creating(&path), leftover).unwrap();
+        fs::set_permissions(creating(&path), std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
         let store = Store::open(&path).unwrap();
         assert!(!creating(&path).exists());
         assert_eq!(store.stats().unwrap().operations, 0);

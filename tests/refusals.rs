@@ -254,11 +254,14 @@ fn a_new_store_is_one_file_that_only_its_owner_may_read() {
 }
 
 #[cfg(unix)]
+fn chmod(path: &Path, mode: u32) {
+    fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+}
+
+#[cfg(unix)]
 #[test]
 fn p9_a_file_that_is_open_to_others_is_refused_where_that_is_asked_for() {
-    use std::os::unix::fs::PermissionsExt;
     let (folder, path) = folder();
-    let chmod = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let opened = || Store::builder().only_private(true).open(&path).map(|store| store.close().unwrap());
     chmod(folder.path(), 0o770);
     assert_eq!(opened().unwrap_err().kind(), ErrorKind::Exposed);
@@ -268,6 +271,10 @@ fn p9_a_file_that_is_open_to_others_is_refused_where_that_is_asked_for() {
     for (mode, is_exposed) in [(0o600, false), (0o640, true), (0o604, true), (0o620, true), (0o700, false)] {
         chmod(&path, mode);
         assert_eq!(opened().err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
+        let builder = || Store::builder().only_private(true);
+        for changed in [builder().compact(&path).map(drop), builder().migrate(&path).map(drop)] {
+            assert_eq!(changed.err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
+        }
     }
     chmod(&path, 0o600);
     for (mode, is_exposed) in [(0o755, false), (0o770, true), (0o702, true), (0o1777, false)] {
@@ -275,6 +282,22 @@ fn p9_a_file_that_is_open_to_others_is_refused_where_that_is_asked_for() {
         assert_eq!(opened().err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
         Store::open(&path).unwrap().verify().unwrap();
     }
+}
+
+/// Whoever put it there may have it open still.
+#[cfg(unix)]
+#[test]
+fn p9_a_file_that_others_may_write_is_not_what_a_crash_left_while_creating() {
+    let (folder, path) = folder();
+    let creating = folder.path().join("orders.reentry.creating");
+    for mode in [0o666, 0o640, 0o602] {
+        fs::write(&creating, b"").unwrap();
+        chmod(&creating, mode);
+        assert_eq!(Store::open(&path).unwrap_err().kind(), ErrorKind::Exposed, "{mode:o}");
+        assert_eq!(contents(folder.path()).into_keys().collect::<Vec<_>>(), std::slice::from_ref(&creating));
+        fs::remove_file(&creating).unwrap();
+    }
+    made(&path);
 }
 
 #[test]
@@ -285,7 +308,10 @@ fn what_a_crash_left_while_creating_is_not_in_the_way() {
     drop(whole_folder);
     for left in [&b""[..], b"half", &whole_bytes[..whole_bytes.len() / 2], &whole_bytes] {
         let (folder, path) = folder();
-        fs::write(folder.path().join("orders.reentry.creating"), left).unwrap();
+        let creating = folder.path().join("orders.reentry.creating");
+        fs::write(&creating, left).unwrap();
+        #[cfg(unix)]
+        chmod(&creating, 0o600);
         let store = Store::open(&path).unwrap();
         assert_eq!(store.stats().unwrap().operations, 0, "made anew");
         assert_eq!(run(&store, &key("a")).attempt(), 1);

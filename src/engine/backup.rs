@@ -3,7 +3,8 @@
 //! Invariants:
 //! 1. The copy holds what was committed at one moment, and all that was acknowledged before it was asked for.
 //! 2. It gets its name when every page of it was checked, and when it holds as much as the store counted at that
-//!    moment: a newest commit that is damaged, which redb takes for one that a crash tore, is missed too (P10).
+//!    moment, at the same places: a newest commit that is damaged, which redb takes for one that a crash tore, is
+//!    missed too (P10).
 //! 3. No claim waits for it, but while that moment is noted.
 
 use std::any::Any;
@@ -66,7 +67,7 @@ impl Engine {
 
     /// Makes a copy of the file on an empty disk.
     pub(crate) fn copy_to(&self, target: &Arc<dyn Disk>, progress: &Arc<OnProgress>) -> Result<Made> {
-        let (snapshot, kept, at) = self.moment()?;
+        let (snapshot, kept, places, at) = self.moment()?;
         copy(&snapshot, &**target, progress)?;
         // A file that could not be cut is longer than it need be, and as good.
         drop(snapshot);
@@ -75,17 +76,19 @@ impl Engine {
             access: Access::Write,
             check: OpenCheck::Full,
             cache_bytes: CACHE_BYTES,
+            only_private: false,
             progress: Arc::new(move |share| told(SHARE_OF_COPY + share * (1.0 - SHARE_OF_COPY))),
         };
-        let found = Mutex::new(Kept::default());
+        let found = Mutex::new((Kept::default(), 0_u64));
         Log::settle_copy(Arc::clone(target), &opening, |rows| {
+            let places = rows.iter().fold(0_u64, |sum, (place, _)| sum.wrapping_add(place.word()));
             let rows = Kept::of_all(rows.iter().map(|(_, record)| record));
             let mut found = found.lock();
-            *found = found.add(rows);
+            *found = (found.0.add(rows), found.1.wrapping_add(places));
             Ok(())
         })?;
-        let found = *found.lock();
-        if found != kept {
+        let (found, stand) = *found.lock();
+        if (found, stand) != (kept, places) {
             let (had, has) = (kept.operations, found.operations);
             let message = format!("the file is damaged: of {had} operations its copy has {has}, or others than it had");
             return Err(Error::new(ErrorKind::Corrupt, message));
@@ -94,8 +97,8 @@ impl Engine {
         Ok(Made { kept, bytes, at })
     }
 
-    /// The file as it is between two batches, and what it holds.
-    fn moment(&self) -> Result<(Snapshot, Kept, Timestamp)> {
+    /// The file as it is between two batches, what it holds, and where that stands.
+    fn moment(&self) -> Result<(Snapshot, Kept, u64, Timestamp)> {
         let shared = &self.shared;
         let between = shared.at_work.lock();
         self.check_serving()?;
@@ -104,9 +107,9 @@ impl Engine {
             return Err(Error::new(ErrorKind::Full, message));
         }
         let snapshot = shared.disk.snapshot().map_err(unreadable)?;
-        let (kept, at) = (shared.ledger.all(), shared.timeline.now().time);
+        let (kept, places, at) = (shared.ledger.all(), shared.index.places(), shared.timeline.now().time);
         drop(between);
-        Ok((snapshot, kept, at))
+        Ok((snapshot, kept, places, at))
     }
 
     fn check_serving(&self) -> Result<()> {
@@ -148,9 +151,9 @@ fn unreadable(error: std::io::Error) -> Error {
 }
 
 fn from_io(what: &str, error: std::io::Error) -> Error {
-    use std::io::ErrorKind::{NotConnected, QuotaExceeded, StorageFull, UnexpectedEof};
+    use std::io::ErrorKind::{FileTooLarge, NotConnected, QuotaExceeded, StorageFull, UnexpectedEof};
     let kind = match error.kind() {
-        StorageFull | QuotaExceeded => ErrorKind::Full,
+        StorageFull | QuotaExceeded | FileTooLarge => ErrorKind::Full,
         NotConnected => ErrorKind::Closed,
         UnexpectedEof => ErrorKind::Corrupt,
         _ => ErrorKind::Io,

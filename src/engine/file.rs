@@ -149,7 +149,7 @@ pub(crate) fn create_copy<T>(path: &Path, write: impl FnOnce(Arc<dyn Disk>) -> R
     if fs::symlink_metadata(&creating).is_ok_and(|found| !found.is_file()) {
         return Err(not_a_store(&creating, "is in the way of creating the copy; remove it"));
     }
-    let file = new_file().open(&creating).map_err(failed)?;
+    let file = new_file(&creating, path)?;
     let locked = Arc::new(lock(file, &creating, path, Use::Write)?);
     // One that died after it gave the file its name left both; the file was moved away since, and is not ours to clear.
     let is_ours =
@@ -169,7 +169,11 @@ pub(crate) fn create_copy<T>(path: &Path, write: impl FnOnce(Arc<dyn Disk>) -> R
         if !is_same(&locked.file, &absolute).map_err(failed)? {
             return Err(exists());
         }
-        sync_folder(&absolute).map_err(failed)?;
+        if let Err(error) = sync_folder(&absolute) {
+            // Nothing is left of a copy that nobody was told of.
+            drop(fs::remove_file(&absolute));
+            return Err(failed(error));
+        }
         Ok(made)
     });
     let removed = remove_name(&creating, &absolute).map_err(failed);
@@ -203,12 +207,23 @@ enum Use {
     Write,
 }
 
-/// Fails where others than its owner may write to a store's folder, and so put another file in its place.
+/// What `open` opens; where it has to be its owner's alone, as long as it and its folder are.
 ///
 /// # Errors
 ///
-/// `Exposed`, or `Io` where the system does not tell.
-pub(crate) fn check_private_folder(path: &Path) -> Result<()> {
+/// `Exposed`, or `Io` where the system does not tell; and those of `open`.
+pub(crate) fn private(path: &Path, is_asked: bool, open: impl FnOnce() -> Result<RealFile>) -> Result<RealFile> {
+    if !is_asked {
+        return open();
+    }
+    check_private_folder(path)?;
+    let file = open()?;
+    file.check_private()?;
+    Ok(file)
+}
+
+/// Fails where others than its owner may write to a store's folder, and so put another file in its place.
+fn check_private_folder(path: &Path) -> Result<()> {
     let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
     let Some(folder) = absolute.parent() else { return Ok(()) };
     let mode = mode(&fs::metadata(folder).map_err(|e| io_error("cannot look at the folder of", path, e))?);
@@ -247,11 +262,7 @@ impl RealFile {
     }
 
     /// Fails where others than its owner may read or write the file.
-    ///
-    /// # Errors
-    ///
-    /// `Exposed`, or `Io` where the system does not tell.
-    pub(crate) fn check_private(&self) -> Result<()> {
+    fn check_private(&self) -> Result<()> {
         let found = self.file.metadata().map_err(|e| io_error("cannot look at", &self.path, e))?;
         if mode(&found) & 0o077 != 0 {
             return Err(exposed(&self.path, "others may read or write it; take that away (chmod 600)"));
@@ -306,7 +317,7 @@ fn create(path: &Path, initialise: impl Fn(Arc<dyn Disk>) -> Result<()>) -> Resu
     if fs::symlink_metadata(&creating).is_ok_and(|found| !found.is_file()) {
         return Err(not_a_store(&creating, "is in the way of creating the store; remove it"));
     }
-    let file = new_file().open(&creating).map_err(failed)?;
+    let file = new_file(&creating, path)?;
     let locked = Arc::new(lock(file, &creating, path, Use::Write)?);
     if !is_same(&locked.file, &creating).unwrap_or(false) {
         // Its maker finished between our opening and our locking it.
@@ -373,12 +384,23 @@ fn remove_name(creating: &Path, path: &Path) -> io::Result<()> {
     }
 }
 
-fn new_file() -> OpenOptions {
+/// The file at `at` that the store of this `path` is made in: a new one, or one that a crash left there. Whoever made
+/// one that others may read or write might have it open still.
+fn new_file(at: &Path, path: &Path) -> Result<File> {
+    let failed = |error| io_error("cannot create", path, error);
     let mut options = OpenOptions::new();
-    options.read(true).write(true).create(true).truncate(false);
+    options.read(true).write(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options
+    match options.clone().create_new(true).open(at) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        made => return made.map_err(failed),
+    }
+    let left = options.create(true).truncate(false).open(at).map_err(failed)?;
+    if mode(&left.metadata().map_err(failed)?) & 0o077 != 0 {
+        return Err(exposed(at, "others may read or write it, so no store left it there; remove it"));
+    }
+    Ok(left)
 }
 
 /// The file at `at`, locked; `path` is the store's name, for the error.
@@ -435,7 +457,7 @@ fn is_same(_: &File, path: &Path) -> io::Result<bool> {
 
 fn io_error(what: &str, path: &Path, source: io::Error) -> Error {
     let kind = match source.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::Full,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded | io::ErrorKind::FileTooLarge => ErrorKind::Full,
         _ => ErrorKind::Io,
     };
     Error::because(kind, format!("{what} {}: {source}", path.display()), source)
@@ -454,7 +476,7 @@ mod tests {
     fn p10_nothing_is_written_behind_a_cut_that_somebody_made() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.reentry");
-        let file = lock(new_file().open(&path).unwrap(), &path, &path, Use::Write).unwrap();
+        let file = lock(new_file(&path, &path).unwrap(), &path, &path, Use::Write).unwrap();
         file.set_len(8192).unwrap();
         file.write(4096, &[7; 4096]).unwrap();
         file.check_name().unwrap();
@@ -470,7 +492,7 @@ mod tests {
     fn a_file_that_is_made_longer_and_shorter_beside_a_check_is_none_that_was_cut() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("orders.reentry");
-        let file = lock(new_file().open(&path).unwrap(), &path, &path, Use::Write).unwrap();
+        let file = lock(new_file(&path, &path).unwrap(), &path, &path, Use::Write).unwrap();
         std::thread::scope(|scope| {
             scope.spawn(|| (0..20_000).for_each(|nth| file.set_len(4096 << (nth % 2)).unwrap()));
             (0..20_000).for_each(|_| file.check_name().unwrap());

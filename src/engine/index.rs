@@ -45,6 +45,8 @@ pub(crate) struct Index {
     unfinished: Mutex<Opens>,
     operations: AtomicU64,
     tombstones: AtomicU64,
+    /// All places, added up: every change gives a row another, so what lacks one comes to something else.
+    places: AtomicU64,
 }
 
 /// One part of the index; all of one key is in the same part.
@@ -122,6 +124,7 @@ impl Index {
             unfinished: Mutex::new(Opens::new(attempts_max)),
             operations: AtomicU64::new(0),
             tombstones: AtomicU64::new(0),
+            places: AtomicU64::new(0),
         }
     }
 
@@ -154,14 +157,14 @@ impl Index {
         match (old, new) {
             (None, None) => {}
             (None, Some(new)) => {
-                self.count_tombstone(None, Some(new));
+                self.count(None, Some(new));
                 shard.slots.insert_unique(spread(hash.tag()), Slot::new(hash, new), Slot::spread);
                 self.operations.fetch_add(1, Ordering::Relaxed);
             }
             (Some(old), new) => {
                 let same = |slot: &Slot| slot.tag == hash.tag() && slot.place() == old;
                 let Ok(mut found) = shard.slots.find_entry(spread(hash.tag()), same) else { return };
-                self.count_tombstone(Some(old), new);
+                self.count(Some(old), new);
                 match new {
                     Some(new) => *found.get_mut() = Slot::new(hash, new),
                     None => {
@@ -196,7 +199,7 @@ impl Index {
         self.operations.fetch_add(found.len() as u64, Ordering::Relaxed);
         slots.reserve(found.len(), Slot::spread);
         for slot in found.drain(..) {
-            self.count_tombstone(None, Some(slot.place()));
+            self.count(None, Some(slot.place()));
             slots.insert_unique(slot.spread(), slot, Slot::spread);
         }
     }
@@ -211,7 +214,14 @@ impl Index {
         self.tombstones.load(Ordering::Relaxed)
     }
 
-    fn count_tombstone(&self, old: Option<Place>, new: Option<Place>) {
+    /// Where all rows stand, added up.
+    pub(crate) fn places(&self) -> u64 {
+        self.places.load(Ordering::Relaxed)
+    }
+
+    fn count(&self, old: Option<Place>, new: Option<Place>) {
+        let word = |place: Option<Place>| place.map_or(0, Place::word);
+        self.places.fetch_add(word(new).wrapping_sub(word(old)), Ordering::Relaxed);
         let is_one = |place: Option<Place>| matches!(place, Some(Place::Tombstone(_)));
         match (is_one(old), is_one(new)) {
             (false, true) => drop(self.tombstones.fetch_add(1, Ordering::Relaxed)),

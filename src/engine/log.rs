@@ -63,6 +63,8 @@ pub(crate) struct Opening {
     pub(crate) access: Access,
     pub(crate) check: OpenCheck,
     pub(crate) cache_bytes: usize,
+    /// Whether a file is refused that others may read or put another in the place of.
+    pub(crate) only_private: bool,
     /// Told the share of the work that is done; may break it off.
     pub(crate) progress: Arc<OnProgress>,
 }

@@ -108,7 +108,6 @@ pub(crate) struct Options {
     pub(crate) queue: QueueLimits,
     pub(crate) capacity: Capacity,
     pub(crate) hash_mask: u64,
-    pub(crate) only_private: bool,
     pub(crate) trace: Trace,
     pub(crate) opening: Opening,
     pub(crate) clock: Box<dyn Clock>,

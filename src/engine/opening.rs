@@ -32,16 +32,10 @@ fn new_store(disk: Arc<dyn Disk>) -> Result<()> {
 impl Engine {
     /// The store in the file at `path`, which is created where there is none.
     pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
-        if options.only_private {
-            file::check_private_folder(path)?;
-        }
-        let file = match options.opening.access {
-            Access::Write => file::open(path, new_store)?,
-            Access::Read | Access::Salvage => file::open_to_read(path)?,
-        };
-        if options.only_private {
-            file.check_private()?;
-        }
+        let file = file::private(path, options.opening.only_private, || match options.opening.access {
+            Access::Write => file::open(path, new_store),
+            Access::Read | Access::Salvage => file::open_to_read(path),
+        })?;
         let opened = match options.opening.access {
             Access::Write => Self::prepare(Arc::new(file), options).and_then(Self::start),
             Access::Read | Access::Salvage => Self::open_to_read(Arc::new(file), options),

@@ -25,7 +25,7 @@ pub(crate) fn compact(path: &Path, opening: &Opening) -> Result<[u64; 2]> {
     let named = |error: Error| error.within(&path.display().to_string());
     let told = Arc::clone(&opening.progress);
     let of_opening = Arc::new(move |share| told(share * SHARE_OF_OPENING));
-    let file = file::open_to_write(path)?;
+    let file = file::private(path, opening.only_private, || file::open_to_write(path))?;
     let moved =
         Arc::new(Moved { file, bytes: AtomicU64::new(0), of: AtomicU64::new(0), told: opening.progress.clone() });
     let opening = Opening { progress: of_opening, ..opening.clone() };
@@ -108,11 +108,13 @@ impl Disk for Moved {
 pub(crate) fn migrate(path: &Path, opening: &Opening) -> Result<[u32; 2]> {
     let named = |error: Error| error.within(&path.display().to_string());
     let reading = Opening { access: Access::Read, ..opening.clone() };
-    let found = Log::format_on(Arc::new(file::open_to_read(path)?), &reading).map_err(named)?;
+    let file = file::private(path, opening.only_private, || file::open_to_read(path))?;
+    let found = Log::format_on(Arc::new(file), &reading).map_err(named)?;
     if found == FORMAT_VERSION {
         return Ok([found; 2]);
     }
-    let (log, _) = Log::open(Arc::new(file::open_to_write(path)?), opening, |_| Ok(())).map_err(named)?;
+    let file = file::private(path, opening.only_private, || file::open_to_write(path))?;
+    let (log, _) = Log::open(Arc::new(file), opening, |_| Ok(())).map_err(named)?;
     log.close().map_err(named)?;
     Ok([found, FORMAT_VERSION])
 }

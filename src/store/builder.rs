@@ -45,7 +45,6 @@ pub struct Builder {
     capacity: Capacity,
     operation_bytes_max: Option<u64>,
     hash_mask: u64,
-    only_private: bool,
     trace: Trace,
     payload_bytes_max: usize,
     queue: QueueLimits,
@@ -80,7 +79,6 @@ impl Default for Builder {
             },
             operation_bytes_max: None,
             hash_mask: u64::MAX,
-            only_private: false,
             trace: Trace::default(),
             payload_bytes_max: PAYLOAD_BYTES_MAX,
             queue: QueueLimits { commands_max: QUEUE_COMMANDS_MAX, bytes_max: QUEUE_BYTES_MAX },
@@ -88,6 +86,7 @@ impl Default for Builder {
                 access: Access::Write,
                 check: OpenCheck::default(),
                 cache_bytes: CACHE_BYTES,
+                only_private: false,
                 progress: Arc::new(|_| CONTINUE),
             },
             clock: Box::new(SystemClock::default()),
@@ -230,7 +229,7 @@ impl Builder {
     /// [`ErrorKind::Exposed`] (P9). A file that the store creates is its owner's alone in any case; an older or copied
     /// one may not be. On Windows nothing is refused. Default: no.
     pub fn only_private(mut self, refuse: bool) -> Self {
-        self.only_private = refuse;
+        self.opening.only_private = refuse;
         self
     }
 
@@ -410,10 +409,10 @@ impl Builder {
         } else if operation_bytes_max < least {
             "operation_bytes_max is under four times payload_bytes_max and 4 KiB, so an operation may not end"
         } else {
-            let Self { policy, queue, capacity, hash_mask, only_private, trace, opening, clock, .. } = self;
+            let Self { policy, queue, capacity, hash_mask, trace, opening, clock, .. } = self;
             let limits = Limits { payload_bytes_max: self.payload_bytes_max };
             let policy = Policy { room: Room { operation_bytes_max, payload_bytes_max }, ..policy };
-            return Ok((limits, Options { policy, queue, capacity, hash_mask, only_private, trace, opening, clock }));
+            return Ok((limits, Options { policy, queue, capacity, hash_mask, trace, opening, clock }));
         };
         Err(Error::new(ErrorKind::InvalidConfig, fault))
     }

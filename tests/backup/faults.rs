@@ -219,6 +219,22 @@ fn a_copy_from_inside_a_closure_is_refused() {
     assert_eq!(names(folder.path()), [""; 0]);
 }
 
+/// What is lost with it changes neither how much is kept nor how long it is.
+#[test]
+fn p10_a_newest_change_that_is_damaged_and_counts_for_as_much_as_the_one_before_is_missed() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = Store::open(&path).unwrap();
+    let mut order = run(&store, &key("order"));
+    for canary in ["canary one", "canary two"] {
+        order.advance("at", &canary.to_owned()).wait().unwrap();
+    }
+    damage(&path, b"canary two");
+    let error = store.backup(folder.path().join("copy.reentry")).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+    assert_eq!(names(folder.path()), ["orders.reentry"]);
+}
+
 /// Flips a bit wherever the file holds this: in pages that are in use, and in others that no longer are.
 fn damage(path: &Path, what: &[u8]) {
     let bytes = fs::read(path).unwrap();
