@@ -40,10 +40,9 @@ impl Request {
     ///
     /// They count as a payload: at most the builder's `payload_bytes_max`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        let (bytes, copy) = (bytes.as_ref(), copy(bytes.as_ref()));
-        // What no store takes is refused when it is claimed, so nothing need be made of it.
-        let fingerprint = Fingerprint::of(if copy.is_ok() { bytes } else { &[] });
-        Self { bytes: Some(copy), ..fingerprint.into() }
+        let bytes = bytes.as_ref();
+        // What no store takes is not copied, and is refused when it is claimed unless something else is kept.
+        Self { bytes: Some(copy(bytes)), ..Fingerprint::of(bytes).into() }
     }
 
     /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3).

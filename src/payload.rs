@@ -7,7 +7,8 @@ use serde::de::DeserializeOwned;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Most bytes that decoding may claim: a length inside damaged bytes cannot ask for more memory than this.
+/// Most bytes that decoding may claim where no more were kept: a length inside bytes of another type cannot ask for
+/// more memory than this.
 const DECODE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Largest limit a payload may be given: lengths take four bytes in the file.
@@ -162,13 +163,13 @@ fn check(len: usize, most: usize) -> Result<()> {
 }
 
 /// Bincode's fixed-width little-endian encoding (`legacy`), with a limit on what a decode may claim.
-fn fixed() -> impl bincode::config::Config {
-    bincode::config::legacy().with_limit::<DECODE_BYTES_MAX>()
+fn fixed<const MOST: usize>() -> impl bincode::config::Config {
+    bincode::config::legacy().with_limit::<MOST>()
 }
 
 /// Appends the fixed-width encoding of `value`.
 pub(crate) fn write_fixed<T: Serialize>(value: &T, bytes: &mut Vec<u8>) -> Result<()> {
-    bincode::serde::encode_into_writer(value, Appender(bytes), fixed()).map_err(unencodable::<T>)
+    bincode::serde::encode_into_writer(value, Appender(bytes), fixed::<DECODE_BYTES_MAX>()).map_err(unencodable::<T>)
 }
 
 /// Lets bincode append to a buffer that is reused.
@@ -183,7 +184,12 @@ impl bincode::enc::write::Writer for Appender<'_> {
 
 /// The value at the start of `bytes`, and how many of them it took.
 pub(crate) fn read_fixed<T: DeserializeOwned>(bytes: &[u8]) -> Result<(T, usize)> {
-    bincode::serde::decode_from_slice(bytes, fixed()).map_err(|e| undecodable::<T>(e))
+    let decoded = if bytes.len() <= DECODE_BYTES_MAX {
+        bincode::serde::decode_from_slice(bytes, fixed::<DECODE_BYTES_MAX>())
+    } else {
+        bincode::serde::decode_from_slice(bytes, fixed::<PAYLOAD_BYTES_LIMIT>())
+    };
+    decoded.map_err(|e| undecodable::<T>(e))
 }
 
 fn unencodable<T>(source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Error {
@@ -234,6 +240,19 @@ mod tests {
         assert!(Bincode::<u8>::decode(&[1, 2]).is_err(), "bytes left over");
         assert!(<()>::decode(b"x").is_err());
         assert!(String::decode(&[0xff]).is_err());
+    }
+
+    /// What is kept can be read again, however large a payload the store takes.
+    #[test]
+    fn what_is_larger_than_a_small_decode_may_claim_decodes_too() {
+        for len in [DECODE_BYTES_MAX - 8, DECODE_BYTES_MAX - 7, DECODE_BYTES_MAX, 3 * DECODE_BYTES_MAX] {
+            let text = Bincode("x".repeat(len));
+            let bytes = text.encode().unwrap();
+            assert_eq!(bytes.len(), 8 + len);
+            assert_eq!(Bincode::<String>::decode(&bytes).unwrap(), text, "{len} bytes");
+        }
+        let words = Bincode(vec![7_u64; DECODE_BYTES_MAX / 4]);
+        assert_eq!(Bincode::<Vec<u64>>::decode(&words.encode().unwrap()).unwrap(), words);
     }
 
     #[test]

@@ -172,7 +172,10 @@ impl Run {
         // Nothing is there as long as the claim is deferred.
         if let Some((read, _)) = self.engine.look(self.key())? {
             let mut seen = self.seen.lock();
-            seen.checkpoint.clone_from(&read.record.checkpoint);
+            // A move of this run may have been answered since it was read.
+            if read.record.revision() >= seen.checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision) {
+                seen.checkpoint.clone_from(&read.record.checkpoint);
+            }
             let reports = self.ownership.reports().lock();
             // A report of this run that is not on disk yet knows better.
             for step in read.record.steps {
