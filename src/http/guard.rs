@@ -96,9 +96,7 @@ where
         }
     };
     settings.handle.count(Count::Runs);
-    if let Some(span) = settings.retention {
-        run.keep_for(span);
-    }
+    settings.prepare(&mut run);
     let lender = Lender::new(run);
     let mut request = Request::from_parts(parts, PassedBody::whole(body));
     request.extensions_mut().insert(lender.slot());

@@ -19,6 +19,7 @@ use super::service::Idempotency;
 use crate::error::Error;
 use crate::key::{Fingerprint, Key};
 use crate::record::Outcome;
+use crate::run::Run;
 use crate::store::Store;
 
 const REQUEST_BYTES_MAX: usize = 1024 * 1024;
@@ -98,7 +99,7 @@ pub(super) struct Settings {
     pub(super) claims: Claims,
     pub(super) problems: ProblemStyle,
     on_failure: Arc<OnFailure>,
-    pub(super) retention: Option<Duration>,
+    retention: Option<Duration>,
 }
 
 /// How keys are claimed.
@@ -268,7 +269,7 @@ impl<State> IdempotencyLayer<State> {
     }
 
     /// Keeps the request's body with the operation until it ends, for a [`Resumer`](crate::Resumer), which finishes it
-    /// without its client ([`Run::request`](crate::Run::request)). Default: no.
+    /// without its client ([`Run::request`](crate::Run::request)); see [`prepare`](Self::prepare). Default: no.
     pub fn keep_requests(self) -> Self {
         self.with(|settings| settings.claims.keeps_requests = true)
     }
@@ -298,8 +299,43 @@ impl<State> IdempotencyLayer<State> {
 
     /// How long the answers behind this layer are kept ([`Run::keep_for`](crate::Run::keep_for)). Default: the store's
     /// [retention](crate::Builder::retention), which [`describe`](Self::describe) then does not tell.
+    ///
+    /// The run of a [`Resumer`](crate::Resumer) did not come through the layer: it keeps its outcome for so long where
+    /// [`prepare`](Self::prepare) was called for it, and else for the store's retention.
     pub fn retention(self, span: Duration) -> Self {
         self.with(|settings| settings.retention = Some(span))
+    }
+
+    /// Gives a run that did not come through the layer what the layer gives to those that do: its
+    /// [`retention`](Self::retention). For the function of a [`Resumer`](crate::Resumer), which finishes what handlers
+    /// behind the layer left: without it the store's retention counts, and where that is shorter the request is done
+    /// again inside of the time that clients were told.
+    ///
+    /// ```
+    /// use http::StatusCode;
+    /// use reentry::http::{IdempotencyLayer, StoredResponse};
+    /// use reentry::{Resumer, Run, Store};
+    /// use std::time::Duration;
+    ///
+    /// fn finish(mut run: Run) -> reentry::Result<()> {
+    ///     let order = run.request().unwrap_or_default().to_vec();     // the steps of the handler, and then its answer
+    ///     run.complete_with(&StoredResponse::new(StatusCode::CREATED, order), |_| Ok(())).wait()?;
+    ///     Ok(())
+    /// }
+    ///
+    /// let store = Store::builder().in_memory()?;
+    /// let week = Duration::from_secs(7 * 86_400);
+    /// let layer = IdempotencyLayer::new(&store).single_tenant().keep_requests().retention(week);
+    /// let prepares = layer.clone();
+    /// let resumer = Resumer::builder(&store).start(move |mut run| {
+    ///     prepares.prepare(&mut run);
+    ///     finish(run)
+    /// })?;
+    /// # resumer.stop();
+    /// # Ok::<(), reentry::Error>(())
+    /// ```
+    pub fn prepare(&self, run: &mut Run) {
+        self.settings.prepare(run);
     }
 
     /// Figures, and the work that is under way.
@@ -319,6 +355,13 @@ impl Settings {
         match &self.scope {
             Some(of_request) => of_request(parts),
             None => Some(SINGLE_TENANT.to_owned()),
+        }
+    }
+
+    /// What every run is given that is to end as those behind the layer do.
+    pub(super) fn prepare(&self, run: &mut Run) {
+        if let Some(span) = self.retention {
+            run.keep_for(span);
         }
     }
 

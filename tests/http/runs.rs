@@ -268,6 +268,33 @@ fn p3_p6_a_resumer_finishes_what_the_layer_began() {
     resumer.stop();
 }
 
+/// The resumed run did not come through the layer, and its clients were told the layer's span all the same.
+#[test]
+fn p5_what_a_resumer_finishes_is_kept_for_as_long_as_the_layer_says() {
+    let (clock, hour) = (ManualClock::at(Timestamp::from_millis(1_700_000_000_000)), Duration::from_secs(3_600));
+    let store = Store::builder().retention(hour).clock(clock.clone()).in_memory().unwrap();
+    let (layer, runs) = (layer(&store).keep_requests().retention(hour * 3), Runs::default());
+    assert!(layer.describe().contains("for 3 h after the request was done"));
+    let counted = |State(runs): State<Runs>| async move {
+        runs.next();
+        StatusCode::SERVICE_UNAVAILABLE
+    };
+    let prepares = layer.clone();
+    let server = serve(store, layer, Router::new().route("/orders", post(counted)).with_state(runs.clone()));
+    assert_eq!(server.post("/orders", "k", "").status, 503);
+    let resumer = Resumer::builder(&server.store).start(move |mut run: Run| {
+        prepares.prepare(&mut run);
+        run.complete(&StoredResponse::new(StatusCode::CREATED, "by the resumer")).wait().map(drop)
+    });
+    let resumer = resumer.unwrap();
+    server.until("the order is finished", || resumer.stats().finished == 1);
+    resumer.stop();
+    clock.advance(hour * 2);
+    assert!(is_replayed(&server.post("/orders", "k", "")));
+    clock.advance(hour);
+    assert_eq!((server.post("/orders", "k", "").status, runs.count()), (503, 2), "then the key starts anew");
+}
+
 /// A handler that hangs is taken over after its lease. When it comes back nothing of it is kept, and its client is told
 /// to ask again: what the other run ended with is the answer.
 #[test]
