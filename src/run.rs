@@ -55,6 +55,8 @@ pub struct Run {
     pub(crate) engine: Arc<Engine>,
     ownership: Arc<Ownership>,
     pub(crate) limits: Limits,
+    /// What its outcome may take beside a payload of the largest size: the headers of an answer of HTTP.
+    pub(crate) outcome_bytes_beside: usize,
     born: u64,
     attempt: u32,
     since: Timestamp,
@@ -95,8 +97,8 @@ impl Run {
         let Granted { ownership, known, record } = granted;
         let Record { born, attempt, since, request, checkpoint, steps, .. } = *record;
         let seen = Arc::new(Mutex::new(Seen { checkpoint, steps, known, is_over: false }));
-        let (ownership, asked) = (Arc::new(ownership), HashMap::new());
-        Self { engine, ownership, limits, born, attempt, since, request, kept: None, seen, asked }
+        let (ownership, asked, outcome_bytes_beside) = (Arc::new(ownership), HashMap::new(), 0);
+        Self { engine, ownership, limits, outcome_bytes_beside, born, attempt, since, request, kept: None, seen, asked }
     }
 
     /// The key it runs for.
@@ -394,7 +396,9 @@ impl Run {
     }
 
     fn end(&mut self, success: bool, outcome: &(impl Payload + ?Sized), rows: Option<WriteRows>) -> Pending<Outcome> {
-        let asked = self.before_asking().and_then(|carried| Ok((carried, self.limits.encode(outcome)?)));
+        let bytes_max = self.limits.payload_bytes_max.saturating_add(self.outcome_bytes_beside);
+        let limits = Limits { payload_bytes_max: bytes_max };
+        let asked = self.before_asking().and_then(|carried| Ok((carried, limits.encode(outcome)?)));
         let ((carried, _), bytes) = match asked {
             Ok(asked) => asked,
             Err(error) => return Pending::ready(Err(error)),

@@ -24,7 +24,7 @@ use super::layer::Settings;
 use super::lent::Lender;
 use super::policy::{Keep, may_be_kept};
 use super::problem::{Problem, ProblemCode};
-use super::stored::{BYTES_BESIDE_BODY_MAX, StoredResponse, is_kept_answer};
+use super::stored::{StoredResponse, is_kept_answer};
 use crate::claim::{self, Busy, Claim};
 use crate::error::{ErrorKind, Result};
 use crate::key::Key;
@@ -308,12 +308,10 @@ impl Work {
 
     async fn end<R: Body>(
         &self,
-        mut run: Run,
+        run: Run,
         stored: &StoredResponse,
         response: Response<PassedBody<R>>,
     ) -> Response<PassedBody<R>> {
-        let most = &mut run.limits.payload_bytes_max;
-        *most = most.saturating_add(BYTES_BESIDE_BODY_MAX);
         let status = stored.status();
         let is_failure = status.is_client_error() || status.is_server_error();
         let ended = if is_failure { run.fail(stored).await } else { run.complete(stored).await };

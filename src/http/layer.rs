@@ -16,6 +16,7 @@ use super::header::Syntax;
 use super::policy::{Keep, KeptHeaders, Policy, Preset};
 use super::problem::ProblemStyle;
 use super::service::Idempotency;
+use super::stored::BYTES_BESIDE_BODY_MAX;
 use crate::error::Error;
 use crate::key::{Fingerprint, Key};
 use crate::record::Outcome;
@@ -307,9 +308,11 @@ impl<State> IdempotencyLayer<State> {
     }
 
     /// Gives a run that did not come through the layer what the layer gives to those that do: its
-    /// [`retention`](Self::retention). For the function of a [`Resumer`](crate::Resumer), which finishes what handlers
-    /// behind the layer left: without it the store's retention counts, and where that is shorter the request is done
-    /// again inside of the time that clients were told.
+    /// [`retention`](Self::retention), and room for headers beside a body of the largest size.
+    ///
+    /// It is for the function of a [`Resumer`](crate::Resumer), which finishes what handlers behind the layer left.
+    /// Without it the store's retention counts, and where that is shorter the request is done again inside of the time
+    /// that clients were told.
     ///
     /// ```
     /// use http::StatusCode;
@@ -360,6 +363,7 @@ impl Settings {
 
     /// What every run is given that is to end as those behind the layer do.
     pub(super) fn prepare(&self, run: &mut Run) {
+        run.outcome_bytes_beside = BYTES_BESIDE_BODY_MAX;
         if let Some(span) = self.retention {
             run.keep_for(span);
         }
@@ -404,8 +408,8 @@ impl Settings {
              not done again.\n\
              - **Errors**: `application/problem+json` with a member `code`: 400 `key_missing`, `key_malformed`, \
              `body_broken`; 403 `principal_missing`; 409 `in_progress`, `in_doubt`, `replay_unavailable`; 410 \
-             `answer_gone`; 413 `request_too_large`; 422 `key_reused`; 503 `unavailable`. Retry those that carry \
-             `Retry-After`.\n{documentation}"
+             `answer_gone`; 413 `request_too_large`; 422 `key_reused`; 500 `internal_error`; 503 \
+             `unavailable`. Retry those that carry `Retry-After`.\n{documentation}"
         )
     }
 }

@@ -43,6 +43,9 @@ pub enum ProblemCode {
     RequestTooLarge,
     /// 422: the key belongs to another request.
     KeyReused,
+    /// 500: the handler asked the store for what it never gives, a payload that is too large say. Its code has to be
+    /// mended; then the same request goes on where it stopped.
+    InternalError,
     /// 503: the request cannot be guarded now, so nothing was done.
     Unavailable,
 }
@@ -61,6 +64,7 @@ impl ProblemCode {
             Self::AnswerGone => "answer_gone",
             Self::RequestTooLarge => "request_too_large",
             Self::KeyReused => "key_reused",
+            Self::InternalError => "internal_error",
             Self::Unavailable => "unavailable",
         }
     }
@@ -74,6 +78,7 @@ impl ProblemCode {
             Self::AnswerGone => StatusCode::GONE,
             Self::RequestTooLarge => StatusCode::PAYLOAD_TOO_LARGE,
             Self::KeyReused => StatusCode::UNPROCESSABLE_ENTITY,
+            Self::InternalError => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
         }
     }
@@ -90,6 +95,7 @@ impl ProblemCode {
             Self::AnswerGone => "The answer for this Idempotency-Key is no longer kept",
             Self::RequestTooLarge => "The request is too large",
             Self::KeyReused => "Idempotency-Key is already used",
+            Self::InternalError => "The server made a mistake",
             Self::Unavailable => "The request cannot be served now",
         }
     }
@@ -119,6 +125,9 @@ impl ProblemCode {
                 "This Idempotency-Key was used for another request. Do not retry: a key belongs to one request, and \
                  another request needs a new one."
             }
+            Self::InternalError => {
+                "The request could not be finished, and sending it again does not help before the server is mended."
+            }
             Self::Unavailable => "The request could not be finished: send the same request again, later.",
         }
     }
@@ -135,6 +144,7 @@ impl ProblemCode {
             Self::PrincipalMissing => "7",
             Self::InProgress | Self::InDoubt => "10",
             Self::KeyReused | Self::AnswerGone | Self::ReplayUnavailable => "9",
+            Self::InternalError => "13",
             Self::Unavailable => "14",
         }
     }
@@ -153,7 +163,12 @@ impl fmt::Display for ProblemCode {
 ///
 /// ```
 /// use reentry::http::{Problem, ProblemCode};
-/// # fn charge() -> Result<(), reentry::Error> { reentry::Key::new("", "").map(drop) }
+/// # use reentry::{Key, Store};
+/// # fn charge() -> Result<(), reentry::Error> {
+/// #     let store = Store::builder().in_memory()?;
+/// #     store.close()?;
+/// #     store.progress(&Key::new("orders", "1")?).map(drop)
+/// # }
 ///
 /// fn handler() -> Result<&'static str, Problem> {
 ///     charge()?;                          // its step is in doubt, the disk is full ...
@@ -176,8 +191,8 @@ impl From<ProblemCode> for Problem {
 }
 
 /// What the error of a step, a checkpoint or an outcome tells the client: that it is not known yet whether something
-/// happened (409), that another copy is at work (409), or to come again (503). Nothing of the error's own words; those
-/// go to [`on_failure`](super::IdempotencyLayer::on_failure).
+/// happened (409), that another copy is at work (409), that the handler asked for what it never gets (500), or to come
+/// again (503). Nothing of the error's own words; those go to [`on_failure`](super::IdempotencyLayer::on_failure).
 impl From<Error> for Problem {
     fn from(error: Error) -> Self {
         let code = match error.kind() {
@@ -185,6 +200,14 @@ impl From<Error> for Problem {
                 ProblemCode::InDoubt
             }
             ErrorKind::Fenced | ErrorKind::Busy => ProblemCode::InProgress,
+            // The same code asks for the same again, whenever its client comes back.
+            ErrorKind::InvalidKey
+            | ErrorKind::InvalidName
+            | ErrorKind::InvalidConfig
+            | ErrorKind::PayloadTooLarge
+            | ErrorKind::Codec
+            | ErrorKind::StepRepeated
+            | ErrorKind::WouldDeadlock => ProblemCode::InternalError,
             _ => ProblemCode::Unavailable,
         };
         Self { cause: Some(Arc::new(error)), ..code.into() }
@@ -324,7 +347,7 @@ fn percent_encoded(text: &str) -> String {
 mod tests {
     use super::*;
 
-    const ALL: [ProblemCode; 11] = [
+    const ALL: [ProblemCode; 12] = [
         ProblemCode::KeyMissing,
         ProblemCode::KeyMalformed,
         ProblemCode::BodyBroken,
@@ -335,6 +358,7 @@ mod tests {
         ProblemCode::AnswerGone,
         ProblemCode::RequestTooLarge,
         ProblemCode::KeyReused,
+        ProblemCode::InternalError,
         ProblemCode::Unavailable,
     ];
 
@@ -384,7 +408,11 @@ mod tests {
             (ProblemCode::KeyMalformed, "3"),
             (ProblemCode::PrincipalMissing, "7"),
             (ProblemCode::KeyReused, "9"),
+            (ProblemCode::AnswerGone, "9"),
+            (ProblemCode::ReplayUnavailable, "9"),
             (ProblemCode::InProgress, "10"),
+            (ProblemCode::InDoubt, "10"),
+            (ProblemCode::InternalError, "13"),
             (ProblemCode::Unavailable, "14"),
         ] {
             let response = style().render_grpc(&Problem::from(code).with_detail("100 %\n"));
@@ -405,6 +433,10 @@ mod tests {
             (ErrorKind::Busy, ProblemCode::InProgress),
             (ErrorKind::Fenced, ProblemCode::InProgress),
             (ErrorKind::Full, ProblemCode::Unavailable),
+            (ErrorKind::PayloadTooLarge, ProblemCode::InternalError),
+            (ErrorKind::Codec, ProblemCode::InternalError),
+            (ErrorKind::StepRepeated, ProblemCode::InternalError),
+            (ErrorKind::InvalidName, ProblemCode::InternalError),
         ] {
             let problem = Problem::from(Error::new(kind, "row 7 of ada"));
             assert_eq!(problem.code(), code, "{kind:?}");

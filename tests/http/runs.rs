@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::{Request, State};
+use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
@@ -161,8 +161,9 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
             Ok(())
         })
         .await?;
-        Ok((StatusCode::INTERNAL_SERVER_ERROR, [("x-request-id", "7"), ("content-type", "text/odd")], "")
-            .into_response())
+        // Layers inside add headers to what it returns then.
+        let headers = [("x-request-id", "7"), ("content-type", "text/odd"), ("content-length", "0")];
+        Ok((StatusCode::INTERNAL_SERVER_ERROR, headers, "").into_response())
     }
     let (store, runs) = (store(), Runs::default());
     let layer = layer(&store);
@@ -176,6 +177,61 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
     }
     assert!(is_replayed(&retry) && !is_replayed(&first) && retry.header("x-request-id").is_none());
     assert_eq!((runs.count(), server.store.read(|tx| tx.open_table(ORDERS)?.len()).unwrap().unwrap()), (1, 1));
+}
+
+/// As the layer does, so a handler: a body of the largest size is kept with its headers. Nothing else is larger by it,
+/// since what has happened must always find room.
+#[test]
+fn p5_a_handler_and_a_resumer_end_their_runs_with_as_much_as_the_layer_keeps() {
+    const MOST: usize = 1_000;
+    fn answer(bytes: usize) -> StoredResponse {
+        StoredResponse::new(StatusCode::OK, vec![b'x'; bytes]).header(http::header::ETAG, HeaderValue::from_static("7"))
+    }
+    async fn order(Path(bytes): Path<usize>, Idempotent(mut run): Idempotent) -> Result<(), Problem> {
+        let too_large = run.advance("charged", &vec![b'x'; MOST + 1]).await;
+        assert_eq!(too_large.unwrap_err().kind(), ErrorKind::PayloadTooLarge);
+        run.complete_with(&answer(bytes), |_| Ok(())).await?;
+        Ok(())
+    }
+    let store = Store::builder().payload_bytes_max(MOST).in_memory().unwrap();
+    let layer = layer(&store).keep_requests();
+    let prepares = layer.clone();
+    let routes = Router::new()
+        .route("/orders/{bytes}", post(order))
+        .route("/resumed", post(|| async { StatusCode::SERVICE_UNAVAILABLE }));
+    let server = serve(store, layer, routes);
+    for is_repeated in [false, true] {
+        let answer = server.post(&format!("/orders/{MOST}"), "a", "");
+        assert_eq!((answer.status, answer.body.len(), is_replayed(&answer)), (200, MOST, is_repeated));
+    }
+    assert_eq!(server.post("/resumed", "c", "").status, 503);
+    let resumer = Resumer::builder(&server.store).start(move |mut run: Run| {
+        prepares.prepare(&mut run);
+        run.complete(&answer(MOST)).wait().map(drop)
+    });
+    let resumer = resumer.unwrap();
+    server.until("the order is finished", || resumer.stats().finished == 1);
+    resumer.stop();
+    assert_eq!(server.post("/resumed", "c", "").body.len(), MOST);
+    server.store.verify().unwrap();
+}
+
+/// No retry mends what the handler's own code asks for: its client is not told to come again, and it is not over.
+#[test]
+fn p3_a_mistake_of_the_handlers_own_is_no_time_to_come_later() {
+    async fn order(Idempotent(mut run): Idempotent) -> Result<(), Problem> {
+        let name = if run.attempt() == 1 { "" } else { "charged" };
+        run.advance(name, &()).await?;
+        Ok(())
+    }
+    let store = store();
+    let layer = layer(&store);
+    let server = serve(store, layer, Router::new().route("/orders", post(order)));
+    let answer = server.post("/orders", "k", "");
+    assert_eq!((answer.status, code(&answer).as_str()), (500, "internal_error"));
+    assert_eq!(answer.header("retry-after"), None);
+    assert_eq!(state(&server, "k"), (Standing::Unfinished, 1));
+    assert_eq!(server.post("/orders", "k", "").status, 200, "once it is mended the same request goes on");
 }
 
 /// A payload of the handler's own is an answer where the layer is told how.
