@@ -248,25 +248,20 @@ impl Work {
         }
         let said = parts.extensions.remove::<Keep>();
         let is_grpc = is_grpc(&parts.headers);
-        let keep = match said {
-            Some(keep) => keep,
-            // Its status may come behind its body.
-            None if is_grpc && grpc_status(&parts.headers).is_none() => Keep::WholeAnswer,
-            None => settings.policy.keep(&parts, grpc_status(&parts.headers).unwrap_or(parts.status)),
-        };
+        let status = grpc_status(&parts.headers).unwrap_or(parts.status);
+        let keep = said.unwrap_or_else(|| settings.policy.keep(&parts, status));
         let is_known = body.size_hint().exact().is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
-        match keep {
+        let waits = match keep {
             Keep::Nothing => {
                 self.interrupt(run);
                 return Response::from_parts(parts, PassedBody::untouched(body));
             }
-            Keep::Answer if !is_known && !is_grpc => {
-                return self.end_alone(run, parts, PassedBody::untouched(body)).await;
-            }
-            Keep::Ended => return self.end_alone(run, parts, PassedBody::untouched(body)).await,
-            Keep::Answer | Keep::WholeAnswer => {}
-        }
-        let waits = if said.is_none() && is_grpc { Waits::ForNothing } else { Waits::ForTheEnd };
+            Keep::WholeAnswer => Waits::ForTheEnd,
+            Keep::Answer if is_known => Waits::ForTheEnd,
+            // Nobody says how long it is; what is unary is all there at once.
+            Keep::Answer if is_grpc => Waits::ForNothing,
+            Keep::Answer | Keep::Ended => return self.end_alone(run, parts, PassedBody::untouched(body)).await,
+        };
         let read = match read(body, settings.response_bytes_max, waits).await {
             Read::Whole(read) => read,
             Read::Over(body) => return self.end_alone(run, parts, body).await,
@@ -276,7 +271,7 @@ impl Work {
             }
         };
         let status_behind = read.trailers.as_ref().and_then(grpc_status).filter(|_| said.is_none());
-        if status_behind.is_some_and(|status| settings.policy.keep(&parts, status) == Keep::Nothing) {
+        if status_behind.is_some_and(|status| settings.policy.refuses(status)) {
             self.interrupt(run);
             return Response::from_parts(parts, PassedBody::whole(read));
         }

@@ -229,7 +229,8 @@ impl<State> IdempotencyLayer<State> {
         self.with(|settings| settings.policy = Policy::Preset(preset))
     }
 
-    /// Decides of each answer, by its head, whether it is the outcome.
+    /// Decides of each answer, by its head, whether it is the outcome. The head of a call of gRPC does not tell its
+    /// status where that comes with the trailers, as that of a success does: there a [preset](Self::keep) sees more.
     pub fn keep_by(self, decide: impl Fn(&response::Parts) -> Keep + Send + Sync + 'static) -> Self {
         self.with(|settings| settings.policy = Policy::Own(Arc::new(decide)))
     }

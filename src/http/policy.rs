@@ -18,7 +18,8 @@ use http::{HeaderMap, HeaderName, StatusCode, header};
 #[non_exhaustive]
 pub enum Keep {
     /// The answer is the outcome: every later copy of the request gets it again. An answer whose length is not known
-    /// before it ends, or that is over the limit, is passed on as it comes and counts as [`Ended`](Self::Ended).
+    /// before it ends, or that is over the limit, is passed on as it comes and counts as [`Ended`](Self::Ended). Of
+    /// gRPC no length is known, so what is all there at once is kept.
     Answer,
     /// As [`Answer`](Self::Answer), where the length is not known in advance too: nothing goes out before all of it is
     /// there.
@@ -68,6 +69,12 @@ impl Policy {
             Self::Preset(preset) if preset.keeps(status) => Keep::Answer,
             Self::Preset(_) => Keep::Nothing,
         }
+    }
+
+    /// Whether nothing is to be kept for this status, which came behind the body. A server's own choice is made by the
+    /// head, and was asked for before.
+    pub(super) fn refuses(&self, status: StatusCode) -> bool {
+        matches!(self, Self::Preset(preset) if !preset.keeps(status))
     }
 
     /// In words to publish.

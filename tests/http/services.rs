@@ -3,23 +3,25 @@
 use std::convert::Infallible;
 use std::future::{Ready, ready};
 use std::pin::Pin;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderName, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::{BodyExt, Empty, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
-use reentry::Store;
 use reentry::http::{
-    Idempotency, IdempotencyLayer, Idempotent, Keep, LayerHandle, LayerStats, PassedBody, Problem, ResponseFuture,
-    StoredResponse,
+    Idempotency, IdempotencyLayer, Idempotent, Keep, LayerHandle, LayerStats, PassedBody, Problem, ProblemCode,
+    ResponseFuture, StoredResponse,
 };
 use reentry::testing::conformance::{Client, Sockets};
+use reentry::{Fingerprint, Store};
 use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 use tower::{Layer, Service, ServiceExt};
 
@@ -206,34 +208,66 @@ async fn a_service_gets_the_whole_body_of_its_request() {
     assert_eq!(store.stats().unwrap().operations, 1);
 }
 
-/// A unary call of gRPC: a message, and its status in the trailers.
-fn grpc(
+/// A call of gRPC: a message, and its status in the trailers.
+#[derive(Clone)]
+struct Grpc {
     status: &'static str,
-    runs: &Runs,
-) -> impl Service<Request<PassedBody<Full<Bytes>>>, Response = Response<GrpcBody>, Error = Infallible, Future: Send>
-+ Clone
-+ Send
-+ use<> {
-    let runs = runs.clone();
-    tower::service_fn(move |_: Request<PassedBody<Full<Bytes>>>| {
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from_static(status));
-        let message = Bytes::from(format!("\0\0\0\0\x01{}", runs.next()));
-        let mut response = Response::new(GrpcBody(vec![Frame::trailers(trailers), Frame::data(message)]));
-        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
-        ready(Ok(response))
-    })
+    /// How many looks its trailers are away from its message.
+    pauses: usize,
+    /// What the handler itself says.
+    keep: Option<Keep>,
+    runs: Runs,
 }
 
+fn grpc(status: &'static str, runs: &Runs) -> Grpc {
+    Grpc { status, pauses: 0, keep: None, runs: runs.clone() }
+}
+
+impl Service<Request<PassedBody<Full<Bytes>>>> for Grpc {
+    type Response = Response<GrpcBody>;
+    type Error = Infallible;
+    type Future = Ready<Result<Response<GrpcBody>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<PassedBody<Full<Bytes>>>) -> Self::Future {
+        let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static(self.status))]);
+        let message = Bytes::from(format!("\0\0\0\0\x01{}", self.runs.next()));
+        let frames = vec![Frame::trailers(trailers), Frame::data(message)];
+        let mut response = Response::new(GrpcBody { frames, pauses: self.pauses });
+        response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        if let Some(keep) = self.keep {
+            response.extensions_mut().insert(keep);
+        }
+        ready(Ok(response))
+    }
+}
+
+const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
 /// As tonic's: nobody knows how long it is.
-struct GrpcBody(Vec<Frame<Bytes>>);
+struct GrpcBody {
+    /// The last one first.
+    frames: Vec<Frame<Bytes>>,
+    pauses: usize,
+}
 
 impl http_body::Body for GrpcBody {
     type Data = Bytes;
     type Error = Infallible;
 
-    fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Poll::Ready(self.0.pop().map(Ok))
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.frames.len() == 1 && self.pauses > 0 {
+            self.pauses -= 1;
+            context.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        Poll::Ready(self.frames.pop().map(Ok))
     }
 }
 
@@ -285,6 +319,47 @@ async fn a_status_of_grpc_that_may_be_tried_again_interrupts() {
         }
         assert_eq!(runs.count(), if is_kept { 1 } else { 2 }, "{status}");
     }
+}
+
+/// What the server says of a call counts as it is said, though its status stands behind its message.
+#[tokio::test]
+async fn a_closure_decides_of_a_call_of_grpc_too() {
+    // (what it says, whether the message and the status are there at once, the second call's status, runs)
+    for (keep, pauses, second, expected) in [
+        (Keep::Answer, 0, ("1", "0", true), 1),
+        (Keep::Answer, 1, ("", "9", false), 1),
+        (Keep::WholeAnswer, 1, ("1", "0", true), 1),
+        (Keep::Ended, 0, ("", "9", false), 1),
+        (Keep::Nothing, 0, ("2", "0", false), 2),
+    ] {
+        let by_layer = |layer: IdempotencyLayer, runs: &Runs| {
+            layer.keep_by(move |_| keep).layer(Grpc { pauses, ..grpc("0", runs) })
+        };
+        let by_handler =
+            |layer: IdempotencyLayer, runs: &Runs| layer.layer(Grpc { pauses, keep: Some(keep), ..grpc("0", runs) });
+        for says in [&by_layer as &dyn Fn(IdempotencyLayer, &Runs) -> Idempotency<Grpc>, &by_handler] {
+            let (store, runs) = (store(), Runs::default());
+            let service = says(layer(&store), &runs);
+            assert_eq!(answered(&service, call("k", "")).await, ("1".to_owned(), "0".to_owned(), false));
+            let (message, status, is_replayed) = answered(&service, call("k", "")).await;
+            assert_eq!((&*message, &*status, is_replayed), second, "{keep:?} after {pauses} pauses");
+            assert_eq!(runs.count(), expected);
+        }
+    }
+}
+
+/// Its handler wants its answer kept; where that is a stream it is passed on as it comes.
+#[tokio::test]
+async fn a_stream_of_grpc_is_not_held_back_until_it_ends() {
+    let (store, runs) = (store(), Runs::default());
+    let endless = Grpc { pauses: usize::MAX, keep: Some(Keep::Answer), ..grpc("0", &runs) };
+    let service = layer(&store).layer(endless);
+    let comes = async {
+        let mut body = service.oneshot(call("k", "")).await.unwrap().into_body();
+        body.frame().await.unwrap().unwrap().into_data().unwrap()
+    };
+    let message = tokio::time::timeout(crate::server::PATIENCE, comes).await.expect("the message is there");
+    assert_eq!(message, "\0\0\0\0\x011");
 }
 
 /// The layer's marks are its own: neither is left in what goes out.
