@@ -248,8 +248,7 @@ impl Work {
         }
         let said = parts.extensions.remove::<Keep>();
         let is_grpc = is_grpc(&parts.headers);
-        let status = grpc_status(&parts.headers).unwrap_or(parts.status);
-        let keep = said.unwrap_or_else(|| settings.policy.keep(&parts, status));
+        let keep = said.unwrap_or_else(|| settings.policy.keep(&parts, status(&parts, None)));
         let is_known = body.size_hint().exact().is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
         let waits = match keep {
             Keep::Nothing => {
@@ -286,7 +285,8 @@ impl Work {
         if !stored.fits(run.limits.payload_bytes_max) {
             return self.end_alone(run, parts, PassedBody::whole(read)).await;
         }
-        self.end(run, &stored, Response::from_parts(parts, PassedBody::whole(read))).await
+        let status = status(&parts, read.trailers.as_ref());
+        self.end(run, &stored, status, Response::from_parts(parts, PassedBody::whole(read))).await
     }
 
     /// Ends the operation without its answer, which is passed on.
@@ -297,17 +297,17 @@ impl Work {
         body: PassedBody<R>,
     ) -> Response<PassedBody<R>> {
         self.settings.handle.count(Count::NotCaptured);
-        let stored = StoredResponse::not_captured(parts.status);
-        self.end(run, &stored, Response::from_parts(parts, body)).await
+        let (stored, status) = (StoredResponse::not_captured(parts.status), status(&parts, None));
+        self.end(run, &stored, status, Response::from_parts(parts, body)).await
     }
 
     async fn end<R: Body>(
         &self,
         run: Run,
         stored: &StoredResponse,
+        status: StatusCode,
         response: Response<PassedBody<R>>,
     ) -> Response<PassedBody<R>> {
-        let status = stored.status();
         let is_failure = status.is_client_error() || status.is_server_error();
         let ended = if is_failure { run.fail(stored).await } else { run.complete(stored).await };
         match ended {
@@ -357,6 +357,12 @@ impl Work {
         self.settings.handle.count(Count::Interrupted);
         run.release();
     }
+}
+
+/// The status that decides what became of a request: that of gRPC where there is one, wherever it stands.
+fn status(parts: &response::Parts, trailers: Option<&HeaderMap>) -> StatusCode {
+    let of_grpc = grpc_status(&parts.headers).or_else(|| trailers.and_then(grpc_status));
+    of_grpc.unwrap_or(parts.status)
 }
 
 /// The status of HTTP that stands for the one of gRPC in these headers or trailers, if there is one (the table of

@@ -362,6 +362,44 @@ async fn a_stream_of_grpc_is_not_held_back_until_it_ends() {
     assert_eq!(message, "\0\0\0\0\x011");
 }
 
+/// What an operator sees of it, as for a status of HTTP.
+#[tokio::test]
+async fn a_call_of_grpc_that_says_that_it_failed_is_the_outcome_of_a_failure() {
+    for (status, is_success) in [("0", true), ("3", false), ("5", false)] {
+        let (store, runs) = (store(), Runs::default());
+        let service = layer(&store).layer(grpc(status, &runs));
+        for is_replayed in [false, true] {
+            assert_eq!(answered(&service, call("k", "")).await, ("1".to_owned(), status.to_owned(), is_replayed));
+        }
+        let known = store.operations().next().unwrap().unwrap();
+        assert_eq!(known.outcome().unwrap().is_success(), is_success, "{status}");
+    }
+}
+
+/// An answer that is over with its headers, as tonic gives one for an error.
+#[tokio::test]
+async fn a_status_of_grpc_in_the_headers_decides_too() {
+    for (status, expected) in [("14", None), ("3", Some(false)), ("0", Some(true))] {
+        let (store, runs) = (store(), Runs::default());
+        let answers = grpc(status, &runs);
+        let over = tower::service_fn(move |request| {
+            let answered = answers.clone().oneshot(request);
+            async move {
+                let (mut parts, _) = answered.await?.into_parts();
+                parts.headers.insert(STATUS, HeaderValue::from_static(status));
+                Ok(Response::from_parts(parts, GrpcBody { frames: Vec::new(), pauses: 0 }))
+            }
+        });
+        let service = layer(&store).layer(over);
+        for nth in 0..2 {
+            let (_, told, is_replayed) = answered(&service, call("k", "")).await;
+            assert_eq!((&*told, is_replayed), (status, nth > 0 && expected.is_some()));
+        }
+        let known = store.operations().next().unwrap().unwrap();
+        assert_eq!(known.outcome().map(reentry::Outcome::is_success), expected, "{status}");
+    }
+}
+
 /// The layer's marks are its own: neither is left in what goes out.
 #[tokio::test]
 async fn an_override_is_taken_out_of_the_answer() {
