@@ -219,34 +219,33 @@ impl Work {
         B: Body,
         R: Body,
     {
-        let response = match inner.call(request).await {
+        let mut response = match inner.call(request).await {
             Ok(response) => response,
             Err(error) => {
                 self.settings.handle.count(Count::Interrupted);
                 return Err(error);
             }
         };
-        Ok(match self.lender.close() {
-            Some(run) if !run.is_over() => self.keep(run, response).await,
-            over_or_away => {
-                drop(over_or_away);
-                self.already_ended(response)
+        let marks = response.extensions_mut();
+        let (said, problem) = (marks.remove::<Keep>(), marks.remove::<Problem>());
+        if let Some(error) = problem.as_ref().and_then(Problem::cause) {
+            self.settings.tell(&self.key, error);
+        }
+        let run = self.lender.close().filter(|run| !run.is_over());
+        Ok(match (run, problem) {
+            (Some(run), Some(problem)) => {
+                self.interrupt(run);
+                self.settings.answer(&problem, self.is_grpc)
             }
+            (Some(run), None) => self.keep(run, said, response).await,
+            (None, problem) => self.already_ended(response, problem.as_ref()),
         })
     }
 
     /// Gives the operation its outcome, or none, as the answer asks for.
-    async fn keep<R: Body>(&self, run: Run, response: Response<R>) -> Response<PassedBody<R>> {
+    async fn keep<R: Body>(&self, run: Run, said: Option<Keep>, response: Response<R>) -> Response<PassedBody<R>> {
         let settings = &self.settings;
-        let (mut parts, body) = response.into_parts();
-        if let Some(problem) = parts.extensions.remove::<Problem>() {
-            if let Some(error) = problem.cause() {
-                settings.tell(&self.key, error);
-            }
-            self.interrupt(run);
-            return settings.answer(&problem, self.is_grpc);
-        }
-        let said = parts.extensions.remove::<Keep>();
+        let (parts, body) = response.into_parts();
         let is_grpc = is_grpc(&parts.headers);
         let keep = said.unwrap_or_else(|| settings.policy.keep(&parts, status(&parts, None)));
         let is_known = body.size_hint().exact().is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
@@ -327,9 +326,13 @@ impl Work {
     }
 
     /// The answer to a request whose handler has ended the run by itself, as every later copy gets it; or has handed
-    /// the run on.
-    fn already_ended<R: Body>(&self, response: Response<R>) -> Response<PassedBody<R>> {
+    /// the run on, and then what it says, in the layer's own words where that is a problem.
+    fn already_ended<R: Body>(&self, response: Response<R>, problem: Option<&Problem>) -> Response<PassedBody<R>> {
         let settings = &self.settings;
+        let as_said = |response: Response<R>| match problem {
+            Some(problem) => settings.answer(problem, self.is_grpc),
+            None => response.map(PassedBody::untouched),
+        };
         let progress = settings.store.progress(&self.key);
         let kept = progress.and_then(|progress| match progress.as_ref().and_then(Progress::outcome) {
             Some(outcome) => settings.kept(outcome),
@@ -337,10 +340,10 @@ impl Work {
         });
         let (mut kept, trailers) = match kept {
             Ok(Some(kept)) => kept,
-            Ok(None) => return response.map(PassedBody::untouched),
+            Ok(None) => return as_said(response),
             Err(error) => {
                 settings.tell(&self.key, &error);
-                return response.map(PassedBody::untouched);
+                return as_said(response);
             }
         };
         settings.handle.count(Count::Kept);

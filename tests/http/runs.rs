@@ -234,6 +234,42 @@ fn p3_a_mistake_of_the_handlers_own_is_no_time_to_come_later() {
     assert_eq!(server.post("/orders", "k", "").status, 200, "once it is mended the same request goes on");
 }
 
+/// Whatever became of the run, what its handler says is a problem is told to the log; and it is its client's answer
+/// where there is no outcome, written as every problem is.
+#[test]
+fn a_problem_of_a_run_that_is_over_or_was_handed_on_is_a_problem_all_the_same() {
+    fn closed() -> reentry::Error {
+        let store = store();
+        store.close().unwrap();
+        store.progress(&key("k")).unwrap_err()
+    }
+    async fn hands_on(State(gate): State<Arc<Semaphore>>, Idempotent(run): Idempotent) -> Result<(), Problem> {
+        tokio::spawn(async move {
+            drop(gate.acquire().await);
+            drop(run);
+        });
+        Err(closed().into())
+    }
+    async fn ends(Idempotent(mut run): Idempotent) -> Result<(), Problem> {
+        run.complete_with(&StoredResponse::new(StatusCode::CREATED, "done"), |_| Ok(())).await?;
+        Err(closed().into())
+    }
+    let (store, gate, told) = (store(), Arc::new(Semaphore::new(0)), Arc::new(Mutex::new(Vec::new())));
+    let tells = Arc::clone(&told);
+    let layer = layer(&store).retry_after(Duration::from_secs(7)).documentation("https://example.org/keys");
+    let layer = layer.on_failure(move |key, error| tells.lock().unwrap().push((key.key().to_owned(), error.kind())));
+    let routes = Router::new().route("/hands-on", post(hands_on)).route("/ends", post(ends));
+    let server = serve(store, layer, routes.with_state(Arc::clone(&gate)));
+    let answer = server.post("/hands-on", "a", "");
+    assert_eq!((answer.status, code(&answer).as_str()), (503, "unavailable"));
+    assert_eq!(answer.header("retry-after"), Some(&b"7"[..]));
+    assert!(text(&answer).contains("https://example.org/keys"), "{answer:?}");
+    let over = server.post("/ends", "b", "");
+    assert_eq!((over.status, text(&over).as_str()), (201, "done"), "the outcome is the answer");
+    assert_eq!(*told.lock().unwrap(), ["a", "b"].map(|key| (key.to_owned(), ErrorKind::Closed)));
+    gate.add_permits(1);
+}
+
 /// A payload of the handler's own is an answer where the layer is told how.
 #[test]
 fn an_outcome_of_another_kind_is_rendered_or_told_to_be_unavailable() {

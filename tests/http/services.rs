@@ -400,6 +400,21 @@ async fn a_status_of_grpc_in_the_headers_decides_too() {
     }
 }
 
+/// A run that somebody else has: what its handler says is a problem is written for its client, and told to the log.
+#[tokio::test]
+async fn a_problem_of_a_run_that_was_handed_on_has_the_form_of_grpc() {
+    let (store, held) = (store(), Arc::new(Mutex::new(None)));
+    let holds = Arc::clone(&held);
+    let handler = tower::service_fn(move |request: Request<PassedBody<Full<Bytes>>>| {
+        *holds.lock().unwrap() = Idempotent::of(request.extensions());
+        ready(Ok::<_, Infallible>(Problem::from(ProblemCode::InDoubt).into_response::<Full<Bytes>>()))
+    });
+    let response = layer(&store).layer(handler).oneshot(call("k", "")).await.unwrap();
+    assert_eq!((response.status().as_u16(), &response.headers()[STATUS]), (200, &HeaderValue::from_static("10")));
+    assert!(response.extensions().get::<Problem>().is_none() && response.extensions().get::<Keep>().is_none());
+    assert!(held.lock().unwrap().is_some(), "it was at work all the time");
+}
+
 /// The layer's marks are its own: neither is left in what goes out.
 #[tokio::test]
 async fn an_override_is_taken_out_of_the_answer() {
