@@ -100,7 +100,7 @@ where
     let lender = Lender::new(run);
     let mut request = Request::from_parts(parts, PassedBody::whole(body));
     request.extensions_mut().insert(lender.slot());
-    let work = Work { settings: Arc::clone(&settings), key, lender, is_grpc }.run(inner, request);
+    let work = Work { settings: Arc::clone(&settings), key, lender, is_grpc, is_open: false }.run(inner, request);
     let runtime = Handle::try_current().ok().filter(|_| settings.is_detached);
     let Some(runtime) = runtime else { return work.await };
     let at_work = AtWork::begin(&settings.handle);
@@ -111,10 +111,7 @@ where
     match task.await.map_err(tokio::task::JoinError::try_into_panic) {
         Ok(answer) => answer,
         // It goes on where it would have gone without the layer.
-        Err(Ok(panic)) => {
-            settings.handle.count(Count::Interrupted);
-            resume_unwind(panic)
-        }
+        Err(Ok(panic)) => resume_unwind(panic),
         // The runtime is being shut down, and has dropped the work.
         Err(Err(_)) => answered(ProblemCode::Unavailable),
     }
@@ -209,32 +206,39 @@ struct Work {
     key: Key,
     lender: Lender,
     is_grpc: bool,
+    /// Whether the layer has the run back, and did not end it so far.
+    is_open: bool,
+}
+
+/// However this ends, by a panic, by a client that hangs up or with its runtime too: the run that it leaves without an
+/// outcome is counted.
+impl Drop for Work {
+    fn drop(&mut self) {
+        if self.is_open || self.lender.close().is_some_and(|run| !run.is_over()) {
+            self.settings.handle.count(Count::Interrupted);
+        }
+    }
 }
 
 impl Work {
     /// Runs the handler, and keeps what it answers.
-    async fn run<S, B, R>(self, mut inner: S, request: Request<PassedBody<B>>) -> Answered<R, S::Error>
+    async fn run<S, B, R>(mut self, mut inner: S, request: Request<PassedBody<B>>) -> Answered<R, S::Error>
     where
         S: Service<Request<PassedBody<B>>, Response = Response<R>>,
         B: Body,
         R: Body,
     {
-        let mut response = match inner.call(request).await {
-            Ok(response) => response,
-            Err(error) => {
-                self.settings.handle.count(Count::Interrupted);
-                return Err(error);
-            }
-        };
+        let mut response = inner.call(request).await?;
         let marks = response.extensions_mut();
         let (said, problem) = (marks.remove::<Keep>(), marks.remove::<Problem>());
         if let Some(error) = problem.as_ref().and_then(Problem::cause) {
             self.settings.tell(&self.key, error);
         }
         let run = self.lender.close().filter(|run| !run.is_over());
+        self.is_open = run.is_some();
         Ok(match (run, problem) {
             (Some(run), Some(problem)) => {
-                self.interrupt(run);
+                run.release();
                 self.settings.answer(&problem, self.is_grpc)
             }
             (Some(run), None) => self.keep(run, said, response).await,
@@ -243,15 +247,15 @@ impl Work {
     }
 
     /// Gives the operation its outcome, or none, as the answer asks for.
-    async fn keep<R: Body>(&self, run: Run, said: Option<Keep>, response: Response<R>) -> Response<PassedBody<R>> {
-        let settings = &self.settings;
+    async fn keep<R: Body>(&mut self, run: Run, said: Option<Keep>, response: Response<R>) -> Response<PassedBody<R>> {
+        let settings = Arc::clone(&self.settings);
         let (parts, body) = response.into_parts();
         let is_grpc = is_grpc(&parts.headers);
         let keep = said.unwrap_or_else(|| settings.policy.keep(&parts, status(&parts, None)));
         let is_known = body.size_hint().exact().is_some() || parts.headers.contains_key(header::CONTENT_LENGTH);
         let waits = match keep {
             Keep::Nothing => {
-                self.interrupt(run);
+                run.release();
                 return Response::from_parts(parts, PassedBody::untouched(body));
             }
             Keep::WholeAnswer => Waits::ForTheEnd,
@@ -264,20 +268,20 @@ impl Work {
             Read::Whole(read) => read,
             Read::Over(body) => return self.end_alone(run, parts, body).await,
             Read::Failed(body) => {
-                self.interrupt(run);
+                run.release();
                 return Response::from_parts(parts, body);
             }
         };
         let status_behind = read.trailers.as_ref().and_then(grpc_status).filter(|_| said.is_none());
         if status_behind.is_some_and(|status| settings.policy.refuses(status)) {
-            self.interrupt(run);
+            run.release();
             return Response::from_parts(parts, PassedBody::whole(read));
         }
         self.end_with(run, parts, read).await
     }
 
     /// Ends the operation with an answer that is all here.
-    async fn end_with<R: Body>(&self, run: Run, parts: response::Parts, read: Whole) -> Response<PassedBody<R>> {
+    async fn end_with<R: Body>(&mut self, run: Run, parts: response::Parts, read: Whole) -> Response<PassedBody<R>> {
         let kept = &self.settings.kept_headers;
         let trailers = read.trailers.as_ref().map(|trailers| kept.of(trailers)).unwrap_or_default();
         let stored = StoredResponse::captured(parts.status, kept.of(&parts.headers), trailers, read.bytes());
@@ -290,7 +294,7 @@ impl Work {
 
     /// Ends the operation without its answer, which is passed on.
     async fn end_alone<R: Body>(
-        &self,
+        &mut self,
         run: Run,
         parts: response::Parts,
         body: PassedBody<R>,
@@ -301,7 +305,7 @@ impl Work {
     }
 
     async fn end<R: Body>(
-        &self,
+        &mut self,
         run: Run,
         stored: &StoredResponse,
         status: StatusCode,
@@ -313,7 +317,6 @@ impl Work {
             Ok(_) => self.settings.handle.count(Count::Kept),
             // Another run is at work, and what that comes to is the answer.
             Err(error) if error.kind() == ErrorKind::Fenced => {
-                self.settings.handle.count(Count::Interrupted);
                 return self.settings.answer(&ProblemCode::InProgress.into(), self.is_grpc);
             }
             // What was done is done, so the client is told; its retry re-enters.
@@ -322,6 +325,7 @@ impl Work {
                 self.settings.tell(&self.key, &error);
             }
         }
+        self.is_open = false;
         response
     }
 
@@ -354,11 +358,6 @@ impl Work {
             }
         }
         kept.map(|body| PassedBody::whole(whole(body, trailers)))
-    }
-
-    fn interrupt(&self, run: Run) {
-        self.settings.handle.count(Count::Interrupted);
-        run.release();
     }
 }
 

@@ -16,7 +16,7 @@ pub struct LayerStats {
     pub kept: u64,
     /// Of these, the ones that were too large, or streamed, and passed on without being kept.
     pub not_captured: u64,
-    /// Runs that ended without an outcome: a retry re-enters.
+    /// Runs that ended without an outcome, whatever ended them: a retry re-enters.
     pub interrupted: u64,
     /// Answers that went out though the store failed to keep them: a retry re-enters.
     pub not_kept: u64,

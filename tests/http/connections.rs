@@ -223,9 +223,22 @@ fn p7_a_client_that_hangs_up_interrupts_cleanly_where_the_layer_is_attached() {
     hang_up(&server, &watched);
     server.until("the handler is dropped", || watched.is_handler_dropped.load(Ordering::SeqCst));
     server.until("the run is free", || server.store.stats().unwrap().owned == 0);
+    server.until("it is counted", || server.handle.stats().interrupted == 1);
     let key = reentry::Key::new("ada", "k").unwrap();
     assert_eq!(server.store.progress(&key).unwrap().unwrap().state(), Standing::Unfinished);
     assert_eq!(text(&server.post("/orders", "k", "two pizzas")), "attempt 2");
+}
+
+/// What is dropped with its runtime was interrupted like any other.
+#[test]
+fn p7_work_that_the_end_of_its_runtime_drops_is_interrupted_and_counted() {
+    let (server, watched) = watching(|layer| layer);
+    hang_up(&server, &watched);
+    let Server { runtime, handle, store, .. } = server;
+    assert_eq!((handle.at_work(), handle.stats().interrupted), (1, 0));
+    drop(runtime);
+    assert!(watched.is_handler_dropped.load(Ordering::SeqCst));
+    assert_eq!((handle.at_work(), handle.stats().interrupted, store.stats().unwrap().owned), (0, 1, 0));
 }
 
 #[test]

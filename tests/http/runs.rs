@@ -270,6 +270,29 @@ fn a_problem_of_a_run_that_is_over_or_was_handed_on_is_a_problem_all_the_same() 
     gate.add_permits(1);
 }
 
+/// Each run is counted once, whatever ended it: here nobody is left to say so.
+#[test]
+fn every_panic_that_leaves_an_operation_unfinished_is_counted() {
+    async fn panics(Idempotent(_run): Idempotent) {
+        panic!("the panic that this test is about");
+    }
+    async fn ends_and_panics(Idempotent(mut run): Idempotent) {
+        run.complete_with(&StoredResponse::new(StatusCode::CREATED, "done"), |_| Ok(())).await.unwrap();
+        panic!("another panic that this test is about");
+    }
+    for configure in [|layer: IdempotencyLayer| layer, IdempotencyLayer::attached] {
+        let store = store();
+        let layer = configure(layer(&store));
+        let routes = Router::new().route("/panics", post(panics)).route("/ends", post(ends_and_panics));
+        let server = serve(store, layer, routes);
+        for (target, interrupted) in [("/panics", 1), ("/panics", 2), ("/ends", 2)] {
+            assert!(server.client().send(&[request("ada", target, target, "")]).is_err(), "the connection breaks");
+            assert_eq!(server.handle.stats().interrupted, interrupted, "{target}");
+        }
+        assert_eq!(text(&server.post("/ends", "/ends", "")), "done");
+    }
+}
+
 /// A payload of the handler's own is an answer where the layer is told how.
 #[test]
 fn an_outcome_of_another_kind_is_rendered_or_told_to_be_unavailable() {
