@@ -6,7 +6,7 @@
 //! 3. Nothing is claimed before the request is all there, so a slow or broken body holds up nobody.
 
 use std::future::Future;
-use std::panic::resume_unwind;
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -152,7 +152,11 @@ impl Settings {
                 }
             }
         };
-        timeout(patience, ends).await.unwrap_or(Ok(None))
+        // Tokio cannot be asked whether the runtime has a timer: where there is none this panics, and does not wait.
+        match catch_unwind(AssertUnwindSafe(|| timeout(patience, ends))) {
+            Ok(ends) => ends.await.unwrap_or(Ok(None)),
+            Err(_) => Ok(None),
+        }
     }
 
     /// The answer of an operation that is over, again.

@@ -251,6 +251,7 @@ impl<State> IdempotencyLayer<State> {
 
     /// Lets a copy of a request wait so long for the run at work, and then be answered with what that came to. Waiting
     /// takes a tokio runtime with its timer on; elsewhere, and by default, a copy is told at once to come later (409).
+    /// Tokio tells by a panic alone that a timer is off. It is caught; where panics abort, turn the timer on.
     pub fn wait_for_busy(self, patience: Duration) -> Self {
         self.with(|settings| settings.patience = Some(patience))
     }

@@ -415,6 +415,32 @@ async fn a_problem_of_a_run_that_was_handed_on_has_the_form_of_grpc() {
     assert!(held.lock().unwrap().is_some(), "it was at work all the time");
 }
 
+/// Tokio cannot be asked whether there is one.
+#[test]
+fn on_a_runtime_without_a_timer_a_copy_is_told_at_once_to_come_later() {
+    let (store, gate) = (store(), Arc::new(Semaphore::new(0)));
+    let layer = layer(&store).wait_for_busy(crate::server::PATIENCE);
+    let (handle, opens) = (layer.handle(), Arc::clone(&gate));
+    let service = layer.layer(tower::service_fn(move |_: Request<PassedBody<Full<Bytes>>>| {
+        let gate = Arc::clone(&gate);
+        async move {
+            drop(gate.acquire().await);
+            Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done")))
+        }
+    }));
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+    runtime.block_on(async {
+        let first = tokio::spawn(service.clone().oneshot(post(Some("k"), "")));
+        while handle.stats().runs == 0 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(service.clone().oneshot(post(Some("k"), "")).await.unwrap().status(), 409);
+        opens.add_permits(1);
+        assert_eq!(text(first.await.unwrap().unwrap().into_body()).await, "done");
+    });
+    assert_eq!((handle.stats().busy, handle.stats().kept), (1, 1));
+}
+
 /// The layer's marks are its own: neither is left in what goes out.
 #[tokio::test]
 async fn an_override_is_taken_out_of_the_answer() {
