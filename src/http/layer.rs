@@ -416,11 +416,11 @@ impl Settings {
     }
 }
 
-/// A span in the largest unit that says all of it.
+/// A span in the largest unit that says all of it, down to the milliseconds that the store counts in.
 fn shown(span: Duration) -> String {
     let seconds = span.as_secs();
     match seconds {
-        0 => format!("{} ms", span.as_millis()),
+        _ if seconds == 0 || span.subsec_nanos() > 0 => format!("{} ms", span.as_millis()),
         _ if seconds.is_multiple_of(86_400) => format!("{} d", seconds / 86_400),
         _ if seconds.is_multiple_of(3_600) => format!("{} h", seconds / 3_600),
         _ if seconds.is_multiple_of(60) => format!("{} min", seconds / 60),

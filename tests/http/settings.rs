@@ -133,10 +133,13 @@ fn a_layer_for_one_tenant_asks_for_no_principal() {
 fn every_setting_is_published() {
     let store = store();
     let told = |configure: fn(IdempotencyLayer) -> IdempotencyLayer| configure(layer(&store)).describe();
-    for (span, shown) in [(500, "500 ms"), (45_000, "45 s"), (600_000, "10 min"), (18_000_000, "5 h")] {
+    let spans = [(500, "500 ms"), (1_500, "1500 ms"), (45_000, "45 s"), (600_000, "10 min"), (18_000_000, "5 h")];
+    for (span, shown) in spans {
         let text = layer(&store).wait_for_busy(Duration::from_millis(span)).describe();
         assert!(text.contains(&format!("waits up to {shown}, and then gets 409")), "{text}");
     }
+    let text = told(|layer| layer.retention(Duration::from_millis(86_400_001)));
+    assert!(text.contains("for 86400001 ms after"), "{text}");
     let text = told(|layer| layer.keep(Preset::StoreAll).fingerprint(|_, body| Fingerprint::of(body)));
     assert!(text.contains("every answer, whatever its status"), "{text}");
     assert!(text.contains("the parts that this service documents"), "{text}");
