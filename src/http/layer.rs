@@ -265,8 +265,10 @@ impl<State> IdempotencyLayer<State> {
         self.with(|settings| settings.is_detached = false)
     }
 
-    /// Defers the claim ([`Request::deferred`](crate::Request::deferred)): one durable wait less for each request.
-    /// Where the process dies before the handler's first step, the key was never claimed. Default: no.
+    /// Defers the claim ([`Request::deferred`](crate::Request::deferred)): one durable wait less for each request. The
+    /// handler's first step or checkpoint writes it, or else the outcome. Where the process dies before that, or that
+    /// write fails, the key was never claimed: its retry is a first request, and so is another request under it.
+    /// Default: no.
     pub fn deferred(self) -> Self {
         self.with(|settings| settings.claims.is_deferred = true)
     }
