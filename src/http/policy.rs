@@ -223,6 +223,18 @@ mod tests {
         assert_eq!(all.of(&headers), HeaderMap::new());
     }
 
+    /// Written out, so that no line can be lost from the table by mistake.
+    #[test]
+    fn p9_no_header_of_authentication_and_no_cookie_is_kept_or_told() {
+        for name in ["authorization", "proxy-authorization", "www-authenticate", "cookie", "set-cookie", "set-cookie2"]
+        {
+            let (name, mut kept) = (HeaderName::from_static(name), KeptHeaders::default());
+            kept.add(name.clone());
+            let headers = HeaderMap::from_iter([(name.clone(), HeaderValue::from_static("secret"))]);
+            assert!(kept.of(&headers).is_empty() && !kept.describe().contains(name.as_str()), "{name}");
+        }
+    }
+
     #[test]
     fn repeated_headers_and_values_that_are_no_text_are_kept_as_they_are() {
         let mut headers = HeaderMap::new();

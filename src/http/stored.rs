@@ -288,6 +288,13 @@ mod tests {
     }
 
     #[test]
+    fn p9_a_header_that_is_never_kept_is_left_out() {
+        for name in ["set-cookie", "authorization", "date", "content-length", "connection"] {
+            assert_eq!(golden().header(HeaderName::from_static(name), VALUE), golden(), "{name}");
+        }
+    }
+
+    #[test]
     fn repeated_headers_no_text_and_trailers_come_back() {
         let mut headers = HeaderMap::new();
         headers.append("link", HeaderValue::from_static("<a>"));

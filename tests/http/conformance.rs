@@ -1,5 +1,6 @@
 //! The conformance table, row by row by the suite's own client, and all of it by clients that were not written here.
 
+use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
@@ -7,7 +8,7 @@ use std::sync::LazyLock;
 use reentry::testing::conformance::{Client, Conformance, Report, Verdict, WireAnswer, WireRequest};
 use reqwest::Method;
 
-use crate::server::{Server, shop};
+use crate::server::{Server, is_replayed, shop};
 
 fn suite() -> Conformance {
     Conformance::of("/orders")
@@ -113,6 +114,27 @@ fn a_service_without_the_layer_fails_the_table() {
     let shown = report.to_string();
     assert_eq!(shown.lines().count(), report.results().count(), "a line for each row");
     assert_eq!(shown.lines().filter(|line| line.contains("FAILED: ")).count(), failed, "\n{report}");
+}
+
+/// A service that says of another answer that it is the first one again.
+struct Forgetful<C>(C);
+
+impl<C: Client> Client for Forgetful<C> {
+    fn send(&self, requests: &[WireRequest]) -> io::Result<Vec<WireAnswer>> {
+        let mut answers = self.0.send(requests)?;
+        answers.iter_mut().filter(|answer| is_replayed(answer)).for_each(|answer| answer.body.push(b'!'));
+        Ok(answers)
+    }
+}
+
+#[test]
+fn a_service_that_repeats_another_body_fails_the_table() {
+    let report = suite().run(&Forgetful(SHOP.client()));
+    let verdicts: HashMap<_, _> = report.results().map(|(row, verdict)| (row.name(), verdict)).collect();
+    for row in ["a_retry_gets_the_same_answer", "a_bare_value_is_the_same_key_as_its_quoted_form"] {
+        assert!(matches!(verdicts[row], Verdict::Failed(why) if why.contains("differs")), "{row}\n{report}");
+    }
+    assert_eq!(verdicts["a_first_request_is_served"], &Verdict::Passed);
 }
 
 /// Whether a program is here. Where it is not, the test says so and passes.

@@ -178,6 +178,27 @@ fn a_copy_waits_for_the_run_at_work_where_that_is_asked_for() {
     assert_eq!((answers.iter().filter(|answer| is_replayed(answer)).count(), runs.count()), (4, 1));
 }
 
+/// The first gives way instead of answering for both: the copy that waits is not refused, it goes on.
+#[test]
+fn p3_a_copy_that_waits_gets_the_run_that_gives_way() {
+    async fn order(State(store): State<Store>, Idempotent(run): Idempotent) -> (StatusCode, String) {
+        while run.attempt() == 1 && store.stats().is_ok_and(|stats| stats.waiting == 0) {
+            tokio::task::yield_now().await;
+        }
+        let status = if run.attempt() == 1 { StatusCode::SERVICE_UNAVAILABLE } else { StatusCode::CREATED };
+        (status, format!("attempt {}", run.attempt()))
+    }
+    let store = store();
+    let layer = layer(&store).wait_for_busy(crate::server::PATIENCE);
+    let routes = Router::new().route("/orders", post(order)).with_state(store.clone());
+    let server = serve(store, layer, routes);
+    let answers = server.client().send(&vec![request("ada", "/orders", "k", ""); 2]).unwrap();
+    let mut told: Vec<_> = answers.iter().map(|answer| (answer.status, text(answer))).collect();
+    told.sort();
+    assert_eq!(told, [(201, "attempt 2".to_owned()), (503, "attempt 1".to_owned())]);
+    assert!(!answers.iter().any(is_replayed) && server.handle.stats().busy == 0);
+}
+
 #[test]
 fn a_copy_that_waits_too_long_is_told_to_come_later() {
     let store = store();

@@ -144,11 +144,11 @@ fn it_works_on_any_executor() {
 fn block_on<F: Future>(future: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
-        fn wake(self: std::sync::Arc<Self>) {
+        fn wake(self: Arc<Self>) {
             self.0.unpark();
         }
     }
-    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let waker = Arc::new(Unpark(std::thread::current())).into();
     let (mut context, mut future) = (Context::from_waker(&waker), std::pin::pin!(future));
     loop {
         match future.as_mut().poll(&mut context) {
@@ -439,6 +439,27 @@ fn on_a_runtime_without_a_timer_a_copy_is_told_at_once_to_come_later() {
         assert_eq!(text(first.await.unwrap().unwrap().into_body()).await, "done");
     });
     assert_eq!((handle.stats().busy, handle.stats().kept), (1, 1));
+}
+
+/// A server's own digest is of all that came, in however many pieces.
+#[tokio::test]
+async fn a_fingerprint_of_the_servers_own_sees_the_whole_body() {
+    let store = store();
+    // Pieces that are kept as they come, without being put together.
+    let pieces = ["one ", "two ", "three"].map(|text| &*text.repeat(2_000).leak());
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let keeps = Arc::clone(&seen);
+    let layer = layer(&store).fingerprint(move |_, body| {
+        keeps.lock().unwrap().push(body.to_vec());
+        Fingerprint::of(body)
+    });
+    let service = layer.layer(tower::service_fn(|_: Request<PassedBody<Slices>>| {
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done"))))
+    }));
+    let frames = pieces.iter().rev().map(|piece| Frame::data(piece.as_bytes())).collect();
+    let (parts, _) = post(Some("k"), "").into_parts();
+    service.oneshot(Request::from_parts(parts, Slices(frames))).await.unwrap();
+    assert_eq!(*seen.lock().unwrap(), [pieces.concat().into_bytes()]);
 }
 
 /// The layer's marks are its own: neither is left in what goes out.
