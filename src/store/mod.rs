@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::claim::{Claim, Request};
-#[cfg(feature = "admin")]
+#[cfg(any(test, feature = "admin", feature = "testing"))]
 use crate::clock::Timestamp;
 use crate::engine::{Advanced, Carried, Engine, ReadTransaction};
 #[cfg(doc)]
@@ -246,7 +246,7 @@ impl Store {
     }
 
     /// The store's time: what ages are counted to (P11).
-    #[cfg(feature = "admin")]
+    #[cfg(any(test, feature = "admin", feature = "testing"))]
     pub(crate) fn time(&self) -> Timestamp {
         self.engine.time()
     }

@@ -191,7 +191,8 @@ impl<'h> CrashTest<'h> {
     }
 
     /// How much time passes, by the store's clock, after each attempt that failed and each crash: longer than any
-    /// [`settles_within`](crate::Rechecked::settles_within) and any lease. Default: an hour.
+    /// [`settles_within`](crate::Rechecked::settles_within) and any lease. It never lasts to the end of an outcome that
+    /// is kept, so the retention may be shorter. Default: an hour.
     pub fn pause(mut self, pause: Duration) -> Self {
         self.pause = pause;
         self

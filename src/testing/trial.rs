@@ -31,7 +31,7 @@ pub(super) struct Setting<'h> {
     pub(super) fresh: Vec<u8>,
     /// How often a handler is called, at most, after its process was last killed.
     pub(super) attempts_max: usize,
-    /// How much time passes after each attempt that failed and each crash.
+    /// How much time passes after each attempt that failed and each crash, at most.
     pub(super) pause: Duration,
 }
 
@@ -130,7 +130,6 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
                 Some(Death::PowerCut) => disk.cut(disk.calls(), |_| Loss::Lost),
                 _ => disk.killed(disk.calls()),
             };
-            self.outside.clock.advance(self.setting.pause);
         }
         self.trial.ledger = self.outside.ledger();
         self.trial
@@ -147,6 +146,9 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
             }
         };
         life.opened(store.clone());
+        if !self.trial.deaths.is_empty() {
+            self.pause(&store);
+        }
         let world = World::new(&self.outside, life);
         self.check(&store, &world);
         let is_lost = self.told.is_some() && self.is_lost(&store);
@@ -186,7 +188,7 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
                         self.fault(Fault::Changed(told));
                         return End::Over;
                     }
-                    self.outside.clock.advance(self.setting.pause);
+                    self.pause(store);
                     if let Some(fault) = self.operate(store, &*error) {
                         self.fault(fault);
                         return End::Over;
@@ -202,6 +204,16 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
         let error = last.as_deref().map(|error| in_full(error)).unwrap_or_default();
         self.fault(Fault::Unfinished(error, last.as_deref().and_then(|error| kind_of(error))));
         End::Over
+    }
+
+    /// Lets time pass after a crash or an error, but never to the end of an outcome: a retry that comes later than that
+    /// begins anew, as it is promised, and says nothing about the handler.
+    fn pause(&self, store: &Store) {
+        let now = store.time();
+        let ends = store.operations().flatten().filter_map(|progress| progress.kept_until());
+        let first = ends.filter(|end| *end > now).min();
+        let most = first.map_or(Duration::MAX, |end| end.since(now).saturating_sub(Duration::from_millis(1)));
+        self.outside.clock.advance(self.setting.pause.min(most));
     }
 
     /// Takes in what the client was told. Returns whether that is all: it was told before, or it was told what is not.

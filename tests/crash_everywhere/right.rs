@@ -45,6 +45,26 @@ fn the_readmes_handler_passes_at_every_point() {
     passes(&test().run(|store, world| claim(store, pizzas(), |run| the_readmes(run, world))));
 }
 
+/// Where an outcome is kept for less than the kit lets pass after a crash, it is still there when its retry comes:
+/// once, it was over by then, and a right handler that charged anew was told to be wrong.
+#[test]
+fn p5_a_retention_that_is_shorter_than_the_pause_passes_at_every_point() {
+    let (minute, day) = (Duration::from_secs(60), Duration::from_secs(24 * 60 * 60));
+    for (retention, tombstones, keeps_for) in
+        [(10 * minute, Duration::ZERO, None), (10 * minute, day, None), (day, day, Some(minute))]
+    {
+        let server = || Store::builder().retention(retention).tombstones(tombstones);
+        passes(&test().store(server).run(|store, world| {
+            claim(store, pizzas(), |mut run| {
+                if let Some(span) = keeps_for {
+                    run.keep_for(span);
+                }
+                the_readmes(run, world)
+            })
+        }));
+    }
+}
+
 #[test]
 fn p4_each_kind_of_step_passes_at_every_point() {
     let report = test().run(|store, world| {
