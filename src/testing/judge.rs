@@ -31,7 +31,10 @@ impl Judge {
         names.dedup();
         for name in names {
             let (now, then) = (trial.count(&name), undisturbed.count_when_told(&name));
-            let first = Count { effect: name.clone(), undisturbed: then, least: usize::MAX, most: 0 };
+            // The undisturbed run is the first that is heard of, and told done: what it does not do happened never in
+            // it, however late such an effect shows up.
+            let least = undisturbed.count(&name);
+            let first = Count { effect: name.clone(), undisturbed: then, least, most: 0 };
             let count = self.counts.entry(name.clone()).or_insert(first);
             count.most = count.most.max(now);
             if trial.told.is_some() && !trial.has_lost() {

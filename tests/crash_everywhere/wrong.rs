@@ -401,4 +401,27 @@ fn an_alert_that_only_a_crash_brings_about_is_asked_about() {
     assert!(mistake.what().contains("which it does not do where nothing is killed"), "{report}");
     let expected = handler(Some(Expected::AnyNumber));
     assert!(expected.mistakes().is_empty(), "{expected}");
+    // Of the trials that are told done, some need no second run, as the undisturbed one.
+    let count = expected.count("alert").unwrap();
+    assert_eq!((count.undisturbed(), count.least(), count.most()), (0, 0, 1), "{expected}");
+}
+
+/// What happens in trials alone that are never told done happened never, at least, in those that are.
+#[test]
+fn an_effect_of_trials_that_are_never_done_is_counted_by_those_that_are() {
+    let report = once(|store, world| {
+        world.expect("alert", Expected::AnyNumber);
+        claim(store, pizzas(), |mut run| {
+            if run.attempt() > 1 {
+                world.effect("alert", run.token())?;
+                return Err("nobody thought of a second run".into());
+            }
+            run.advance("on its way", &()).wait()?;
+            text(&run.complete(&"done".to_owned()).wait()?)
+        })
+    });
+    is(&report, MistakeKind::Unfinished, None, "get on from wherever the one before it stopped");
+    let count = report.count("alert").unwrap();
+    assert_eq!((count.undisturbed(), count.least()), (0, 0), "{report}");
+    assert!(report.to_string().contains("effect `alert`: 0 undisturbed, 0 at least, "), "{report}");
 }
