@@ -104,7 +104,7 @@ pub(crate) struct Ls {
     /// Those that changed first come first
     #[arg(long)]
     pub(crate) oldest_first: bool,
-    /// No more than so many
+    /// No more than so many; what is damaged behind them is not looked for
     #[arg(long, value_name = "COUNT")]
     pub(crate) limit: Option<usize>,
     /// One JSON object a line

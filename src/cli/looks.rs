@@ -38,8 +38,7 @@ pub(crate) fn stat(args: &Stat, out: &mut Out) -> Done {
     } else {
         out.facts(&stat_facts(&stats))?;
     }
-    // Where damage is passed over, it is told.
-    if args.look.skip_damaged { tell_damage(look_through(&store)?[1]) } else { Ok(()) }
+    tell_damage(passed_over(&args.look, &store)?)
 }
 
 fn stat_facts(stats: &Stats) -> Vec<(&'static str, String)> {
@@ -70,6 +69,11 @@ fn stat_json(stats: &Stats) -> serde_json::Value {
         "file_bytes": stats.disk_bytes,
         "format": stats.format,
     })
+}
+
+/// Where damage is passed over it is told, whatever was asked for: how many rows, or runs of rows, are damaged.
+fn passed_over(look: &Look, store: &Store) -> Done<u64> {
+    if look.skip_damaged { Ok(look_through(store)?[1]) } else { Ok(0) }
 }
 
 /// Reads all that is left, and tells what is damaged: how many operations can be read, and how many rows, or runs of
@@ -151,13 +155,15 @@ pub(crate) fn show(args: &Show, out: &mut Out) -> Done {
     let key = key(&args.scope, &args.key)?;
     let store = open(&args.look)?;
     let Some(progress) = store.progress(&key)? else {
-        let hint = if args.look.skip_damaged { "; it may have been in what is damaged" } else { "" };
+        let hint = if passed_over(&args.look, &store)? > 0 { "; it may have been in what is damaged" } else { "" };
         return Err(Failure::Refused(format!("nothing is known of {}{hint}", named(&key))));
     };
     if args.json {
-        return out.json(&facts::whole(&progress, args.payload));
+        out.json(&facts::whole(&progress, args.payload))?;
+    } else {
+        out.facts(&facts::all(&progress, args.payload))?;
     }
-    out.facts(&facts::all(&progress, args.payload))
+    tell_damage(passed_over(&args.look, &store)?)
 }
 
 pub(crate) fn key(scope: &str, key: &str) -> Done<Key> {

@@ -62,7 +62,19 @@ fn a_damaged_store_is_told_by_its_rows_and_what_is_left_makes_a_new_one() {
     assert!(!listed.out.contains("0150") && listed.out.contains("0151"));
     let missing = place.run(&["show", STORE, "scope", "0150", "--skip-damaged"]);
     assert!(missing.status == 1 && missing.err.contains("it may have been in what is damaged"), "{missing:?}");
-    assert!(place.run(&["show", STORE, "scope", "0151", "--skip-damaged"]).out.contains("unfinished"));
+    assert!(missing.out.is_empty() && missing.err.contains(" of table reentry/log"), "{missing:?}");
+    for json in [&[][..], &["--json"]] {
+        // Whoever looks at one of what is left hears too that it is not all.
+        let shown = place.run(&[&["show", STORE, "scope", "0151", "--skip-damaged"], json].concat());
+        assert!(shown.status == 1 && shown.out.contains("unfinished"), "{shown:?}");
+        assert!(shown.err.contains(" of table reentry/log") && shown.err.contains("1 damaged row"), "{shown:?}");
+        let stat = place.run(&[&["stat", STORE, "--skip-damaged"], json].concat());
+        assert!(stat.status == 1 && stat.out.contains("operations"), "{stat:?}");
+        assert!(stat.err.contains(" of table reentry/log") && stat.err.contains("1 damaged row"), "{stat:?}");
+    }
+    // A list that ends early looks no further.
+    let first = place.run(&["ls", STORE, "--skip-damaged", "--oldest-first", "--limit", "1"]);
+    assert_eq!((first.status, first.out.lines().count(), &*first.err), (0, 2, ""));
     let rescued = place.run(&["export", STORE, "rescued.jsonl", "--skip-damaged"]);
     assert_eq!((rescued.status, rescued.out.contains("305 operations")), (1, true), "{rescued:?}");
     assert!(place.state() == before, "the damaged file changed");
@@ -70,6 +82,11 @@ fn a_damaged_store_is_told_by_its_rows_and_what_is_left_makes_a_new_one() {
     assert!(place.ok(&["verify", "monday.reentry"]).contains("306 operations"));
     place.ok(&["import", "mended.reentry", "rescued.jsonl"]);
     assert!(place.ok(&["verify", "mended.reentry"]).contains("305 operations"));
+    // What is whole has nothing to be passed over.
+    place.ok(&["show", "mended.reentry", "scope", "0151", "--skip-damaged"]);
+    place.ok(&["stat", "mended.reentry", "--skip-damaged"]);
+    let unknown = place.run(&["show", "mended.reentry", "scope", "0150", "--skip-damaged"]);
+    assert!(unknown.status == 1 && !unknown.err.contains("damaged"), "{unknown:?}");
     let store = Store::open(place.path("mended.reentry")).unwrap();
     assert!(matches!(store.claim(&key("0151"), request()).wait().unwrap(), Claim::Run(run) if run.attempt() == 2));
 }
