@@ -64,7 +64,8 @@ fn lines(store: &Store, args: &Export, to: impl Write) -> Done<Exported> {
     })
 }
 
-/// Makes a file that its owner alone may read, whole or not at all: it gets its name when it is on disk.
+/// Makes a file that its owner alone may read, whole or not at all: it gets its name when it is on disk, and when this
+/// returns the name is there too.
 fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) -> Done<T> {
     let failed = |error: io::Error| Failure::of_file("write", to, error);
     if fs::symlink_metadata(to).is_ok() {
@@ -77,11 +78,7 @@ fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) ->
     let mut creating = name.to_owned();
     creating.push(".creating");
     let creating = to.with_file_name(creating);
-    let mut options = OpenOptions::new();
-    options.write(true).create_new(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let file = options.open(&creating).map_err(|error| match error.kind() {
+    let file = new_file(&creating).map_err(|error| match error.kind() {
         io::ErrorKind::AlreadyExists => {
             let creating = shown(&creating.display().to_string());
             Failure::Refused(format!(
@@ -93,17 +90,39 @@ fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) ->
     let mut file = BufWriter::new(file);
     let made = write(&mut file).and_then(|made| {
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
-        // Which replaces nothing, as a renaming would: that is for file systems without hard links.
-        fs::hard_link(&creating, to)
-            .or_else(|error| match error.kind() {
-                io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied => fs::rename(&creating, to),
-                _ => Err(error),
-            })
-            .map_err(failed)?;
+        give_name(&creating, to).and_then(|()| sync_folder(to)).map_err(failed)?;
         Ok(made)
     });
     drop(fs::remove_file(&creating));
     made
+}
+
+/// Makes a file that was not there, which its owner alone may read.
+fn new_file(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    options.open(path)
+}
+
+/// Gives a file that is made its name, which never replaces a file that somebody made meanwhile.
+fn give_name(creating: &Path, to: &Path) -> io::Result<()> {
+    match fs::hard_link(creating, to) {
+        // Not every file system has hard links. A renaming replaces what has the name, so an empty file of ours takes
+        // it first.
+        Err(error) if matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied) => {
+            drop(new_file(to)?);
+            fs::rename(creating, to).inspect_err(|_| drop(fs::remove_file(to)))
+        }
+        named => named,
+    }
+}
+
+/// Makes a new name durable.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or_else(|| Path::new("."));
+    if cfg!(unix) { File::open(folder)?.sync_all() } else { Ok(()) }
 }
 
 pub(crate) fn import(args: &Import, out: &mut Out) -> Done {

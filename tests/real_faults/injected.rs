@@ -122,6 +122,64 @@ fn p2_the_folder_of_a_store_is_synced_after_the_store_has_its_name_and_whenever_
     assert!(!opened.contains(" link") && opened.lines().any(is_synced), "{opened}");
 }
 
+/// A power cut would else take the name of an export away that was told to be there.
+#[test]
+fn p2_the_folder_of_an_export_is_synced_after_the_export_has_its_name() {
+    if !can_trace() {
+        return;
+    }
+    let folder = folder();
+    let (path, trace) = (store_in(folder.path()), folder.path().join("trace"));
+    Store::open(&path).unwrap().close().unwrap();
+    let synced = format!("<{}>", folder.path().display());
+    for to in [folder.path().join("monday.jsonl").to_str().unwrap(), "tuesday.jsonl"] {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-y", "-qqq", "-o"]).arg(&trace).args(["-e", "trace=link,linkat,fsync,write"]);
+        strace.arg(env!("CARGO_BIN_EXE_reentry")).arg("export").arg(&path).arg(to).current_dir(folder.path());
+        let done = strace.output().unwrap();
+        assert!(done.status.success(), "{done:?}");
+        let trace = fs::read_to_string(&trace).unwrap();
+        let mut lines = trace.lines().skip_while(|line| !line.contains(" link"));
+        assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{trace}");
+        assert!(lines.any(|line| line.contains(" fsync(") && line.contains(&synced)), "{trace}");
+        // And only then it is told.
+        assert!(lines.any(|line| line.contains(" write(1<")), "{trace}");
+    }
+}
+
+/// Where there are no hard links a file is renamed, which would replace one that somebody made meanwhile.
+#[test]
+fn an_export_replaces_no_file_that_was_made_meanwhile_where_there_are_no_hard_links_either() {
+    if !can_trace() {
+        return;
+    }
+    let folder = folder();
+    let (path, to) = (store_in(folder.path()), folder.path().join("monday.jsonl"));
+    Store::open(&path).unwrap().close().unwrap();
+    let creating = folder.path().join("monday.jsonl.creating");
+    let export = |more: &str| {
+        let inject = format!("inject=link,linkat:error=EPERM{more}");
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qqq", "-o", "/dev/null", "-e", "trace=link,linkat", "-e", &inject]);
+        strace.arg(env!("CARGO_BIN_EXE_reentry")).arg("export").arg(&path).arg(&to);
+        strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    // The call comes back so late that a file can be made before it fails.
+    let mut late = export(":delay_exit=3000000");
+    while !creating.exists() && late.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    fs::write(&to, "somebody's own").unwrap();
+    let late = late.wait_with_output().unwrap();
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    assert_eq!(fs::read_to_string(&to).unwrap(), "somebody's own");
+    assert!(!creating.exists());
+    fs::remove_file(&to).unwrap();
+    let done = export("").wait_with_output().unwrap();
+    assert!(done.status.success(), "{done:?}");
+    assert!(fs::read_to_string(&to).unwrap().starts_with("{\"reentry_export\":1}\n") && !creating.exists());
+}
+
 /// A power cut after it would else leave pages half moved.
 #[test]
 fn p2_what_compacting_moves_is_synced_before_it_is_told() {
