@@ -1,7 +1,7 @@
 //! What goes to the terminal, and what a failure comes to.
 //!
 //! Invariant: text that a client or a file gave is escaped: no control character, no sequence that a terminal obeys, no
-//! mark that turns the direction of what stands beside it.
+//! mark that turns the direction of what stands beside it, nothing that shows as nothing.
 
 use std::any::Any;
 use std::fmt::Display;
@@ -147,18 +147,28 @@ pub(crate) fn warn(text: &str) {
 
 /// Text that somebody else gave, so that a terminal shows it and does nothing else.
 pub(crate) fn shown(text: &str) -> String {
-    let escaped = text.chars().flat_map(|c| {
-        let plain = matches!(c, '\'' | '"').then_some(c);
-        plain.into_iter().chain(c.escape_debug().filter(move |_| plain.is_none()))
-    });
-    escaped.collect()
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\'' | '"' => shown.push(c),
+            _ if is_blank(c) => shown.extend(c.escape_unicode()),
+            _ => shown.extend(c.escape_debug()),
+        }
+    }
+    shown
+}
+
+/// Whether it is a letter or a symbol to Unicode, so that Rust's own escaping leaves it, and shows as nothing: the
+/// fillers of Hangul, and the pattern of Braille without a dot.
+fn is_blank(c: char) -> bool {
+    matches!(c, '\u{115f}' | '\u{1160}' | '\u{2800}' | '\u{3164}' | '\u{ffa0}')
 }
 
 /// JSON in which every character is escaped that [`shown`] would escape; what it means stays the same.
 fn quiet_json(json: &str) -> String {
     let mut quiet = String::with_capacity(json.len());
     for c in json.chars() {
-        if c.is_ascii() && c != '\x7f' || c.escape_debug().len() == 1 {
+        if c.is_ascii() && c != '\x7f' || c.escape_debug().len() == 1 && !is_blank(c) {
             quiet.push(c);
         } else {
             for unit in c.encode_utf16(&mut [0; 2]) {

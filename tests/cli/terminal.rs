@@ -10,7 +10,10 @@ use super::tool::Place;
 const STORE: &str = "orders.reentry";
 
 /// What a client may send as a key: no control characters, and yet all that turns or hides text.
-const KEY: &str = "\u{202e}gnp.exe\u{2066}\u{200b}\u{feff}\u{e0001}\u{2028}\u{ad}";
+const KEY: &str = concat!(
+    "\u{202e}gnp.exe\u{2066}\u{200b}\u{feff}\u{e0001}\u{2028}\u{ad}",
+    "\u{61c}\u{2060}\u{2800}\u{3164}\u{115f}\u{1160}\u{ffa0}"
+);
 
 /// What may stand in a payload and in a note.
 const PAYLOAD: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\r\n\u{202e}\u{0}\u{7f}";
@@ -19,7 +22,10 @@ const PAYLOAD: &str = "\u{1b}]0;owned\u{7}\u{1b}[2J\u{9b}31m\r\n\u{202e}\u{0}\u{
 fn is_quiet(text: &str) -> bool {
     let turns = |c| matches!(c, '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}' | '\u{200b}'..='\u{200f}');
     let hides = |c| matches!(c, '\u{feff}' | '\u{e0000}'..='\u{e007f}' | '\u{2028}' | '\u{2029}' | '\u{ad}');
-    text.chars().all(|c| c == '\n' || !c.is_control() && !turns(c) && !hides(c))
+    // Of no width, or a space that is none.
+    let blanks =
+        |c| matches!(c, '\u{61c}' | '\u{2060}' | '\u{2800}' | '\u{3164}' | '\u{115f}' | '\u{1160}' | '\u{ffa0}');
+    text.chars().all(|c| c == '\n' || !c.is_control() && !turns(c) && !hides(c) && !blanks(c))
 }
 
 #[test]
