@@ -17,6 +17,7 @@ pub(crate) fn keys() -> Vec<Key> {
         ("\u{5d0}\u{5d1}\u{5d2}", "\u{627}\u{644} 123 \u{5d0}"),
         ("  spaces  ", " "),
         ("zero\u{200b}width", "\u{feff}\u{ad}"),
+        ("arabic\u{61c}letter\u{2060}joined", "braille\u{2800}hangul\u{3164}\u{115f}\u{1160}\u{ffa0}"),
         ("\u{1f468}\u{200d}\u{1f373}", "a\u{300}\u{301}\u{302}\u{303}\u{304}\u{305}"),
         ("{{7*7}}${7*7}", "javascript:alert(1)//%0d%0aSet-Cookie:a=b"),
         ("../../etc", "?done=forgotten&key=other#top"),
@@ -26,10 +27,14 @@ pub(crate) fn keys() -> Vec<Key> {
     pairs.into_iter().map(|(scope, key)| Key::new(scope, key).unwrap()).collect()
 }
 
-pub(crate) const PAYLOADS: [&[u8]; 5] = [
+/// What shows as nothing or as a space, and is no control, no space and no mark of direction that is well known.
+const BLANKS: &str = "\u{61c}\u{2060}\u{2800}\u{3164}\u{115f}\u{1160}\u{ffa0}";
+
+pub(crate) const PAYLOADS: [&[u8]; 6] = [
     b"</pre></details><script>document.title='owned'</script>",
     b"\x1b[2J\x1b]0;owned\x07\0\r\n",
     "\u{202e}\u{2066}txt\u{2028}".as_bytes(),
+    BLANKS.as_bytes(),
     &[0xff, 0xfe, b'<', b'/', b'p', b'r', b'e', b'>'],
     b"<!--<style>*{display:none}</style>",
 ];
@@ -45,7 +50,8 @@ fn is_plain(c: char) -> bool {
     c == ' '
         || !(c.is_control()
             || c.is_whitespace()
-            || "\u{202e}\u{2066}\u{2069}\u{200f}\u{200b}\u{200d}\u{feff}\u{ad}".contains(c))
+            || "\u{202e}\u{2066}\u{2069}\u{200f}\u{200b}\u{200d}\u{feff}\u{ad}".contains(c)
+            || BLANKS.contains(c))
 }
 
 /// Nothing on a page but what this page is made of.

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::routing::get;
 use http::StatusCode;
 use reentry::admin::Page;
-use reentry::{Key, Resolution, Store};
+use reentry::{ErrorKind, Key, Resolution, Store};
 
 use super::server::{NEST, Served, completed, in_doubt, link, owned_by, serve, serve_page, serve_routes, store, stuck};
 use super::support::{does, key, run, times_out};
@@ -137,6 +137,47 @@ fn a_list_goes_on_page_by_page_and_shows_everything_once() {
     }
 }
 
+/// Beside what is asked for there is something that lacks one thing of it alone.
+#[test]
+fn the_link_to_the_next_page_asks_for_the_same_as_this_one() {
+    let (store, clock) = store();
+    let made = |scope: &str, checkpoint: &str, nth: u32| {
+        for is_done in [false, true] {
+            let key = Key::new(scope, format!("{checkpoint}-{nth:02}-{is_done}")).unwrap();
+            let mut run = run(&store, &key);
+            run.advance(checkpoint, &()).wait().unwrap();
+            if is_done {
+                drop(run.complete(&()).wait().unwrap());
+            }
+        }
+    };
+    for nth in 0..60 {
+        made("scope", "paid", nth);
+        made("scope", "sent", nth);
+        made("others", "paid", nth);
+    }
+    clock.advance(Duration::from_secs(600));
+    made("scope", "paid", 60);
+    let served = serve(&store);
+    for (state, is_done) in [("free", false), ("succeeded", true)] {
+        let asked = [("state", state), ("scope", "scope"), ("checkpoint", "paid"), ("minutes", "10")];
+        let mut first = reqwest::Url::parse("http://localhost/operations").unwrap();
+        first.query_pairs_mut().extend_pairs(asked);
+        let first = format!("operations?{}", first.query().unwrap());
+        let page = served.get(&first);
+        let next = page.link("The next 50");
+        let url = reqwest::Url::parse("http://localhost/").unwrap().join(next).unwrap();
+        let (after, kept): (Vec<_>, Vec<_>) = url.query_pairs().partition(|(name, _)| name == "after");
+        let kept: Vec<_> = kept.iter().map(|(name, value)| (&**name, &**value)).collect();
+        assert_eq!((after.len(), &*kept), (1, &asked[..]), "{next}");
+        let shown = [listed(&served, &first), listed(&served, next)].concat();
+        let expected: BTreeSet<String> = (0..60).map(|nth| format!("paid-{nth:02}-{is_done}")).collect();
+        assert_eq!((shown.len(), shown.into_iter().collect()), (60, expected), "{state}");
+        // And back to the first page of the same.
+        assert_eq!(served.get(next).link("To the beginning"), first);
+    }
+}
+
 /// No page reads all that is kept: the clock stands still here, so only the number of rows ends a search.
 #[test]
 fn a_search_that_finds_nothing_soon_stops_and_offers_to_go_on() {
@@ -153,6 +194,61 @@ fn a_search_that_finds_nothing_soon_stops_and_offers_to_go_on() {
     assert!(served.get(next).all("a").all(|link| link.attribute("rel") != Some("next")));
     // However it is searched.
     assert!(served.get("operations?minutes=60").text().contains("None so far."));
+}
+
+/// Likewise of all that is kept, where it is the list itself that ends.
+#[test]
+fn a_search_of_everything_stops_after_so_many_rows_and_its_link_goes_on_behind_them() {
+    let (store, _clock) = store();
+    drop(run(&store, &key("first")));
+    let claims: Vec<_> = (0..20_100)
+        .map(|nth| store.claim(&Key::new("many", nth.to_string()).unwrap(), super::support::request()))
+        .collect();
+    for claim in claims {
+        drop(claim.wait().unwrap());
+    }
+    let served = serve(&store);
+    let page = served.get("operations?state=any&scope=scope");
+    assert!(page.text().contains("None so far.") && !page.text().contains("first"), "{}", page.text());
+    let next = page.link("Go on looking");
+    assert_eq!(listed(&served, next), ["first"]);
+    assert!(served.get(next).all("a").all(|link| link.attribute("rel") != Some("next")));
+}
+
+#[test]
+fn each_step_in_doubt_is_shown_with_the_effect_id_that_the_other_side_knows_it_by() {
+    let (store, _clock) = store();
+    let at = key("k");
+    let mut doubtful = run(&store, &at);
+    let steps = ["charge", "mail", "ship"];
+    for step in steps {
+        times_out(&mut doubtful, step);
+    }
+    drop(doubtful);
+    let progress = store.progress(&at).unwrap().unwrap();
+    let page = serve(&store).get(&link("operation", &at, &[]));
+    let ids = steps.map(|step| {
+        let rows = page.rows();
+        rows.iter().find(|row| row[0] == step).unwrap_or_else(|| panic!("{step} is not shown"))[1].to_owned()
+    });
+    assert_eq!(ids, steps.map(|step| progress.effect_id(step).to_string()));
+    assert_eq!(ids.iter().collect::<BTreeSet<_>>().len(), 3, "{ids:?}");
+}
+
+#[test]
+fn claims_that_are_refused_because_of_what_is_kept_are_something_to_see_to() {
+    let store = Store::builder().operations_max(1).in_memory().unwrap();
+    let served = serve(&store);
+    completed(&store, &key("fits"), "receipt");
+    assert!(served.get("overview").text().contains("Nothing"));
+    for told in ["1 claim refused since the store was opened", "2 claims refused since the store was opened"] {
+        let refused = store.claim(&key("too many"), super::support::request()).wait();
+        assert_eq!(super::support::kind(refused), ErrorKind::Capacity);
+        let page = served.get("overview");
+        assert!(page.text().contains(told) && !page.text().contains("Nothing"), "{}", page.text());
+        let part = served.get_as("reader", "live").body;
+        assert!(part.contains(told), "{part}");
+    }
 }
 
 #[test]
