@@ -72,6 +72,11 @@ fn a_damaged_store_is_told_by_its_rows_and_what_is_left_makes_a_new_one() {
         assert!(stat.status == 1 && stat.out.contains("operations"), "{stat:?}");
         assert!(stat.err.contains(" of table reentry/log") && stat.err.contains("1 damaged row"), "{stat:?}");
     }
+    let listed = place.run(&["ls", STORE, "--skip-damaged", "--scope", "mails", "--state", "stuck"]);
+    assert!(
+        listed.status == 1 && listed.out.lines().count() == 2 && listed.err.contains("1 damaged row"),
+        "{listed:?}"
+    );
     // A list that ends early looks no further.
     let first = place.run(&["ls", STORE, "--skip-damaged", "--oldest-first", "--limit", "1"]);
     assert_eq!((first.status, first.out.lines().count(), &*first.err), (0, 2, ""));

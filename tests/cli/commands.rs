@@ -6,7 +6,7 @@ use std::process::Stdio;
 use redb::ReadableTable;
 use reentry::{Key, State, Store};
 
-use super::support::{key, run};
+use super::support::{key, run, times_out};
 use super::tool::{HOUR, Place, disputed, shop};
 
 const STORE: &str = "orders.reentry";
@@ -38,6 +38,7 @@ fn what_only_looks_tells_all_and_changes_nothing() {
     place.snapshot("show_failed", &["show", STORE, "checkout/ada", "order-2", "--payload"]);
     place.snapshot("show_gone", &["show", STORE, "scope", "forgotten long ago"]);
     place.snapshot("show_disputed", &["show", STORE, "scope", "disputed", "--payload"]);
+    place.snapshot("show_disputed_json", &["show", STORE, "scope", "disputed", "--json", "--payload"]);
     place.snapshot("show_unknown", &["show", STORE, "checkout/ada", "order-9"]);
     place.snapshot("verify", &["verify", STORE]);
     assert!(place.state() == before, "the file changed");
@@ -179,6 +180,50 @@ fn what_is_in_doubt_is_resolved_either_way() {
     place.snapshot("resolve_again", &[&resolve[..], &["--did-not-happen", "--note", "none came", "--yes"]].concat());
     let unknown = ["resolve", STORE, "checkout/ada", "order-3", "sms", "--did-not-happen", "--note", "x", "--yes"];
     place.snapshot("resolve_unknown", &unknown);
+}
+
+/// The step's type decodes from just these bytes: a newline too many, and no run could ever go on.
+#[test]
+fn a_result_is_taken_from_its_file_or_the_standard_input_to_the_last_byte() {
+    let results = [&b"receipt 7\n"[..], b"", b"\r\n\r\n", b" \t\n", b"\0\xff\xfe\x1a\n", b"{\n  \"n\": 7\n}\n"];
+    for (nth, result) in results.into_iter().enumerate() {
+        let place = Place::new(|store, _| {
+            for name in ["file", "input"] {
+                times_out(&mut run(store, &key(name)), "mail");
+            }
+        });
+        fs::write(place.path("result"), result).unwrap();
+        let resolve = |key, from, input: &[u8]| {
+            let args = ["resolve", STORE, "scope", key, "mail", "--happened", from, "--note", "x", "--yes"];
+            let told = place.run_with(&args, input);
+            assert_eq!((told.status, &*told.err), (0, ""), "{told:?}");
+        };
+        resolve("file", "result", b"nothing to be read here");
+        resolve("input", "-", result);
+        let store = place.builder().open_to_read(place.store()).unwrap();
+        for name in ["file", "input"] {
+            let progress = store.progress(&key(name)).unwrap().unwrap();
+            assert_eq!(progress.steps()[0].bytes(), Some(result), "{name}, {nth}");
+        }
+    }
+}
+
+/// It holds what clients sent, as the store does.
+#[cfg(unix)]
+#[test]
+fn p9_an_export_is_readable_by_its_owner_alone_whatever_the_umask_is() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let place = Place::new(shop);
+    for mask in ["000", "022", "077", "027"] {
+        let to = format!("{mask}.jsonl");
+        let mut shell = place.program("sh");
+        shell.args(["-c", "umask \"$1\" && exec \"$0\" export \"$2\" \"$3\"", env!("CARGO_BIN_EXE_reentry")]);
+        let told = place.told(shell.args([mask, STORE, &to]).output().unwrap());
+        assert_eq!(told.status, 0, "{told:?}");
+        let mode = fs::metadata(place.path(&to)).unwrap().permissions().mode();
+        assert_eq!(mode & 0o7777, 0o600, "under umask {mask} it became {mode:o}");
+    }
 }
 
 #[test]
