@@ -1,5 +1,6 @@
 //! How the kit itself behaves: what it counts, repeats and leaves alone.
 
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
@@ -96,6 +97,26 @@ fn what_a_killed_handler_goes_on_with_does_not_count() {
     assert_eq!(apology, Some(1), "{report}");
     let after_a_kill = |report: &Report| report.mistakes().iter().any(|m| m.place() != "where nothing was killed");
     assert!(!after_a_kill(&report), "{report}");
+}
+
+/// The handler gets the same error, and only the world knows which of both it was.
+#[test]
+fn a_request_that_is_lost_does_not_happen_and_one_whose_answer_is_lost_does() {
+    for is_keyed in [false, true] {
+        let happened = Mutex::new(Vec::new());
+        let report = once(|store, world| {
+            claim(store, pizzas(), |mut run| {
+                let step = run.step("charge").recheck(|id| world.find("charge", id));
+                let receipt = step.run(|id| {
+                    let told = if is_keyed { world.keyed_effect("charge", id) } else { world.effect("charge", id) };
+                    told.inspect_err(|_| happened.lock().unwrap().push(world.count("charge")))
+                })?;
+                text(&run.complete(&receipt).wait()?)
+            })
+        });
+        assert_eq!((report.lost_answers(), report.mistakes().len()), (2, 0), "{report}");
+        assert_eq!(*happened.lock().unwrap(), [0, 1], "{report}");
+    }
 }
 
 #[test]

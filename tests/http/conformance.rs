@@ -116,25 +116,38 @@ fn a_service_without_the_layer_fails_the_table() {
     assert_eq!(shown.lines().filter(|line| line.contains("FAILED: ")).count(), failed, "\n{report}");
 }
 
-/// A service that says of another answer that it is the first one again.
-struct Forgetful<C>(C);
+/// A service that says that it repeats its answer, and gives another one.
+struct Unfaithful<'s> {
+    server: &'s Server,
+    alter: fn(&mut WireAnswer),
+}
 
-impl<C: Client> Client for Forgetful<C> {
+impl Client for Unfaithful<'_> {
     fn send(&self, requests: &[WireRequest]) -> io::Result<Vec<WireAnswer>> {
-        let mut answers = self.0.send(requests)?;
-        answers.iter_mut().filter(|answer| is_replayed(answer)).for_each(|answer| answer.body.push(b'!'));
+        let mut answers = self.server.client().send(requests)?;
+        answers.iter_mut().filter(|answer| is_replayed(answer)).for_each(self.alter);
         Ok(answers)
     }
 }
 
+/// Each row that asks for a repetition fails it, and no other.
 #[test]
-fn a_service_that_repeats_another_body_fails_the_table() {
-    let report = suite().run(&Forgetful(SHOP.client()));
-    let verdicts: HashMap<_, _> = report.results().map(|(row, verdict)| (row.name(), verdict)).collect();
-    for row in ["a_retry_gets_the_same_answer", "a_bare_value_is_the_same_key_as_its_quoted_form"] {
-        assert!(matches!(verdicts[row], Verdict::Failed(why) if why.contains("differs")), "{row}\n{report}");
+fn a_service_that_repeats_another_body_or_another_status_fails_the_table() {
+    let replays = ["a_retry_gets_the_same_answer", "an_escaped_key_is_replayed", "a_key_of_255_characters_is_replayed"];
+    let alterations: [fn(&mut WireAnswer); 3] =
+        [|answer| answer.body.push(b' '), |answer| answer.body.clear(), |answer| answer.status = 200];
+    for alter in alterations {
+        let server = shop(|layer| layer);
+        let report = suite().run(&Unfaithful { server: &server, alter });
+        let verdict = |name: &str| report.results().find(|(row, _)| row.name() == name).unwrap().1;
+        for name in replays {
+            let differs = matches!(verdict(name), Verdict::Failed(why) if why.contains("a repetition that differs"));
+            assert!(differs, "{name}\n{report}");
+        }
+        for name in ["a_first_request_is_served", "two_keys_are_two_requests", "a_list_is_refused"] {
+            assert_eq!(verdict(name), &Verdict::Passed, "{name}\n{report}");
+        }
     }
-    assert_eq!(verdicts["a_first_request_is_served"], &Verdict::Passed);
 }
 
 /// Whether a program is here. Where it is not, the test says so and passes.
