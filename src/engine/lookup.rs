@@ -52,14 +52,22 @@ impl Shared {
         Err(moves_too_fast())
     }
 
-    /// The record that was born under this number, however fast it moves; none where it is finished by now.
-    pub(super) fn follow_unfinished(&self, born: u64, place: Place) -> Result<Option<Record>> {
+    /// The record that was born under this number and whether it is owned, however fast it moves; none where it is
+    /// finished by now.
+    pub(super) fn follow_unfinished(&self, born: u64, place: Place) -> Result<Option<Seen>> {
         let mut place = Some(place);
         for _ in 0..LOOK_UPS_MAX {
             let Some(found) = place else { return Ok(None) };
             let moves = self.moves();
             match self.log.read(found)? {
-                Some(record) if record.born == born => return Ok(Some(record)),
+                Some(record) if record.born == born => {
+                    let hash = self.index.hash(&record.key);
+                    let shard = self.index.shard(hash);
+                    // Whose it is now it was when it was read, as long as it stands there.
+                    if shard.places(hash).any(|still| still == found) {
+                        return Ok(Some(Seen { owner: shard.owner(hash, &record.key), record }));
+                    }
+                }
                 Some(_) => return Err(exchanged(found)),
                 None => moves?,
             }

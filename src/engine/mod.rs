@@ -18,7 +18,7 @@ use crate::key::Key;
 use crate::pending::thread_waited_for;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise};
 use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
-use crate::record::{Outcome, Record};
+use crate::record::Outcome;
 use crate::sync::thread::JoinHandle;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::trace::{Found, Span, Trace};
@@ -398,10 +398,9 @@ impl Engine {
             before = Some(born);
             // A damaged row is told where it stands, and stops none behind it.
             match self.shared.follow_unfinished(born, place) {
-                Ok(record) => {
-                    let record = record.filter(|record| record.born == born && record.is_unfinished());
-                    bytes += record.as_ref().map_or(0, Record::bytes_here);
-                    seen.extend(record.map(|record| (born, Ok(self.shared.seen(record)))));
+                Ok(found) => {
+                    bytes += found.as_ref().map_or(0, |found| found.record.bytes_here());
+                    seen.extend(found.map(|found| (born, Ok(found))));
                 }
                 Err(error) if error.kind() == ErrorKind::Corrupt => seen.push((born, Err(error))),
                 Err(error) => return Err(error),

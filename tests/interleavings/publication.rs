@@ -87,6 +87,27 @@ fn p1_an_operation_never_shows_before_its_owner() {
     });
 }
 
+/// What is listed is read row by row, and whose it is after that: both are of one moment.
+#[test]
+fn p1_what_is_listed_as_unfinished_shows_its_owner_until_it_is_over() {
+    check(|| {
+        let store = open();
+        let mut run = run_of(store.claim(&key(), request()).wait().unwrap());
+        let reader = store.clone();
+        let reader = thread::spawn(move || {
+            for _ in 0..3 {
+                for listed in reader.unfinished() {
+                    assert_eq!(listed.unwrap().state(), State::Owned);
+                }
+            }
+        });
+        run.advance("1", &()).wait().unwrap();
+        run.complete(&()).wait().unwrap();
+        reader.join().unwrap();
+        end(&store);
+    });
+}
+
 /// One reads a row that stays where it is; the other has redb told of more rows, and reads those.
 #[test]
 fn p2_a_row_that_redb_was_told_of_is_found_whoever_reads_meanwhile() {
