@@ -248,7 +248,7 @@ impl Run {
         payload: &(impl Payload + ?Sized),
         rows: Option<WriteRows>,
     ) -> Pending<Revision> {
-        let (carried, reported) = match self.before_asking() {
+        let carried = match self.before_asking() {
             Ok(carried) => carried,
             Err(error) => return Pending::ready(Err(error)),
         };
@@ -257,11 +257,10 @@ impl Run {
             Ok(command) => command,
             Err(error) => return Pending::ready(Err(error)),
         };
-        let (seen, reports) = (Arc::clone(&self.seen), Arc::clone(self.ownership.reports()));
+        let seen = Arc::clone(&self.seen);
         self.engine.advance(self.key(), carried, command, rows, move |_, advanced| match advanced {
             Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
-                reports.lock().were_carried(reported);
                 let mut seen = seen.lock();
                 (seen.checkpoint, seen.known) = (Some(checkpoint), Some(known));
                 Ok(revision)
@@ -399,7 +398,7 @@ impl Run {
         let bytes_max = self.limits.payload_bytes_max.saturating_add(self.outcome_bytes_beside);
         let limits = Limits { payload_bytes_max: bytes_max };
         let asked = self.before_asking().and_then(|carried| Ok((carried, limits.encode(outcome)?)));
-        let ((carried, _), bytes) = match asked {
+        let (carried, bytes) = match asked {
             Ok(asked) => asked,
             Err(error) => return Pending::ready(Err(error)),
         };
@@ -480,13 +479,12 @@ impl Run {
 
     fn change_step<T: Send + 'static>(
         &self,
-        (carried, reported): (Carried, u64),
+        carried: Carried,
         command: Command,
         read: impl FnOnce(Stepped) -> T + Send + 'static,
     ) -> Pending<T> {
-        let (seen, reports) = (Arc::clone(&self.seen), Arc::clone(self.ownership.reports()));
+        let seen = Arc::clone(&self.seen);
         self.engine.step(self.key(), carried, command, move |stepped| {
-            reports.lock().were_carried(reported);
             let mut seen = seen.lock();
             match &stepped {
                 Stepped::Changed { step, known } => {
@@ -500,12 +498,10 @@ impl Run {
         })
     }
 
-    /// What every command of this run carries: what it knows, and what it reported that is not known to be taken in;
-    /// and how many reports there were by now.
-    fn before_asking(&mut self) -> Result<(Carried, u64)> {
+    /// What every command of this run carries: what it knows, and what it reported that is not known to be taken in.
+    fn before_asking(&mut self) -> Result<Carried> {
         self.check_not_over()?;
-        let (reports, reported) = self.ownership.reports().lock().outstanding();
-        Ok((Carried { known: self.seen.lock().known.clone(), reports }, reported))
+        Ok(Carried::of_run(self.seen.lock().known.clone(), self.ownership.reports()))
     }
 
     /// Whether this run has ended the operation.

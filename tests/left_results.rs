@@ -7,8 +7,8 @@ mod support;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 
-use reentry::{Advance, EffectId, Error, Pending, Revision, Run, StepState, Store};
-use support::{Gate, PATIENCE, key, request, run, run_of, settle};
+use reentry::{Advance, EffectId, Error, ErrorKind, Pending, Revision, Run, StepState, Store, not_applied};
+use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, step_of};
 
 fn lost() -> Result<String, std::io::Error> {
     Err(std::io::Error::other("the answer was lost"))
@@ -115,4 +115,27 @@ fn p3_p4_a_run_that_leaves_within_the_batch_of_its_report_loses_no_result() {
     assert_eq!(third.step("charge").run_at_most_once(never).unwrap(), "charge found");
     drop((third, beside));
     store.verify().unwrap();
+}
+
+/// The story: a call that waited outside a full queue carried what had been reported when it was made. That was taken in
+/// meanwhile, and its step begun anew, which it then withdrew.
+#[test]
+fn p4_what_was_reported_of_one_try_does_not_withdraw_the_next() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    let mut first = run(&store, &key("order"));
+    let refused = first.step("charge").run_at_most_once(|_| {
+        gate.hold(&store);
+        Err::<String, _>(not_applied("no such card"))
+    });
+    assert_eq!(kind(refused), ErrorKind::NotApplied);
+    // The report has taken the room that there was.
+    let advanced = first.advance("tried", &());
+    gate.open();
+    assert_eq!(kind(first.step("charge").run_at_most_once(|_| lost())), ErrorKind::EffectFailed);
+    advanced.wait().unwrap();
+    assert_eq!(step_of(&store, &key("order"), "charge").unwrap().state(), StepState::InDoubt);
+    drop(first);
+    let again = run(&store, &key("order")).step("charge").run_at_most_once(never);
+    assert_eq!(kind(again), ErrorKind::InDoubt);
 }

@@ -42,10 +42,8 @@ pub(super) struct Done {
     pub(super) fenced: u64,
     /// Whether an answer rests on time that no row of this batch keeps.
     pub(super) tells_time: bool,
-    /// Whether a row comes from an export: it may be of another time than this batch.
+    /// Whether a row comes from an export.
     pub(super) adopts: bool,
-    /// Whether this batch keeps its time on disk.
-    pub(super) keeps_time: bool,
 }
 
 /// Where a record went.
@@ -165,6 +163,7 @@ impl Told {
 
 /// Publishes where records went, and what is kept now. They are durable there, and nobody is told.
 pub(super) fn publish_moves(shared: &Shared, moves: &[Move], draft: Draft) {
+    shared.meter.commits.fetch_add(1, Ordering::Relaxed);
     shared.ledger.publish(draft);
     publish_rest(shared, &mut shared.index.unfinished(), moves.iter());
 }
@@ -179,7 +178,10 @@ fn publish_rest<'m>(shared: &Shared, unfinished: &mut Opens, moves: impl Iterato
 
 /// Tells a caller what its request came to, and those who waited for its key that they wait no longer.
 fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>) {
-    let Request { key, hash, command, reply, rows, is_left, .. } = request;
+    let Request { key, hash, command, carried, reply, rows, is_left } = request;
+    if matches!(told, Told::Advanced(_) | Told::Stepped(_)) {
+        carried.were_taken_in();
+    }
     match (reply, told) {
         (Reply::Claim { promise, turn }, Told::Run { owner, known, record }) => {
             // The key began anew while they stood in line, for another request.

@@ -201,7 +201,9 @@ impl Queue {
         let mut state = self.state.lock();
         let number = number.unwrap_or(state.next_outside);
         state.next_outside = state.next_outside.max(number.saturating_add(1));
-        state.outside.insert(number, waker.clone());
+        let replaced = state.outside.insert(number, waker.clone());
+        drop(state);
+        drop(replaced);
         number
     }
 
@@ -233,10 +235,11 @@ impl Future for HandOver {
     type Output = Option<Arc<Bell>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let request = match std::mem::replace(&mut self.pushed, Pushed::In(None)) {
+        let mut request = match std::mem::replace(&mut self.pushed, Pushed::In(None)) {
             Pushed::In(bell) => return Poll::Ready(bell),
             Pushed::Back(request) => request,
         };
+        request.carried.gather();
         // Outside before trying: room made in between wakes us.
         self.outside = Some(self.queue.wait_outside(self.outside, context.waker()));
         match self.queue.push(*request) {
@@ -252,7 +255,9 @@ impl Future for HandOver {
 impl Drop for HandOver {
     fn drop(&mut self) {
         if let Some(number) = self.outside {
-            self.queue.state.lock().outside.remove(&number);
+            // What a waker holds may ask the store as it is dropped, so the lock is given back before.
+            let waker = self.queue.state.lock().outside.remove(&number);
+            drop(waker);
         }
     }
 }

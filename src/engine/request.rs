@@ -45,7 +45,33 @@ pub(crate) struct Carried {
     pub(crate) known: Option<Known>,
     /// What it reported of steps and does not know to be on disk: a full disk may have refused it, and what follows
     /// from it must not be on disk without it (P3).
-    pub(crate) reports: Vec<Command>,
+    pub(super) reports: Vec<Command>,
+    /// Where it keeps them, and how many there were by then.
+    told: Option<(Arc<Mutex<Reports>>, u64)>,
+}
+
+impl Carried {
+    /// What a run gives along that reported these.
+    pub(crate) fn of_run(known: Option<Known>, told: &Arc<Mutex<Reports>>) -> Self {
+        let mut carried = Self { known, reports: Vec::new(), told: Some((Arc::clone(told), 0)) };
+        carried.gather();
+        carried
+    }
+
+    /// Gathers the reports as they are now. Where a request waited for room, some may have been taken in meanwhile, and
+    /// their step begun anew: these must not come again (P4).
+    pub(super) fn gather(&mut self) {
+        if let Some((told, count)) = &mut self.told {
+            (self.reports, *count) = told.lock().outstanding();
+        }
+    }
+
+    /// Notes that they are on disk.
+    pub(super) fn were_taken_in(&self) {
+        if let Some((told, count)) = &self.told {
+            told.lock().were_carried(*count);
+        }
+    }
 }
 
 /// The server's closure that writes its own rows.
@@ -178,14 +204,14 @@ impl Reports {
     }
 
     /// Those that are not known to be taken in, and how many there were by now.
-    pub(crate) fn outstanding(&mut self) -> (Vec<Command>, u64) {
+    fn outstanding(&mut self) -> (Vec<Command>, u64) {
         self.outstanding.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
         (self.outstanding.iter().map(|report| report.command.clone()).collect(), self.count)
     }
 
     /// Notes that a command came through which carried the first so many. They must not come again, since a step may be
     /// begun anew.
-    pub(crate) fn were_carried(&mut self, count: u64) {
+    fn were_carried(&mut self, count: u64) {
         self.outstanding.retain(|report| report.nth >= count);
     }
 
@@ -252,8 +278,10 @@ impl Drop for Ownership {
             has_reports = !left.is_empty();
             left
         };
+        // Asked before: it is the server's own code that knows.
+        let is_heard = is_heard();
         let mut shard = self.shared.index.shard(self.hash);
-        let owner = shard.owner(self.hash, &self.key).filter(|owner| is_heard() && owner.token == self.token);
+        let owner = shard.owner(self.hash, &self.key).filter(|owner| is_heard && owner.token == self.token);
         let next = shard.unseat(self.hash, &self.key, self.token, left);
         drop(shard);
         if let Some(owner) = owner {
