@@ -165,6 +165,11 @@ impl Timeline {
         Self { clock, base, origin }
     }
 
+    /// The time at which it started.
+    pub(crate) fn start_time(&self) -> Timestamp {
+        self.base
+    }
+
     pub(crate) fn now(&self) -> Now {
         let time = self.base + self.clock.elapsed().saturating_sub(self.origin);
         Now { time, ahead: time.max(self.clock.wall()) }

@@ -169,6 +169,26 @@ fn p4_a_recheck_that_cannot_tell_runs_nothing_and_the_operation_stays_resumable(
     store.verify().unwrap();
 }
 
+/// While a machine sleeps its wall clock goes on and its monotonic clock does not, so the process before cannot have told
+/// how long ago it began the step.
+#[test]
+fn p4_p11_what_an_earlier_process_began_has_the_whole_time_to_settle_after_the_restart() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let open = |disk: &SimulatedDisk| Store::builder().clock(clock.clone()).open_on(disk).unwrap();
+    let store = open(&disk);
+    clock.set_wall(START + SECOND * 3_600);
+    times_out(&mut run(&store, &key("order")), "charge");
+    let store = open(&disk.cut(disk.calls(), |_| Loss::Lost));
+    let mut second = run(&store, &key("order"));
+    let find = |_| Ok::<_, Failure>(None);
+    let asked = second.step("charge").recheck(find).settles_within(SECOND * 60).run(never::<String>);
+    assert_eq!(kind(asked), ErrorKind::CannotTell);
+    clock.advance(SECOND * 60);
+    let paid =
+        second.step("charge").recheck(find).settles_within(SECOND * 60).run(|_| Ok::<_, Failure>("paid".to_owned()));
+    assert_eq!(paid.unwrap(), "paid");
+}
+
 #[test]
 fn p4_p11_it_did_not_happen_counts_from_the_settling_time_on_and_not_before() {
     let clock = ManualClock::at(START);

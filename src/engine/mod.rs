@@ -17,8 +17,8 @@ use crate::key::Key;
 #[cfg(any(test, feature = "testing"))]
 use crate::pending::thread_waited_for;
 use crate::pending::{Answer, Pending, may_ask, may_block, promise};
-use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
 use crate::record::Outcome;
+use crate::record::transitions::{Ask, Command, Policy, is_kept, is_over};
 use crate::sync::thread::JoinHandle;
 use crate::sync::{AtomicBool, AtomicU64, Mutex, Ordering};
 use crate::trace::{Found, Span, Trace};
@@ -358,9 +358,11 @@ impl Engine {
             return Ok(false);
         }
         let told = self.by_name(key, Command::Look);
-        // Where nobody else lets the writer work.
+        // Where nobody else lets the writer work, and this is none of its work.
         #[cfg(any(test, feature = "testing"))]
-        self.work_by_hand();
+        if may_block().is_ok() {
+            self.work_by_hand();
+        }
         told.wait().map(|_| true)
     }
 
@@ -372,6 +374,12 @@ impl Engine {
     /// The store's time at this moment.
     pub(crate) fn time(&self) -> Timestamp {
         self.shared.timeline.now().time
+    }
+
+    /// From when on a span that began at this moment is known to have gone by. What an earlier process noted may have
+    /// been a moment ago: its time may have stood still, and the clock jumped since (P11).
+    pub(crate) fn tells_from(&self, began: Timestamp) -> Timestamp {
+        began.max(self.shared.timeline.start_time())
     }
 
     /// Lets the server read its own rows, all as they were at one moment.

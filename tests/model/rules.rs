@@ -28,6 +28,8 @@ pub(crate) struct Model {
     pub(crate) wall: u64,
     /// The store's own time: it never goes back.
     pub(crate) time: u64,
+    /// What it was when the store was opened.
+    pub(crate) opened: u64,
     /// The time that a restart must not go back behind: the latest at which something was written, and the latest
     /// deadline that an answer rests on.
     pub(crate) told: u64,
@@ -125,6 +127,7 @@ impl Model {
             setting,
             wall,
             time: wall,
+            opened: wall,
             told: 0,
             operations: BTreeMap::new(),
             births: 0,
@@ -500,7 +503,7 @@ impl Model {
     /// The store was closed and opened again, or the power was cut. Nobody owns anything, nobody waits; all that was
     /// told is there, and of what was only reported what is in the model by now.
     pub(crate) fn restart(&mut self, time: u64) {
-        self.time = time;
+        (self.time, self.opened) = (time, time);
         self.reports.clear();
         self.operations.retain(|_, operation| !operation.deferred);
         self.operations.values_mut().for_each(|operation| operation.owner = None);

@@ -103,7 +103,8 @@ impl Model {
             (Standing::InDoubt, Mode::Keyed) => self.try_again(run, name),
             (Standing::InDoubt, Mode::AtMostOnce) => refused(ErrorKind::InDoubt),
             (Standing::InDoubt, Mode::Recheck { settles_within, .. }) => {
-                Asked::Recheck { has_settled: self.time >= step.begun.saturating_add(settles_within) }
+                let from = step.begun.max(self.opened);
+                Asked::Recheck { has_settled: self.time >= from.saturating_add(settles_within) }
             }
         }
     }
