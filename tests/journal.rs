@@ -8,7 +8,6 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use redb::{ReadableDatabase, TableDefinition};
 use reentry::{
     Claim, DiskCall, DiskFault, Error, ErrorKind, Fingerprint, Key, Loss, ManualClock, OpenCheck, Progress,
     SimulatedDisk, State, Store,
@@ -17,7 +16,6 @@ use support::{START, database, head_bytes, key, kind, request, run, run_of};
 use tempfile::TempDir;
 
 const PAGE: usize = 4096;
-const META: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/meta");
 
 fn builder() -> reentry::Builder {
     Store::builder().clock(ManualClock::at(START))
@@ -95,18 +93,38 @@ fn p2_a_journal_that_is_full_is_taken_in_and_begins_anew() {
     }
 }
 
-/// A mark is new where entries carry the one before it, and there alone.
+/// Two commits in full with no entry between them: an entry that was made on the second tells that it was there.
 #[test]
-fn a_mark_stays_where_nothing_is_in_the_journal() {
-    for (pages, count) in [(0, 1), (2, 3)] {
-        let disk = SimulatedDisk::from_image(left_by_a_crash(&["a", "b", "c", "d", "e", "f"], pages).image());
-        let (_folder, path) = in_a_file(&disk.image());
-        builder().open(&path).unwrap().close().unwrap();
-        let database = database(&path);
-        let meta = database.begin_read().unwrap().open_table(META).unwrap();
-        let mark = meta.get(1).unwrap().unwrap();
-        assert_eq!(mark.value()[16..24], u64::to_le_bytes(count), "{pages} pages");
+fn p10_a_newest_commit_that_is_damaged_is_refused_though_no_entry_was_made_on_the_one_before() {
+    let disk = SimulatedDisk::new().with_journal(8);
+    let store = builder().open_on(&disk).unwrap();
+    let runs = ["a", "b"].map(|name| run_of(store.claim(&key(name), request()).wait().unwrap()));
+    for mut run in runs {
+        let row = |tx: &reentry::Transaction<'_>| {
+            tx.open_table(reentry::Table::new("orders"))?.insert("row", "row")?;
+            Ok(())
+        };
+        drop(run.complete_with(&"paid".to_owned(), row).wait().unwrap());
     }
+    drop(store.claim(&key("c"), request()).wait().unwrap());
+    let image = disk.cut(disk.calls(), |_| Loss::Kept).image();
+    let head = head_bytes(&image);
+    let mut refused = 0;
+    for at in head + 64..head + 64 + 2 * 128 {
+        let mut damaged = image.clone();
+        damaged[at] ^= 0x40;
+        match builder().open_on(&SimulatedDisk::from_image(damaged)) {
+            Ok(store) => {
+                let ended = |name| store.progress(&key(name)).unwrap().unwrap().outcome().is_some();
+                assert_eq!((ended("a"), ended("b"), ended("c")), (true, true, false), "offset {at}");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "offset {at}: {error}");
+                refused += usize::from(error.to_string().contains("redb's newest commit is damaged"));
+            }
+        }
+    }
+    assert!(refused > 0, "no damage met the newest commit");
 }
 
 /// Payloads in rows of their own, tombstones, what retention removes and what is forgotten: all that a batch can do.

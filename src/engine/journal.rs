@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //! 1. What is acknowledged is in redb's last durable commit, or in the entries that carry its mark (P2).
-//! 2. A durable commit that holds more than the one before it and its entries has a new mark, written in the same
-//!    transaction. So an entry counts for the commit that it was made on, and for none after it.
+//! 2. Each durable commit of the store's own has a new mark, written in the same transaction. So an entry counts for the
+//!    commit that it was made on, and for none before or after it.
 //! 3. Entries may be done again: each number is given once, so it comes to the same.
 //! 4. No two entries share a page: a write that is torn harms none before it.
 //! 5. An entry that does not read is one that a crash tore, and was told to nobody. Where another stands behind it, it
@@ -241,13 +241,11 @@ impl Journal {
         Ok(())
     }
 
-    /// A commit in full is prepared: where entries carry the present mark it has a new one.
+    /// A commit in full is prepared: it has a new mark, whether entries carry the present one or not. Those that come
+    /// after it tell that it was there.
     pub(super) fn prepare(&mut self, transaction: &WriteTransaction) -> Result<()> {
-        self.next_mark = None;
-        if self.is_ahead() {
-            meta::write_mark(transaction, self.mark.next())?;
-            self.next_mark = Some(self.mark.next());
-        }
+        meta::write_mark(transaction, self.mark.next())?;
+        self.next_mark = Some(self.mark.next());
         Ok(())
     }
 
