@@ -40,14 +40,20 @@ impl Request {
     ///
     /// They count as a payload: at most the builder's `payload_bytes_max`.
     pub fn of(bytes: impl AsRef<[u8]>) -> Self {
-        let bytes = bytes.as_ref();
-        // What no store takes is not copied, and is refused when it is claimed unless something else is kept.
-        Self { bytes: Some(copy(bytes)), ..Fingerprint::of(bytes).into() }
+        let (bytes, copy) = (bytes.as_ref(), copy(bytes.as_ref()));
+        // What no store takes is refused when it is claimed, so nothing need be made of it.
+        let fingerprint = Fingerprint::of(if copy.is_ok() { bytes } else { &[] });
+        Self { bytes: Some(copy), ..fingerprint.into() }
     }
 
-    /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3).
+    /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3). A request [`of`](Self::of)
+    /// more than any store takes is refused all the same; make one from its [`Fingerprint`].
     pub fn keep(self, request: &(impl Payload + ?Sized)) -> Self {
-        Self { bytes: Some(encode(request, PAYLOAD_BYTES_LIMIT)), ..self }
+        let bytes = match self.bytes {
+            Some(Err(refused)) => Err(refused),
+            _ => encode(request, PAYLOAD_BYTES_LIMIT),
+        };
+        Self { bytes: Some(bytes), ..self }
     }
 
     /// Lets a first claim wait for its run's first step, checkpoint or outcome to become durable, instead of waiting

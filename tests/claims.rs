@@ -252,14 +252,12 @@ fn a_large_payload_survives_moves_and_is_removed_with_its_record() {
     assert_eq!(world.store.verify().unwrap().payload_rows, 0);
 }
 
-/// What is too large to be kept is bound to its key all the same: by all of it, and not by none.
+/// Nothing is made of what no store could keep, no fingerprint either: it must not bind the key to nothing.
 #[test]
-fn p5_a_request_that_no_store_could_keep_is_told_from_others_where_something_else_is_kept() {
+fn p5_a_request_that_no_store_could_keep_is_refused_where_something_else_is_kept_too() {
     let world = world();
     let request = reentry::Request::of(vec![0; (1 << 30) + 1]).keep(&());
-    let claim = world.store.claim(&world.key, request).wait().unwrap();
-    let Claim::Run(run) = claim else { panic!("expected a run, got {claim:?}") };
-    run.complete(&()).wait().unwrap();
-    let other = world.store.claim(&world.key, Fingerprint::of("")).wait().unwrap();
-    assert!(matches!(other, Claim::Reject(_)), "{other:?}");
+    let refused = world.store.claim(&world.key, request).wait().unwrap_err();
+    assert_eq!(refused.kind(), ErrorKind::PayloadTooLarge);
+    assert!(world.store.progress(&world.key).unwrap().is_none());
 }

@@ -332,6 +332,53 @@ fn p11_an_expiry_that_is_told_beside_an_import_outlasts_a_restart_with_the_clock
     assert_eq!(store.progress(&key("short")).unwrap().unwrap().state(), State::Gone);
 }
 
+/// What a batch removes as over leaves no row of its time where all that it writes comes from an export.
+#[test]
+fn p5_p11_what_is_over_as_something_is_imported_stays_so_after_a_restart_with_the_clock_turned_back() {
+    let clock = ManualClock::at(START);
+    let old = builder(&clock).in_memory().unwrap();
+    drop(run(&old, &key("order")));
+    let (lines, disk) = (exported(&old), SimulatedDisk::new());
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).open_on(disk).unwrap()
+    };
+    let store = open(&disk, &clock);
+    drop(run(&store, &key("over")).complete(&()).wait().unwrap());
+    clock.advance(HOUR);
+    assert_eq!(import(&store, &lines).unwrap().new, 1);
+    let store = open(&disk.cut(disk.calls(), |_| Loss::Lost), &ManualClock::at(START));
+    assert!(run(&store, &key("new")).since() >= START + HOUR);
+}
+
+#[test]
+fn p11_what_an_import_or_an_export_leaves_out_as_over_stays_so() {
+    let at = |hours: u32| ManualClock::at(START + HOUR * hours);
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).open_by_hand(disk).unwrap()
+    };
+    let old = Store::builder().clock(at(0)).retention(HOUR).in_memory().unwrap();
+    drop(run(&old, &key("order")).complete(&()).wait().unwrap());
+    let lines = exported(&old);
+    let (disk, clock) = (SimulatedDisk::new(), at(0));
+    let store = Store::builder().clock(clock.clone()).retention(HOUR).open_on(&disk).unwrap();
+    clock.advance(HOUR);
+    assert_eq!(import(&store, &lines).unwrap().over, 1);
+    let store = Store::builder().clock(at(0)).open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+    assert_eq!(import(&store, &lines).unwrap().over, 1, "it was told to be over");
+
+    let (disk, clock) = (SimulatedDisk::new(), at(0));
+    let store = open(&disk, &clock);
+    let claim = store.claim(&key("order"), request());
+    store.work_by_hand();
+    let ended = run_of(claim.wait().unwrap()).complete(&());
+    store.work_by_hand();
+    ended.wait().unwrap();
+    clock.advance(HOUR);
+    assert_eq!(exported(&store).lines().count(), 2, "a header and a trailer");
+    let store = open(&disk.cut(disk.calls(), |_| Loss::Lost), &at(0));
+    assert_eq!(exported(&store).lines().count(), 2);
+}
+
 /// Where the queue has room for one, all others of a broken import are on their way still.
 #[test]
 fn p2_what_came_before_a_line_that_is_damaged_is_taken_in_and_told() {

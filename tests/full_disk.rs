@@ -3,6 +3,7 @@
 mod support;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use reentry::{Claim, Condition, DiskCall, DiskFault, ErrorKind, Loss, ManualClock, Request, SimulatedDisk, Store};
@@ -95,4 +96,43 @@ fn p10_what_an_opening_removed_on_a_full_disk_is_gone_or_there_as_the_file_says(
         store.verify().unwrap();
     }
     assert!(opened > 0, "no fault came where the opening commits");
+}
+
+/// Each refused batch has redb opened anew, which forgets what it is read by.
+#[test]
+fn p10_whoever_reads_while_a_full_disk_is_opened_anew_is_told_at_most_that_it_is_full() {
+    let disk = SimulatedDisk::new().with_journal(0);
+    let store = Store::builder().cache_bytes(0).open_on(&disk).unwrap();
+    for nth in 0..600 {
+        let run = run_of(store.claim(&key(&nth.to_string()), request()).wait().unwrap());
+        drop(run.complete(&vec![7_u8; 200]));
+    }
+    assert!(!store.revoke(&key("nothing")).wait().unwrap());
+    disk.set_room(Some(disk.image().len() as u64));
+    let is_over = AtomicBool::new(false);
+    std::thread::scope(|threads| {
+        for _ in 0..3 {
+            threads.spawn(|| {
+                for nth in (0..600).cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                    let told = [
+                        store.claim(&key(&nth.to_string()), request()).wait().map(drop),
+                        store.progress(&key(&nth.to_string())).map(drop),
+                        store.operations().rows_max(9).try_for_each(|it| it.map(drop)),
+                    ];
+                    for error in told.into_iter().filter_map(Result::err) {
+                        assert_eq!(error.kind(), ErrorKind::Full, "{error}");
+                    }
+                }
+            });
+        }
+        for nth in 0..60 {
+            let large = Request::of(vec![7; 500_000]);
+            assert!(store.claim(&key(&format!("large {nth}")), large).wait().is_err());
+            // It tries again at once.
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        is_over.store(true, Ordering::Relaxed);
+    });
+    disk.set_room(None);
+    store.verify().unwrap();
 }

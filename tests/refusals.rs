@@ -200,6 +200,9 @@ fn a_file_of_a_newer_format_is_refused_whatever_follows_its_version() {
         });
         let error = refused(&path, ErrorKind::NewerFormat);
         assert!(error.to_string().contains('7'), "the format is not named: {error}");
+        // Nor is what is left of it, which might be all but what the newer format keeps elsewhere.
+        let error = Store::builder().open_damaged(&path).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NewerFormat, "{error}");
     }
 }
 

@@ -90,7 +90,9 @@ fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) ->
     let mut file = BufWriter::new(file);
     let made = write(&mut file).and_then(|made| {
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
-        give_name(&creating, to).and_then(|()| sync_folder(to)).map_err(failed)?;
+        give_name(&creating, to).map_err(failed)?;
+        // Nothing is left of what nobody was told of.
+        sync_folder(to).inspect_err(|_| drop(fs::remove_file(to))).map_err(failed)?;
         Ok(made)
     });
     drop(fs::remove_file(&creating));

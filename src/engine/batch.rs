@@ -160,6 +160,7 @@ impl<'b, 't> Batch<'b, 't> {
         // Whatever is told of an expiry rests on the time, which must outlast a restart.
         self.done.tells_time |= touched.record.as_ref().is_some_and(|record| !is_kept(record, self.now.time));
         let decision = decide(touched.situation(), &request.command, self.now, self.shared.policy);
+        self.done.tells_time |= matches!(decision, Decision::Stand(Standing::Over));
         if let Decision::Change(change) = &decision
             && let Some(refusal) = self.over_capacity(touched, change, &request.key)
         {

@@ -20,7 +20,7 @@ impl Engine {
     /// what has ended first, then what is unfinished, oldest first. Returns that moment.
     ///
     /// As long as it lasts the file cannot use again what is freed.
-    pub(crate) fn each(&self, mut each: impl FnMut(Result<Record>, f64) -> Result<()>) -> Result<Timestamp> {
+    pub(crate) fn each(self: &Arc<Self>, mut each: impl FnMut(Result<Record>, f64) -> Result<()>) -> Result<Timestamp> {
         if let Some(Shut::Closed) = self.shared.queue.is_shut() {
             return Err(Shut::Closed.error());
         }
@@ -29,11 +29,16 @@ impl Engine {
         let rows = Place::STARTS.map(|place| unwound(|| len(&reader, place)).unwrap_or_default());
         let (total, mut seen) = (rows.iter().sum::<u64>(), 0);
         let (mut unfinished, mut left) = (Vec::new(), Order::OldestFirst.starts().to_vec());
+        let mut over = None;
         while let Some(from) = left.pop() {
             let page = log.page_at(&reader, from, Order::OldestFirst, u64::MAX, |place, record| {
                 let counts = log.counts(place);
                 unfinished.extend((counts && record.is_unfinished()).then_some((record.born, place)));
-                counts && !record.is_unfinished() && !is_over(record, time)
+                let is_left_out = counts && is_over(record, time);
+                if is_left_out && over.is_none() {
+                    over = Some(record.key.clone());
+                }
+                counts && !record.is_unfinished() && !is_left_out
             })?;
             seen += page.looked;
             let done = share(seen.saturating_sub(unfinished.len() as u64), total);
@@ -47,6 +52,10 @@ impl Engine {
             if let Some(record) = record.transpose() {
                 each(record, share(ended + nth as u64, total))?;
             }
+        }
+        if let Some(over) = over {
+            // What is left out as over stays so (P11), as far as the disk takes that.
+            drop(self.keep_time(&over, time));
         }
         Ok(time)
     }

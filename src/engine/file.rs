@@ -176,8 +176,9 @@ pub(crate) fn create_copy<T>(path: &Path, write: impl FnOnce(Arc<dyn Disk>) -> R
         }
         Ok(made)
     });
-    let removed = remove_name(&creating, &absolute).map_err(failed);
-    named.and_then(|made| removed.map(|()| made))
+    // Whoever opens the copy finishes that, where it cannot be done now.
+    drop(remove_name(&creating, &absolute));
+    named
 }
 
 /// The store's file at `path`, to be read alone: nothing is created, finished or written, and others may read it too.

@@ -110,7 +110,7 @@ impl Log {
         rows_max: u64,
         wanted: impl FnMut(Place, &Record) -> bool,
     ) -> Result<Page<Record>> {
-        self.page_at(&self.moment()?, after, order, rows_max, wanted)
+        self.reading_at(|reader| self.page_at(reader, after, order, rows_max, wanted))
     }
 
     /// The same, at the moment that `reader` shows.
@@ -148,6 +148,11 @@ impl Log {
                 let is_ahead = if order == Order::OldestFirst { place.number() > last } else { place.number() < last };
                 if !is_ahead {
                     return Err(out_of_order());
+                }
+                // A row that the journal puts too comes as it says.
+                if self.untold.row(place).is_some() {
+                    page.after = Some(place);
+                    continue;
                 }
                 // By itself, since the row, or the page of a payload of it, may be all that is damaged.
                 let record = unwound(|| read_row(reader, place, row.value(), &Changes::default(), &mut wanted));
@@ -256,7 +261,7 @@ impl Engine {
             drop(self.keep_time(&over, time));
         }
         let Page { found, after, looked } = page;
-        let seen = |(place, record): (Place, Result<Record>)| (place, record.map(|record| self.shared.seen(record)));
+        let seen = |(place, record): (Place, Result<Record>)| (place, record.map(|it| self.shared.seen_at(place, it)));
         Ok((Page { found: found.into_iter().map(seen).collect(), after, looked }, time))
     }
 }

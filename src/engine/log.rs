@@ -347,14 +347,14 @@ impl Log {
             let read = || record(row, is_whole, &ahead.changes, bodies);
             return unwound(read).map_err(|e| at(place, e)).map(Some);
         }
-        let view = unwound(|| open.latest.view(&open.database))?;
-        drop(state);
-        unwound(|| {
+        // While the file is not opened anew: redb forgets what it closes, and whoever reads just then would be told so.
+        open.as_of_now(unwound(|| {
+            let view = open.latest.view(&open.database)?;
             view.row(place, |row| {
                 let bodies = || view.reader.open_table(BODIES).map_err(engine);
                 record(row, is_whole, &Changes::default(), bodies).map_err(|e| at(place, e))
             })
-        })
+        }))
     }
 
     /// Fills in the bodies that stand apart, of which some are in these changes of a batch.
@@ -444,16 +444,19 @@ impl Log {
     /// Reads in one short transaction. redb does not check what it reads, and may panic on a page that was damaged
     /// since the file was opened: to a caller that is an error like any other damage.
     pub(super) fn reading<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
-        let reader = self.moment()?;
-        unwound(|| read(&reader))
+        self.reading_at(|reader| unwound(|| read(reader)))
+    }
+
+    /// The same, where what panics is known already. Meanwhile the file is not opened anew.
+    pub(super) fn reading_at<T>(&self, read: impl FnOnce(&ReadTransaction) -> Result<T>) -> Result<T> {
+        let state = self.open.read();
+        let open = state.opened()?;
+        open.as_of_now(open.moment().and_then(|reader| read(&reader)))
     }
 
     /// The file as it is at this moment.
     pub(super) fn moment(&self) -> Result<ReadTransaction> {
-        let state = self.open.read();
-        let open = state.opened()?;
-        open.follows.catch_up(&open.database, &open.latest)?;
-        unwound(|| open.database.begin_read())
+        self.open.read().opened()?.moment()
     }
 }
 

@@ -62,10 +62,8 @@ impl Shared {
             match self.log.read(found)? {
                 Some(record) if record.born == born => {
                     let hash = self.index.hash(&record.key);
-                    let shard = self.index.shard(hash);
-                    // Whose it is now it was when it was read, as long as it stands there.
-                    if shard.places(hash).any(|still| still == found) {
-                        return Ok(Some(Seen { owner: shard.owner(hash, &record.key), record }));
+                    if let Ok(seen) = self.seen_there(hash, found, record) {
+                        return Ok(Some(seen));
                     }
                 }
                 Some(_) => return Err(exchanged(found)),
@@ -120,10 +118,20 @@ impl Shared {
         !self.is_moving.load(Ordering::Acquire)
     }
 
-    pub(super) fn seen(&self, record: Record) -> Seen {
+    /// A record that was read at this place with its owner; where it moved since, as it is now.
+    pub(super) fn seen_at(&self, place: Place, record: Record) -> Seen {
         let hash = self.index.hash(&record.key);
-        let owner = self.index.shard(hash).owner(hash, &record.key);
-        Seen { record, owner }
+        self.seen_there(hash, place, record).unwrap_or_else(|record| {
+            let now = self.find(&record.key, hash).ok().flatten();
+            now.unwrap_or(Seen { record, owner: None })
+        })
+    }
+
+    /// Whose the record is now it was when it was read, as long as it stands there; else it is given back.
+    fn seen_there(&self, hash: KeyHash, place: Place, record: Record) -> Result<Seen, Record> {
+        let shard = self.index.shard(hash);
+        let stands = shard.places(hash).any(|still| still == place);
+        if stands { Ok(Seen { owner: shard.owner(hash, &record.key), record }) } else { Err(record) }
     }
 }
 

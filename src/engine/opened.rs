@@ -7,10 +7,10 @@
 
 use std::sync::Arc;
 
-use redb::WriteTransaction;
+use redb::{ReadTransaction, WriteTransaction};
 
 use super::changes::Changes;
-use super::disk::{Backend, Disk};
+use super::disk::{Backend, Disk, Fault};
 use super::error::{drop_unwinding, engine, unwound};
 use super::follows::Follows;
 use super::journal::{self, Found, Head, Journal};
@@ -60,13 +60,19 @@ impl Open {
             return Self::checked(disk, head, opening);
         }
         let (head, damaged) = match Head::read(&*disk) {
+            Err(error) if error.kind() == ErrorKind::NewerFormat => return Err(error),
             Err(error) => (Head::find(&*disk), Some(error)),
             Ok(head) => (head, None),
         };
         let whole = Opening { check: OpenCheck::Full, ..opening.clone() };
         let as_left = || Self::as_left(Arc::clone(&disk), head, opening.cache_bytes);
         // Where nothing is left either, what is damaged first is told.
-        let opened = unwound(|| Self::checked(Arc::clone(&disk), head, &whole)).or_else(|e| as_left().map_err(|_| e));
+        let opened = unwound(|| Self::checked(Arc::clone(&disk), head, &whole));
+        let opened = opened.or_else(|error| match error.kind() {
+            // It is whole, and what this version of the crate does not know of it would be left out unheard.
+            ErrorKind::NewerFormat => Err(error),
+            _ => as_left().map_err(|left| if left.kind() == ErrorKind::NewerFormat { left } else { error }),
+        });
         match opened {
             Ok(mut open) => {
                 open.damaged.extend(damaged);
@@ -125,6 +131,11 @@ impl Open {
         let mut open = Self::of(Redb::as_left(builder(cache_bytes), backend.clone())?, backend);
         // Where no table is found nothing is left.
         unwound(|| open.tables().map(drop))?;
+        if let Err(newer) = unwound(|| open.known_format())
+            && newer.kind() == ErrorKind::NewerFormat
+        {
+            return Err(newer);
+        }
         match unwound(|| open.find(head)) {
             Ok(Some(Found { changes, damaged, .. })) => {
                 open.untold = Changes::said(&changes)?;
@@ -235,6 +246,23 @@ impl Open {
     pub(super) fn begin_write(&self) -> Result<WriteTransaction> {
         self.follows.catch_up(&self.database, &self.latest)?;
         self.database.begin_write()
+    }
+
+    /// redb as it is at this moment, with all that is durable.
+    pub(super) fn moment(&self) -> Result<ReadTransaction> {
+        self.follows.catch_up(&self.database, &self.latest)?;
+        unwound(|| self.database.begin_read())
+    }
+
+    /// What was read, or why nothing was: after a full disk redb reads nothing any more until it is opened anew, which
+    /// the writer does.
+    pub(super) fn as_of_now<T>(&self, read: Result<T>) -> Result<T> {
+        match read {
+            Err(error) if error.kind() == ErrorKind::Failed && self.backend.fault().is_some_and(Fault::is_full) => {
+                Err(Error::because(ErrorKind::Full, "the disk is full, and the file is about to be opened anew", error))
+            }
+            read => read,
+        }
     }
 
     fn mark(&self, transaction: &WriteTransaction) -> Result<()> {

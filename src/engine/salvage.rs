@@ -31,7 +31,8 @@ impl Log {
         let known = self.reading(meta::read).ok();
         self.probes_to = known.map(|meta| meta.next.saturating_sub(1));
         let in_redb = Place::STARTS.map(|place| self.reading(|reader| len(reader, place)).unwrap_or_default());
-        let counted = in_redb.iter().sum::<u64>() + self.untold.places().count() as u64;
+        let in_journal = self.untold.places().filter(|place| !self.holds(*place).unwrap_or(false)).count() as u64;
+        let counted = in_redb.iter().sum::<u64>() + in_journal;
         // Told at the end of a listing; here every error is counted as a row.
         let unread = std::mem::take(&mut self.unread);
         let (mut found, mut damaged) = (0, 0);

@@ -290,7 +290,7 @@ impl Writer {
                     }
                 }
                 Err(failure) => {
-                    let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
+                    let is_full = self.is_full(&failure);
                     let refusal = if is_full { full } else { stopped };
                     behind.drain(..).for_each(|request: Request| request.refuse(refusal(failure.error())));
                     self.recover(failure, requests, done, now);
@@ -339,9 +339,7 @@ impl Writer {
         }
         shared.log.check_name().map_err(Failure::In)?;
         self.numbers.reserved = self.numbers.reserved.max(self.meta.next);
-        if done.keeps_time {
-            shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
-        }
+        shared.durable_time.fetch_max(now.time.as_millis(), Ordering::AcqRel);
         shared.meter.commits.fetch_add(1, Ordering::Relaxed);
         shared.meter.changes.fetch_add(done.moves.len() as u64, Ordering::Relaxed);
         let (took, sync) = (began.elapsed(), shared.log.take_sync_time());
@@ -371,15 +369,14 @@ impl Writer {
         self.retention.sweep(&mut batch, shared.policy)?;
         let is_idle = batch.is_idle;
         let tells_time = done.tells_time && now.time.as_millis() > shared.durable_time.load(Ordering::Acquire);
-        // A batch that leaves no row of its own keeps its time nowhere else.
-        let leaves_nothing = done.is_change() && row_left(&done.moves).is_none();
+        // A batch that leaves no row of its own keeps its time nowhere else. One that comes from an export may be of
+        // another time.
+        let leaves_nothing = done.is_change() && (done.adopts || row_left(&done.moves).is_none());
         let is_reserve_low = self.numbers.next.saturating_add(RESERVE / 2) > self.numbers.reserved;
         let reserves = is_reserve_low && (done.is_change() || self.numbers.reserved == 0);
         // Where nobody waits, redb takes in what is in the journal alone.
         let takes_in = is_idle && shared.log.is_journal_ahead();
-        let writes_meta = tells_time || leaves_nothing || reserves || takes_in;
-        done.keeps_time = writes_meta || !done.adopts;
-        if writes_meta {
+        if tells_time || leaves_nothing || reserves || takes_in {
             let ahead = if reserves { RESERVE } else { 0 };
             self.meta.next = self.meta.next.max(self.numbers.next.saturating_add(ahead).min(NUMBER_MAX));
             self.meta.highest_time = self.meta.highest_time.max(now.time.as_millis());
@@ -389,9 +386,15 @@ impl Writer {
         Ok(done.is_change())
     }
 
+    /// Whether it is a full disk alone that kept a batch from being done. Where a reader met it as redb was told what
+    /// is durable, the error tells it.
+    fn is_full(&self, failure: &Failure) -> bool {
+        self.shared.log.fault().map_or(failure.error().kind() == ErrorKind::Full, Fault::is_full)
+    }
+
     /// After a fault: tells everybody what is known, and goes on or stops for good.
     fn recover(&mut self, failure: Failure, requests: &mut Vec<Request>, done: Done, now: Now) {
-        let is_full = self.shared.log.fault().is_some_and(Fault::is_full);
+        let is_full = self.is_full(&failure);
         let is_in_commit = matches!(failure, Failure::In(_));
         let error = failure.into_error();
         self.shared.keep_fault(&error);
@@ -423,6 +426,7 @@ impl Writer {
         self.shared.is_full.store(true, Ordering::Release);
         self.full = Some(Full { backoff, until: self.later(backoff), is_closed, in_doubt });
         if landed == Some(true) {
+            self.shared.meter.commits.fetch_add(1, Ordering::Relaxed);
             return done.publish(&self.shared, requests, now);
         }
         if landed.is_some() {

@@ -14,6 +14,7 @@ use super::corrupt;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::key::{Algorithm, Fingerprint, Key};
+use crate::payload::PAYLOAD_BYTES_LIMIT;
 use crate::record::step::{Late, Note, Step, StepStanding};
 use crate::record::{Body, Checkpoint, Outcome, Phase, Record, Revision, format};
 
@@ -219,6 +220,10 @@ impl OperationLine {
         };
         if record.since > record.written {
             return Err(corrupt("it was changed before it was claimed"));
+        }
+        // The largest that a store takes, with what the layer of HTTP puts beside it; redb refuses a row of 3 GiB.
+        if record.bytes_here_max() > 2 * PAYLOAD_BYTES_LIMIT {
+            return Err(corrupt("a payload of it is larger than any that a store takes"));
         }
         // What the format refuses to read could never be read again.
         let mut row = Vec::new();

@@ -117,6 +117,12 @@ impl Record {
         self.bodies().map(|body| body.bytes().len() as u64).sum()
     }
 
+    /// Bytes of the largest payload that is here.
+    #[cfg(feature = "export")]
+    pub(crate) fn bytes_here_max(&self) -> usize {
+        self.bodies().map(|body| body.bytes().len()).max().unwrap_or_default()
+    }
+
     pub(crate) fn step(&self, name: &str) -> Option<&Step> {
         self.steps.iter().find(|step| &*step.name == name)
     }
