@@ -502,6 +502,21 @@ mod tests {
         assert!(woken.woken.load(Ordering::Acquire));
     }
 
+    /// Closures of the server's run on the writer's thread, which is the writer's after them as well.
+    #[test]
+    fn a_thread_is_waited_for_after_a_work_as_it_was_before_it() {
+        let may = || (may_ask().is_ok(), may_block().is_ok());
+        assert_eq!(may(), (true, true));
+        thread_waited_for(|| {
+            assert_eq!(may(), (true, false));
+            waited_for(|| assert_eq!(may(), (false, false)));
+            assert_eq!(may(), (true, false));
+            std::panic::catch_unwind(|| waited_for(|| panic!("no flour"))).unwrap_err();
+            assert_eq!(may(), (true, false));
+        });
+        assert_eq!(may(), (true, true));
+    }
+
     #[test]
     fn an_answer_nobody_takes_is_dropped() {
         let carried = Arc::new(());

@@ -490,32 +490,51 @@ fn p8_a_panic_in_dropping_what_a_closure_left_stops_nobody_else() {
     store.verify().unwrap();
 }
 
-/// A waker of an executor that runs its task where it is woken: on the writer's own thread.
+/// A waker of an executor that runs its task where it is woken: on the writer's own thread. The task would wait, if
+/// only for a moment, and is to be refused.
 struct RunsAtOnce(Store, AtomicUsize);
 
 impl Wake for RunsAtOnce {
     fn wake(self: Arc<Self>) {
-        let claim = self.0.claim(&key("while woken"), request()).wait();
+        let claim = self.0.claim(&key("while woken"), request()).wait_for(Duration::ZERO);
         if claim.is_err_and(|error| error.kind() == ErrorKind::WouldDeadlock) {
             self.1.fetch_add(1, Ordering::SeqCst);
         }
     }
 }
 
-#[test]
-fn a_waker_that_runs_its_task_at_once_does_not_hang_the_store() {
-    let gate = Gate::new();
-    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
-    gate.hold(&store);
+/// Has a task run on the writer's thread of this store.
+#[track_caller]
+fn wake_on_its_thread(store: &Store, gate: &Gate) {
+    gate.hold(store);
     let waker = Arc::new(RunsAtOnce(store.clone(), AtomicUsize::new(0)));
     let mut pending = store.claim(&key("order"), request());
     let polled = std::pin::Pin::new(&mut pending).poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
     assert!(matches!(polled, Poll::Pending));
     gate.open();
-    in_time(&store, store.revoke(&key("settle"))).unwrap();
-    assert!(matches!(in_time(&store, pending).unwrap(), Claim::Run(_)));
+    in_time(store, store.revoke(&key("settle"))).unwrap();
+    assert!(matches!(in_time(store, pending).unwrap(), Claim::Run(_)));
     assert_eq!(waker.1.load(Ordering::SeqCst), 1, "it was refused on the writer's thread");
     store.verify().unwrap();
+}
+
+#[test]
+fn a_waker_that_runs_its_task_at_once_does_not_hang_the_store() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
+    wake_on_its_thread(&store, &gate);
+}
+
+#[test]
+fn nor_does_one_that_is_woken_where_closures_ran_before() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
+    inside(&store, || ());
+    wake_on_its_thread(&store, &gate);
+    let mut outer = run(&store, &key("outer"));
+    let panics = outer.advance_with("panic", &(), |_| panic_any("no flour"));
+    assert_eq!(kind(in_time(&store, panics)), ErrorKind::Aborted);
+    wake_on_its_thread(&store, &gate);
 }
 
 /// Likewise where a test says when the writer works: that is what it is at.
