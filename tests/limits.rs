@@ -8,8 +8,8 @@ use std::fs;
 use std::time::Duration;
 
 use reentry::{
-    Builder, Claim, Error, ErrorKind, Failure, Fingerprint, Key, ManualClock, Request, Resolution, Run, SimulatedDisk,
-    Store,
+    Bincode, Builder, Claim, Error, ErrorKind, Failure, Fingerprint, Key, ManualClock, Payload, Request, Resolution,
+    Revision, Run, SimulatedDisk, Store,
 };
 
 mod support;
@@ -196,10 +196,7 @@ fn a_payload_over_the_limit_is_refused_before_it_is_copied() {
             Ok(_) => assert!(is_kept),
             Err(error) => expected(error.kind()),
         }
-        match store
-            .advance(&at, run.checkpoint().map_or(reentry::Revision::NONE, |c| c.revision()), "x", &payload)
-            .wait()
-        {
+        match store.advance(&at, run.checkpoint().map_or(Revision::NONE, |c| c.revision()), "x", &payload).wait() {
             Ok(_) => assert!(is_kept),
             Err(error) => expected(error.kind()),
         }
@@ -225,6 +222,52 @@ fn a_payload_over_the_limit_is_refused_before_it_is_copied() {
         let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")?.trim().strip_suffix(" kB"));
         assert!(peak.unwrap().parse::<u64>().unwrap() < 2 << 20, "{peak:?} kB were used at once");
     }
+    store.verify().unwrap();
+}
+
+/// As many bytes, which nobody can tell before they are made.
+struct Opaque(usize);
+
+impl Payload for Opaque {
+    fn encode(&self) -> Result<Vec<u8>, Error> {
+        Ok(vec![7; self.0])
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        Ok(Self(bytes.len()))
+    }
+}
+
+/// Gives a payload that is just small enough, and one that has a byte more, wherever there is one to give.
+#[track_caller]
+fn is_taken_up_to_the_limit<P: Payload>(store: &Store, key: &Key, payload: impl Fn(usize) -> P) {
+    let (fits, over) = (payload(0), payload(1));
+    let asked = |kept| store.claim(key, Request::from(support::request()).keep(kept)).wait();
+    let mut refused = vec![kind(asked(&over))];
+    let mut owner = run_of(asked(&fits).unwrap());
+    refused.push(kind(owner.advance("paid", &over).wait()));
+    refused.push(kind(owner.advance_with("paid", &over, |_| Ok(())).wait()));
+    refused.push(kind(store.advance(key, Revision::NONE, "paid", &over).wait()));
+    owner.advance("paid", &fits).wait().unwrap();
+    refused.push(kind(owner.step("charge").run_keyed(|_| Ok::<_, Failure>(payload(1)))));
+    owner.step("mail").run_keyed(|_| Ok::<_, Failure>(payload(0))).unwrap();
+    refused.push(kind(owner.complete_with(&over, |_| Ok(())).wait()));
+    refused.push(kind(owner.fail_with(&over, |_| Ok(())).wait()));
+    refused.push(kind(owner.complete(&over).wait()));
+    refused.push(kind(run(store, key).fail(&over).wait()));
+    assert_eq!(refused, [ErrorKind::PayloadTooLarge; 9]);
+    run(store, key).complete(&fits).wait().unwrap();
+}
+
+#[test]
+fn p6_what_is_over_the_limit_only_once_it_is_encoded_is_refused_too() {
+    let most = 1000;
+    let store = Store::builder().payload_bytes_max(most).in_memory().unwrap();
+    is_taken_up_to_the_limit(&store, &key("own", 0), |more| Opaque(most + more));
+    // A length of eight bytes stands before it, or quotes around it.
+    is_taken_up_to_the_limit(&store, &key("bincode", 0), |more| Bincode("x".repeat(most - 8 + more)));
+    #[cfg(feature = "json")]
+    is_taken_up_to_the_limit(&store, &key("json", 0), |more| reentry::Json("x".repeat(most - 2 + more)));
     store.verify().unwrap();
 }
 
