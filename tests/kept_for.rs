@@ -4,8 +4,8 @@ mod support;
 
 use std::time::Duration;
 
-use reentry::{Claim, ManualClock, SimulatedDisk, Store};
-use support::{START, key, request, run};
+use reentry::{Claim, ErrorKind, ManualClock, SimulatedDisk, Store};
+use support::{START, key, kind, request, run};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(1);
@@ -87,4 +87,33 @@ fn p6_what_is_kept_longer_makes_room_for_its_neighbours_once_a_retention() {
     assert_eq!(store.stats().unwrap().operations, 1);
     let hours = |hours: u32| START + HOUR * hours;
     assert_eq!(written, [START, hours(1), hours(1), hours(2), hours(2), hours(3)]);
+}
+
+/// A closure of the server's that fails ends nothing: the run goes on with all that was said to it.
+#[test]
+fn p5_p8_what_its_run_said_holds_for_the_end_that_is_made_though_one_before_it_failed() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let store = open(&disk, &clock);
+    for name in ["completed", "failed", "panicked"] {
+        let mut owner = run(&store, &key(name));
+        owner.keep_for(HOUR * 5);
+        let aborted = match name {
+            "completed" => owner.complete_with(&(), |_| Err("no flour".into())),
+            "failed" => owner.fail_with(&(), |_| Err("no flour".into())),
+            _ => owner.complete_with(&(), |_| panic!("no flour")),
+        };
+        assert_eq!(kind(aborted.wait()), ErrorKind::Aborted);
+        match name {
+            "completed" => owner.complete_with(&(), |_| Ok(())).wait(),
+            "failed" => owner.fail(&()).wait(),
+            _ => owner.complete(&()).wait(),
+        }
+        .unwrap();
+        assert_eq!(store.progress(&key(name)).unwrap().unwrap().kept_until(), Some(START + HOUR * 5), "{name}");
+    }
+    clock.advance(HOUR * 4 + NEARLY_AN_HOUR);
+    assert!(["completed", "failed", "panicked"].iter().all(|name| is_kept(&store, name)));
+    clock.advance(MOMENT);
+    assert!(["completed", "failed", "panicked"].iter().all(|name| !is_kept(&store, name)));
+    store.verify().unwrap();
 }
