@@ -95,6 +95,29 @@ fn p2_it_is_durable_with_its_first_durable_call_and_nothing_is_before() {
 }
 
 #[test]
+fn p2_it_is_deferred_in_whatever_order_that_and_what_it_keeps_are_said() {
+    let pizzas = b"two pizzas".to_vec();
+    let asks: [fn(&Vec<u8>) -> Request; 4] = [
+        |pizzas| Request::of(pizzas).deferred(),
+        |pizzas| Request::from(request()).keep(pizzas).deferred(),
+        |pizzas| Request::from(request()).deferred().keep(pizzas),
+        |pizzas| Request::of("an earlier text").deferred().keep(pizzas),
+    ];
+    for (nth, ask) in asks.into_iter().enumerate() {
+        let (store, disk) = on_disk(Store::builder());
+        let calls = disk.calls();
+        let owner = run_of(store.claim(&key("order"), ask(&pizzas)).wait().unwrap());
+        assert_eq!((owner.attempt(), owner.request()), (1, Some(&*pizzas)), "{nth}");
+        settle(&store);
+        assert_eq!(disk.calls(), calls, "{nth}: nothing is written before its first durable call");
+        let again = run(&after_a_cut(&disk), &key("order"));
+        assert_eq!(again.attempt(), 1, "{nth}: after a crash it was never claimed");
+        drop(owner);
+        store.verify().unwrap();
+    }
+}
+
+#[test]
 fn p2_p4_it_is_there_with_its_first_intent_when_the_effect_runs() {
     let (store, disk) = on_disk(Store::builder());
     let mut run = deferred_run(&store, &key("order"));

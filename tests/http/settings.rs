@@ -91,8 +91,9 @@ fn p5_layers_with_names_of_their_own_tell_their_services_apart() {
 /// One durable wait less: the claim is written with the outcome.
 #[test]
 fn a_deferred_claim_is_written_with_its_outcome() {
-    for (is_deferred, expected) in [(false, 2), (true, 1)] {
-        let server = counting(|layer| if is_deferred { layer.deferred() } else { layer });
+    for (is_deferred, keeps_requests, expected) in [(false, false, 2), (true, false, 1), (true, true, 1)] {
+        let deferred = |layer: IdempotencyLayer| if is_deferred { layer.deferred() } else { layer };
+        let server = counting(|layer| if keeps_requests { deferred(layer).keep_requests() } else { deferred(layer) });
         let before = server.store.stats().unwrap().changes;
         assert!(is_kept(&server, &request("ada", "/orders", "k", "")));
         assert_eq!(server.store.stats().unwrap().changes - before, expected);
