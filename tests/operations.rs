@@ -8,6 +8,8 @@ use reentry::{Cursor, ErrorKind, ManualClock, Operations, Progress, SimulatedDis
 use support::{START, does, key, run, times_out};
 
 const HOUR: Duration = Duration::from_secs(3600);
+const MOMENT: Duration = Duration::from_millis(1);
+const NEARLY_AN_HOUR: Duration = Duration::from_millis(3_600_000 - 1);
 
 fn name(progress: &Progress) -> String {
     progress.key().key().to_owned()
@@ -265,4 +267,66 @@ fn p10_a_damaged_row_is_an_error_in_its_place_and_the_next_ones_follow() {
     std::io::Write::write_all(&mut std::fs::OpenOptions::new().write(true).open(&path).unwrap(), &image).unwrap();
     let told: Vec<_> = store.operations().map(|it| it.map(|it| name(&it)).map_err(|e| e.kind())).collect();
     assert_eq!(told, [Ok("3".to_owned()), Err(ErrorKind::Corrupt), Ok("1".to_owned())]);
+}
+
+#[test]
+fn p5_until_when_an_outcome_is_kept_is_told_while_it_is_whether_it_was_removed_or_not() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).retention(2 * HOUR).tombstones(HOUR).in_memory().unwrap();
+    // It is kept longer, and holds up what stands behind it.
+    run(&store, &key("b")).complete(&()).wait().unwrap();
+    let mut run = run(&store, &key("a"));
+    run.keep_for(HOUR);
+    run.complete(&()).wait().unwrap();
+    let told = || {
+        let progress = store.progress(&key("a")).unwrap().unwrap();
+        let listed = store.operations().map(Result::unwrap).find(|it| it.key() == &key("a")).unwrap();
+        assert_eq!(listed.kept_until(), progress.kept_until());
+        (progress.state(), progress.ended_at(), progress.kept_until(), progress.known_until())
+    };
+    let (ended, kept, known) = (Some(START), Some(START + HOUR), Some(START + 2 * HOUR));
+    clock.advance(NEARLY_AN_HOUR);
+    assert_eq!(told(), (State::Succeeded, ended, kept, known));
+    clock.advance(MOMENT);
+    assert_eq!(told(), (State::Gone, ended, None, known));
+    assert_eq!(store.stats().unwrap().tombstones, 0, "it was not removed");
+    clock.advance(NEARLY_AN_HOUR);
+    support::settle(&store);
+    assert_eq!(told(), (State::Gone, ended, None, known));
+}
+
+#[test]
+fn p11_what_is_exactly_as_young_is_young_enough() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
+    drop(run(&store, &key("first")));
+    clock.advance(HOUR);
+    run(&store, &key("second")).complete(&()).wait().unwrap();
+    clock.advance(HOUR);
+    let younger = |age| names(store.operations().younger_than(age));
+    assert_eq!(younger(2 * HOUR), ["second", "first"]);
+    assert_eq!(younger(HOUR + NEARLY_AN_HOUR), ["second"]);
+    assert_eq!(younger(HOUR), ["second"]);
+    assert_eq!(younger(NEARLY_AN_HOUR), [""; 0]);
+    assert_eq!(names(store.operations().younger_than(2 * HOUR).older_than(2 * HOUR)), ["first"]);
+    assert_eq!(younger(Duration::MAX), ["second", "first"]);
+}
+
+#[test]
+fn p4_what_ended_with_a_step_in_doubt_is_not_among_what_somebody_must_look_into() {
+    let store = Store::builder().in_memory().unwrap();
+    for name in ["completed", "failed", "open"] {
+        let mut order = run(&store, &key(name));
+        times_out(&mut order, "charge");
+        match name {
+            "completed" => drop(order.complete(&()).wait().unwrap()),
+            "failed" => drop(order.fail(&()).wait().unwrap()),
+            _ => drop(order),
+        }
+        assert_eq!(store.progress(&key(name)).unwrap().unwrap().in_doubt().count(), 1, "{name}");
+    }
+    assert_eq!(names(store.operations().in_doubt()), ["open"]);
+    assert_eq!(names(store.operations().in_doubt().oldest_first()), ["open"]);
+    assert_eq!(names(store.operations().in_doubt().in_state(State::Succeeded).in_state(State::Failed)), [""; 0]);
+    assert_eq!(store.stats().unwrap().in_doubt, 1);
 }

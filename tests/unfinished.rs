@@ -188,6 +188,34 @@ fn scope_age_and_position_narrow_the_list_together() {
     store.verify().unwrap();
 }
 
+/// Else whoever pages by where the list stands would be given the same rows to leave out again and again.
+#[test]
+fn p6_a_list_stands_behind_what_it_left_out_too() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
+    leave(&store, "old");
+    clock.advance(10 * SECOND);
+    // More than is read at a time, 256.
+    for nth in 0..300 {
+        drop(run(&store, &Key::new("others", nth.to_string()).unwrap()));
+    }
+    let position = |key: &Key| store.progress(key).unwrap().unwrap().position();
+    let (first, last) = (position(&key("old")), position(&Key::new("others", "299").unwrap()));
+    for mut list in [store.unfinished().of_scope("scope"), store.unfinished().older_than(10 * SECOND)] {
+        assert_eq!(name(&list.next().unwrap().unwrap()), "old");
+        assert_eq!(list.position(), first, "it has looked at nothing behind what it gave");
+        assert!(list.next().is_none());
+        assert_eq!(list.position(), last, "it has looked at all");
+        assert!(list.next().is_none());
+    }
+    let unfound = |mut list: reentry::Unfinished| (list.by_ref().count(), list.position());
+    assert_eq!(unfound(store.unfinished().of_scope("nobody's")), (0, last));
+    assert_eq!(unfound(store.unfinished().older_than(11 * SECOND)), (0, last));
+    leave(&store, "new");
+    assert_eq!(names(store.unfinished().of_scope("scope").after(last)), ["new"]);
+    store.verify().unwrap();
+}
+
 #[test]
 fn p3_the_list_tells_how_far_each_got_and_who_is_at_work() {
     let store = Store::builder().attempts_max(2).in_memory().unwrap();
