@@ -339,6 +339,27 @@ fn p9_only_the_scope_it_is_told_is_resumed() {
 }
 
 #[test]
+fn p9_only_its_scope_is_resumed_behind_the_first_that_it_found_too() {
+    let store = in_memory();
+    let foreign = |nth: u32| Key::new("scope of others", nth.to_string()).unwrap();
+    // More than it finds ahead at a time, 256, stand before the first of the others' operations.
+    for nth in 0..320 {
+        leave(&store, &key(&nth.to_string()));
+        if nth >= 280 {
+            leave(&store, &foreign(nth));
+        }
+    }
+    let resumer = builder(&store).scope("scope").start(complete).unwrap();
+    until("ours are finished", || resumer.stats().finished >= 320);
+    look(&store, &resumer, "ours too");
+    resumer.stop();
+    for nth in 280..320 {
+        assert_eq!((state(&store, &foreign(nth)), attempt(&store, &foreign(nth))), (State::Unfinished, 1), "{nth}");
+    }
+    store.verify().unwrap();
+}
+
+#[test]
 fn p1_two_resumers_share_the_work() {
     const OPERATIONS: u64 = 200;
     let store = in_memory();

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Condvar, Mutex};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use reentry::{Clock, Key, ManualClock, Run, SimulatedDisk, State, Store, Timestamp};
 
@@ -206,6 +206,72 @@ fn what_failed_is_left_alone_for_its_pause_until_a_wake_ends_that() {
     resumer.wake();
     until("it is tried again", || state(&store, &key("unlucky")) == State::Succeeded);
     assert_eq!(attempt(&store, &key("unlucky")), 3);
+    resumer.stop();
+    store.verify().unwrap();
+}
+
+/// Nothing here is measured but that it was not too early, which no slow machine changes.
+#[test]
+fn what_fails_again_is_left_alone_twice_as_long_each_time_up_to_the_most() {
+    let store = Store::builder().attempts_max(u32::MAX).in_memory().unwrap();
+    leave(&store, &key("unlucky"));
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let resumer = builder(&store).backoff(Duration::from_millis(10), Duration::from_millis(50));
+    let resumer = resumer.start(move |run: Run| {
+        let begun = Instant::now();
+        if run.attempt() == 8 {
+            return complete(run).map_err(io::Error::other);
+        }
+        drop(run);
+        tell.lock().unwrap().send((begun, Instant::now())).unwrap();
+        Err(io::Error::other("no flour"))
+    });
+    let resumer = resumer.unwrap();
+    let runs = [(); 6].map(|()| got(&told));
+    let pauses: Vec<_> = runs.windows(2).map(|runs| runs[1].0 - runs[0].1).collect();
+    let least = [10, 20, 40, 50, 50].map(Duration::from_millis);
+    assert!(pauses.iter().zip(least).all(|(pause, least)| *pause >= least), "{pauses:?}");
+    until("it is finished", || resumer.stats().finished == 1);
+    resumer.stop();
+    store.verify().unwrap();
+}
+
+/// Twice as long each time would be days by then.
+#[test]
+fn what_fails_all_the_time_is_left_alone_for_no_longer_than_the_most() {
+    let store = Store::builder().attempts_max(u32::MAX).in_memory().unwrap();
+    leave(&store, &key("unlucky"));
+    let resumer = builder(&store).backoff(Duration::from_millis(1), Duration::from_millis(2));
+    let resumer = resumer.start(|run: Run| match run.attempt() {
+        ..40 => Err(io::Error::other("no flour")),
+        _ => complete(run).map_err(io::Error::other),
+    });
+    let resumer = resumer.unwrap();
+    until("it is finished", || resumer.stats().finished == 1);
+    assert_eq!(resumer.stats().failed, 38);
+    resumer.stop();
+}
+
+#[test]
+fn p6_what_is_dropped_at_its_last_try_has_failed_and_is_told() {
+    let store = Store::builder().attempts_max(2).in_memory().unwrap();
+    leave(&store, &key("unlucky"));
+    let (tell, told) = channel();
+    let tell = Mutex::new(tell);
+    let resumer = builder(&store).on_failure(move |key, error| {
+        tell.lock().unwrap().send((key.clone(), error.to_string())).unwrap();
+    });
+    let resumer = resumer.start(|run: Run| {
+        run.release();
+        Ok::<_, io::Error>(())
+    });
+    let resumer = resumer.unwrap();
+    until("its run is counted", || resumer.stats().finished + resumer.stats().failed == 1);
+    assert_eq!((resumer.stats().finished, resumer.stats().failed), (0, 1));
+    let (of, error) = told.try_recv().unwrap();
+    assert!(of == key("unlucky") && error.contains("dropped"), "{error}");
+    assert_eq!(state(&store, &key("unlucky")), State::Stuck);
     resumer.stop();
     store.verify().unwrap();
 }
