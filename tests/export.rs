@@ -136,6 +136,31 @@ fn p3_p5_what_is_imported_tells_all_that_was_exported() {
     }
 }
 
+/// A late result of no bytes would say that the effect happened.
+#[test]
+fn p4_p7_a_late_report_that_nothing_happened_is_no_late_result_after_an_import() {
+    let (clock, key) = (ManualClock::at(START), key("order"));
+    let (one, other) = (builder(&clock).in_memory().unwrap(), builder(&clock).in_memory().unwrap());
+    for came_to in [Err(not_applied("no such card")), Ok(())] {
+        let mut fenced = run(&one, &key);
+        let told = fenced.step("charge").run_keyed(|_| {
+            assert!(one.revoke(&key).wait().unwrap());
+            drop(run(&one, &key));
+            came_to
+        });
+        assert_eq!(kind(told), ErrorKind::Fenced);
+    }
+    support::settle(&one);
+    assert_eq!(import(&other, &exported(&one)).unwrap().new, 1);
+    for store in [&one, &other] {
+        let step = support::step_of(store, &key, "charge").unwrap();
+        let late: Vec<_> = step.late().iter().map(|late| late.bytes()).collect();
+        assert_eq!(late, [None, Some(&b""[..])]);
+    }
+    assert_eq!((told(&other), exported(&other)), (told(&one), exported(&one)));
+    other.verify().unwrap();
+}
+
 #[test]
 fn an_import_that_is_done_again_is_harmless_and_one_that_was_broken_off_is_completed() {
     let (one, clock) = filled();
@@ -514,17 +539,33 @@ fn an_export_shows_one_moment_while_the_store_serves() {
     assert!(before.lines().filter(|line| !line.contains("\"fresh\"")).take(4).all(|line| lines.contains(line)));
 }
 
+/// A disk without room.
+struct Full;
+
+impl Write for Full {
+    fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+        Err(io::ErrorKind::StorageFull.into())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn p2_all_of_an_export_is_written_when_it_answers_through_a_buffer_too() {
+    let (one, _) = filled();
+    let lines = exported(&one);
+    // It has room for all of them, so nothing goes on but as it is flushed.
+    let mut buffered = io::BufWriter::with_capacity(2 * lines.len(), Vec::new());
+    one.export(&mut buffered, |_| GO_ON).unwrap();
+    assert!(buffered.get_ref() == lines.as_bytes(), "{} bytes of {}", buffered.get_ref().len(), lines.len());
+    let mut buffered = io::BufWriter::with_capacity(2 * lines.len(), Full);
+    assert_eq!(kind(one.export(&mut buffered, |_| GO_ON)), ErrorKind::Full);
+}
+
 #[test]
 fn what_cannot_be_written_or_is_broken_off_is_an_error() {
-    struct Full;
-    impl Write for Full {
-        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-            Err(io::ErrorKind::StorageFull.into())
-        }
-        fn flush(&mut self) -> io::Result<()> {
-            Ok(())
-        }
-    }
     let (one, _) = filled();
     assert_eq!(kind(one.export(Full, |_| GO_ON)), ErrorKind::Full);
     let mut lines = Vec::new();
