@@ -6,12 +6,14 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use metrics_util::MetricKind;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use reentry::{Fingerprint, Key, Stats, Store};
-use support::{key, request, run, times_out};
+use reentry::{ErrorKind, Fingerprint, Key, Stats, Store};
+use support::{Gate, key, kind, request, run, settle, stand_in_line, times_out};
 
+const HOUR: Duration = Duration::from_secs(3600);
 const CANARY: &str = "canary-4111111111111111";
 
 /// What was published: name and labels, in the form of an exporter, with the value.
@@ -80,6 +82,82 @@ fn what_is_published_is_what_the_figures_tell() {
     close(counter("reentry_claims_total store=orders answer=begun"), float(claims.begun));
     let median = &found["reentry_commit_seconds store=orders quantile=0.5"];
     close(median.1, commit_time.unwrap().p50.as_secs_f64());
+}
+
+/// A store with other counts of everything that can be counted.
+fn store_of_many_figures(gate: &Gate) -> Store {
+    let clock = &gate.clock;
+    let builder = Store::builder().clock(gate.clone()).attempts_max(1).retention(HOUR).tombstones(HOUR);
+    let store = builder.operations_max(25).in_memory().unwrap();
+    let complete = |name: &str| drop(run(&store, &key(name)).complete(&vec![7_u8; 3_000]).wait().unwrap());
+    (0..2).for_each(|nth| complete(&format!("removed {nth}")));
+    clock.advance(HOUR);
+    settle(&store);
+    clock.advance(HOUR);
+    settle(&store);
+    (0..4).for_each(|nth| complete(&format!("tombstone {nth}")));
+    clock.advance(HOUR);
+    settle(&store);
+    (0..5).for_each(|nth| complete(&format!("completed {nth}")));
+    (0..6).for_each(|nth| times_out(&mut run(&store, &key(&format!("in doubt {nth}"))), "charge"));
+    // In one commit, so that there are far more changes than commits.
+    gate.hold(&store);
+    let stuck: Vec<_> = (0..7).map(|nth| store.claim(&key(&format!("stuck {nth}")), request())).collect();
+    gate.open();
+    for claim in stuck {
+        drop(claim.wait().unwrap());
+    }
+    let mut fenced = run(&store, &key("owned 0"));
+    assert!(store.revoke(&key("owned 0")).wait().unwrap());
+    (0..10).for_each(|_| assert_eq!(kind(fenced.advance("paid", &()).wait()), ErrorKind::Fenced));
+    clock.advance(HOUR / 3);
+    store
+}
+
+#[test]
+fn each_figure_is_published_under_its_own_name() {
+    let gate = Gate::new();
+    let store = store_of_many_figures(&gate);
+    let owned: Vec<_> = (0..3).map(|nth| run(&store, &key(&format!("owned {nth}")))).collect();
+    let in_line = [(); 8].map(|()| stand_in_line(&store, &key("owned 1")));
+    (0..11).for_each(|_| assert_eq!(kind(store.claim(&key("new"), request()).wait()), ErrorKind::Capacity));
+    settle(&store);
+    gate.hold(&store);
+    let claims: Vec<_> = (0..20).map(|nth| store.claim(&key(&format!("stuck {}", nth % 7)), request())).collect();
+    let (found, stats) = (published(|| store.publish_metrics("orders").unwrap()), store.stats().unwrap());
+    gate.open();
+    let told = [
+        ("oldest_unfinished_seconds", stats.oldest_unfinished.unwrap().as_secs()),
+        ("unfinished", stats.unfinished),
+        ("owned", stats.owned),
+        ("in_doubt", stats.in_doubt),
+        ("stuck", stats.stuck),
+        ("completed", stats.completed),
+        ("tombstones", stats.tombstones),
+        ("waiting", stats.waiting),
+        ("queued", stats.queued),
+        ("kept_bytes", stats.bytes),
+        ("file_bytes", stats.disk_bytes),
+        ("index_bytes", stats.index_bytes),
+        ("commits_total", stats.commits),
+        ("changes_total", stats.changes),
+        ("removed_total", stats.removed),
+        ("fenced_total", stats.fenced),
+        ("refused_total", stats.refused),
+        ("faults_total", stats.faults),
+    ];
+    for (name, figure) in told {
+        #[expect(clippy::cast_precision_loss, reason = "counts are small")]
+        let figure = figure as f64;
+        let (_, value) = found[&format!("reentry_{name} store=orders")];
+        assert!((value - figure).abs() < 1.0, "{name} is {figure}, and {value} is published");
+    }
+    let figures: BTreeSet<_> = told.iter().map(|(_, figure)| figure).collect();
+    assert_eq!(figures.len(), told.len(), "one would not be told from another: {told:?}");
+    for claim in claims {
+        drop(claim.wait().unwrap());
+    }
+    drop((owned, in_line));
 }
 
 #[test]
