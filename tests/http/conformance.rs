@@ -1,6 +1,5 @@
 //! The conformance table, row by row by the suite's own client, and all of it by clients that were not written here.
 
-use std::collections::HashMap;
 use std::io::{self, Read, Write};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
