@@ -321,12 +321,12 @@ fn p11_no_time_of_what_is_imported_is_later_than_the_stores_own() {
     for told in other.operations().map(Result::unwrap) {
         let mut times = vec![told.since(), told.changed_at()];
         times.extend(told.ended_at());
-        times.extend(told.checkpoint().map(|checkpoint| checkpoint.at()));
+        times.extend(told.checkpoint().map(reentry::Checkpoint::at));
         for step in told.steps() {
             times.push(step.begun_at());
             times.extend(step.settled_at());
-            times.extend(step.notes().iter().map(|note| note.at()));
-            times.extend(step.late().iter().map(|late| late.at()));
+            times.extend(step.notes().iter().map(reentry::Note::at));
+            times.extend(step.late().iter().map(reentry::Late::at));
         }
         assert!(times.iter().all(|time| *time == now), "{told:?}");
         assert!(told.known_until().is_none_or(|until| until > START + HOUR * 24 * 3650), "no retention is shortened");
