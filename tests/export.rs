@@ -210,6 +210,28 @@ fn p6_what_is_known_otherwise_is_left_as_it_is_and_told() {
     other.verify().unwrap();
 }
 
+/// A run here may be in the midst of an effect: what it comes to is for that run, or the next one, to say.
+#[test]
+fn p5_p6_what_is_unfinished_here_is_not_ended_by_an_import_whether_a_run_is_at_work_on_it_or_not() {
+    let clock = ManualClock::at(START);
+    let (one, other) = (builder(&clock).in_memory().unwrap(), builder(&clock).in_memory().unwrap());
+    for name in ["free", "owned"] {
+        run(&one, &key(name)).complete(&"ended elsewhere".to_owned()).wait().unwrap();
+    }
+    drop(run(&other, &key("free")));
+    let owner = run(&other, &key("owned"));
+    let mut differing = Vec::new();
+    let lines = exported(&one);
+    let imported = other.import(lines.as_bytes(), |_| GO_ON, |key| differing.push(key.key().to_owned())).unwrap();
+    differing.sort();
+    assert_eq!((imported.new, imported.differing, differing), (0, 2, vec!["free".to_owned(), "owned".to_owned()]));
+    let state = |name| other.progress(&key(name)).unwrap().unwrap().state();
+    assert_eq!((state("free"), state("owned")), (State::Unfinished, State::Owned));
+    let outcome = owner.complete(&"ended here".to_owned()).wait().unwrap();
+    assert_eq!(outcome.decode::<String>().unwrap(), "ended here");
+    other.verify().unwrap();
+}
+
 #[test]
 fn p10_an_export_that_was_cut_short_or_changed_is_refused() {
     let (one, _) = filled();

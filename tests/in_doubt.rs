@@ -448,3 +448,22 @@ fn stats_and_progress_count_what_is_in_doubt() {
     drop(runs);
     store.verify().unwrap();
 }
+
+/// A row has room for so many: one more could not be written.
+#[test]
+fn p4_of_a_step_that_is_resolved_by_hand_over_and_over_the_last_16_notes_are_kept() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    let noted = |store: &Store| {
+        let step = step_of(store, &key("order"), "charge").unwrap();
+        step.notes().iter().map(|note| note.text().to_owned()).collect::<Vec<_>>()
+    };
+    for nth in 1..=20 {
+        drop(run_in_doubt(&store, "order"));
+        let note = format!("asked {nth} times");
+        store.resolve(&key("order"), "charge", Resolution::DidNotHappen, &note).wait().unwrap();
+    }
+    let last: Vec<_> = (5..=20).map(|nth| format!("asked {nth} times")).collect();
+    assert_eq!((noted(&store), noted(&after_a_cut(&disk))), (last.clone(), last));
+    store.verify().unwrap();
+}

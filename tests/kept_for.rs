@@ -89,6 +89,28 @@ fn p6_what_is_kept_longer_makes_room_for_its_neighbours_once_a_retention() {
     assert_eq!(written, [START, hours(1), hours(1), hours(2), hours(2), hours(3)]);
 }
 
+/// Not at the end of the store's own retention.
+#[test]
+fn p5_the_tombstone_of_an_outcome_that_was_kept_shorter_stands_for_its_own_span_behind_it() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let store = open(&disk, &clock);
+    let mut owned = run(&store, &key("short"));
+    owned.keep_for(MOMENT);
+    owned.complete(&"done".to_owned()).wait().unwrap();
+    let gone_at = START + MOMENT + HOUR;
+    let progress = store.progress(&key("short")).unwrap().unwrap();
+    assert_eq!((progress.kept_until(), progress.known_until()), (Some(START + MOMENT), Some(gone_at)));
+    clock.advance(HOUR);
+    let Claim::Gone(gone) = store.claim(&key("short"), request()).wait().unwrap() else {
+        panic!("its tombstone stands")
+    };
+    assert_eq!(gone.until(), gone_at);
+    clock.advance(MOMENT);
+    assert!(store.progress(&key("short")).unwrap().is_none());
+    assert_eq!(run(&store, &key("short")).attempt(), 1);
+    store.verify().unwrap();
+}
+
 /// A closure of the server's that fails ends nothing: the run goes on with all that was said to it.
 #[test]
 fn p5_p8_what_its_run_said_holds_for_the_end_that_is_made_though_one_before_it_failed() {

@@ -13,7 +13,7 @@ use reentry::{
 };
 
 mod support;
-use support::{Dice, START, does, kind, run, run_of, settle};
+use support::{Dice, START, does, kind, never, run, run_of, settle, times_out};
 
 type Limit = fn(Builder, u64) -> Builder;
 
@@ -421,4 +421,30 @@ fn p6_p9_what_is_counted_is_what_is_kept_under_each_scope_whatever_happens() {
         world.store.verify().unwrap();
     }
     assert!(refused > 20, "{refused}");
+}
+
+/// It may have been charged already: refusing it would leave it unfinished for ever.
+#[test]
+fn p4_an_operation_over_a_limit_that_was_lowered_goes_on_with_what_is_in_doubt_and_ends() {
+    let (disk, least) = (SimulatedDisk::new(), 4 * 1000 + 4096);
+    let open = |most| Store::builder().payload_bytes_max(1000).operation_bytes_max(most).open_on(&disk).unwrap();
+    let (store, result) = (open(2 * least), "x".repeat(1000));
+    let mut first = run(&store, &key("a", 0));
+    (0..10).for_each(|nth| does(&mut first, &format!("charge {nth}"), &result));
+    times_out(&mut first, "keyed");
+    times_out(&mut first, "rechecked");
+    drop(first);
+    store.close().unwrap();
+    let store = open(least);
+    assert!(store.stats().unwrap().bytes > least);
+    let mut second = run(&store, &key("a", 0));
+    does(&mut second, "keyed", &result);
+    let rechecked =
+        second.step("rechecked").recheck(|_| Ok::<_, Failure>(None)).run(|_| Ok::<_, Failure>(result.clone()));
+    assert_eq!(rechecked.unwrap(), result);
+    // What would make it larger still is refused before anything happens.
+    assert_eq!(kind(second.step("new").run_keyed(never::<String>)), ErrorKind::Capacity);
+    assert_eq!(kind(second.advance("paid", &()).wait()), ErrorKind::Capacity);
+    assert!(second.complete(&result).wait().unwrap().is_success());
+    store.verify().unwrap();
 }

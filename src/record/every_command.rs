@@ -89,6 +89,7 @@ mod tests {
             ("revoke", Command::Revoke),
             ("adopt", Command::Adopt(Arc::new(unfinished()))),
             ("adopt what is over", Command::Adopt(Arc::new(over()))),
+            ("adopt what ended", Command::Adopt(Arc::new(ended()))),
             ("look", Command::Look),
         ]
     }
@@ -115,6 +116,7 @@ mod tests {
     revoke:                    Nothing  Nothing  Unseat     Unseat Nothing  Nothing  Nothing
     adopt:                     Adopt    Same     Same       Same   Differs  Differs  Adopt
     adopt what is over:        Over     Over     Over       Over   Over     Over     Over
+    adopt what ended:          Adopt    Differs  Differs    Differs Same    Same     Over
     look:                      Nothing  Nothing  Nothing    Nothing Nothing Nothing  Nothing";
 
     /// The variant inside a decision: `Enter` of `Change(Enter { .. })`.

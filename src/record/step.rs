@@ -468,13 +468,30 @@ mod tests {
     }
 
     #[test]
-    fn notes_and_late_reports_are_bounded_and_the_oldest_gives_way() {
+    fn late_reports_are_bounded_and_the_oldest_gives_way() {
         let mut record = entered_again(in_doubt());
         for nth in 0..20 {
             record = changed(record, Some(8), &report(TOKEN, 1, false, Some(&nth.to_string())));
         }
         let late: Vec<_> = record.steps[0].late().iter().map(|late| late.bytes().unwrap().to_vec()).collect();
         assert_eq!((late.len(), late[0].clone(), late[15].clone()), (LATE_MAX, b"4".to_vec(), b"19".to_vec()));
+    }
+
+    #[test]
+    fn notes_are_bounded_and_the_oldest_gives_way() {
+        let mut record = begun();
+        for nth in 0..20 {
+            record = changed(record, Some(TOKEN), &intend(TOKEN, false));
+            let (name, note) = ("pay".into(), nth.to_string().into());
+            record = changed(record, None, &Command::Resolve { token: None, name, result: None, note });
+            let notes = &record.steps[0].notes;
+            assert_eq!((notes.len(), notes.last().unwrap().text()), (NOTES_MAX.min(nth + 1), &*nth.to_string()));
+        }
+        // One that happened takes the place of the oldest likewise.
+        record = changed(record, Some(TOKEN), &intend(TOKEN, false));
+        record = changed(record, None, &resolve(None, Some("paid")));
+        let notes: Vec<_> = record.steps[0].notes().iter().map(Note::text).collect();
+        assert_eq!((notes.len(), notes[0], notes[15]), (NOTES_MAX, "5", "asked"));
     }
 
     #[test]
