@@ -4,11 +4,11 @@ use std::sync::{Barrier, Mutex};
 use std::task::Poll;
 use std::thread;
 
-use reentry::{Claim, ErrorKind, SimulatedDisk, State, Store};
+use reentry::{Claim, Condition, DiskCall, ErrorKind, SimulatedDisk, State, Store};
 
 mod support;
 
-use support::{Gate, PATIENCE, Wakes, key, poll, request, run, settle, stand_in_line};
+use support::{Gate, PATIENCE, Wakes, broken, key, kind, poll, request, run, settle, stand_in_line, until};
 
 #[test]
 fn closing_finishes_what_is_queued_and_tells_everybody_else() {
@@ -108,4 +108,24 @@ fn the_last_handle_closes_and_a_run_an_answer_and_a_waiter_are_handles_too() {
     let store = Store::open(&path).unwrap();
     assert_eq!(store.progress(&key("last")).unwrap().unwrap().state(), State::Succeeded);
     store.verify().unwrap();
+}
+
+/// Its run may be held for as long as its thread likes, and will never bring an outcome.
+#[test]
+fn whoever_begins_to_wait_for_a_run_of_a_store_that_was_closed_or_that_failed_is_told_so() {
+    for expected in [ErrorKind::Closed, ErrorKind::Failed] {
+        let disk = SimulatedDisk::new();
+        let store = Store::builder().open_on(&disk).unwrap();
+        let owner = run(&store, &key("order"));
+        let Claim::Wait(busy) = store.claim(&key("order"), request()).wait().unwrap() else { panic!("it is owned") };
+        if expected == ErrorKind::Closed {
+            store.close().unwrap();
+        } else {
+            disk.fail([broken(&[DiskCall::Sync])]);
+            store.claim(&key("other"), request()).wait().unwrap_err();
+            until("the store stops", || store.stats().unwrap().condition == Condition::Failed);
+        }
+        assert_eq!(kind(busy.outcome().wait_for(PATIENCE)), expected);
+        drop(owner);
+    }
 }

@@ -7,6 +7,8 @@
 mod support;
 
 use std::fs::{self, OpenOptions};
+use std::io;
+use std::ops::ControlFlow;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -109,4 +111,20 @@ fn p10_a_row_under_a_number_that_was_never_given_is_refused() {
     transaction.commit().unwrap();
     let error = Store::open(&path).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && format!("{error:?}").contains("never given"), "{error:?}");
+}
+
+/// Whoever restores it would else believe that it is all there was, and begin the third anew.
+#[test]
+fn p10_an_export_says_that_it_lacks_an_unfinished_operation_whose_payload_is_damaged() {
+    let (_folder, path) = folder();
+    keep_one_damaged_of_three(&path);
+    let store = Store::open(&path).unwrap();
+    let (go_on, mut lines, mut damaged) = (|_| ControlFlow::Continue(()), Vec::new(), Vec::new());
+    assert_eq!(kind(store.export(io::sink(), go_on)), ErrorKind::Corrupt);
+    let exported = store.export_undamaged(&mut lines, go_on, |error| damaged.push(error.kind())).unwrap();
+    assert_eq!((exported.operations, exported.damaged, damaged), (2, 1, vec![ErrorKind::Corrupt]));
+    let other = Store::builder().in_memory().unwrap();
+    other.import(&lines[..], |_| ControlFlow::Continue(()), |_| {}).unwrap();
+    let names: Vec<_> = other.operations().map(|it| it.unwrap().key().key().to_owned()).collect();
+    assert_eq!(names, ["after", "before"]);
 }

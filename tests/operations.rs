@@ -179,6 +179,28 @@ fn p11_what_a_list_tells_of_an_expiry_outlasts_a_restart_with_the_clock_turned_b
     assert_eq!(store.progress(&key("a")).unwrap().unwrap().state(), State::Gone);
 }
 
+/// Whichever of those that are listed it is: before and behind others that are kept.
+#[test]
+fn p11_every_expiry_in_a_list_outlasts_a_restart_with_the_clock_turned_back() {
+    for expired in ["a", "b", "c"] {
+        let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+        let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+            Store::builder().clock(clock.clone()).tombstones(HOUR).open_on(disk).unwrap()
+        };
+        let store = open(&disk, &clock);
+        for name in ["a", "b", "c"] {
+            let mut owner = run(&store, &key(name));
+            owner.keep_for(if name == expired { HOUR } else { 3 * HOUR });
+            owner.complete(&()).wait().unwrap();
+        }
+        clock.advance(HOUR);
+        let gone = |store: &Store| names(store.operations().in_state(State::Gone));
+        assert_eq!(gone(&store), [expired]);
+        let cut = disk.cut(disk.calls(), |_| reentry::Loss::Lost);
+        assert_eq!(gone(&open(&cut, &ManualClock::at(START))), [expired]);
+    }
+}
+
 /// Nothing is told at a moment that is not on disk: what is read before the deadline is as it was then.
 #[test]
 fn p11_what_a_list_read_before_an_expiry_is_told_as_it_was_though_the_rest_is_read_after_it() {

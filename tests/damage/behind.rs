@@ -30,6 +30,14 @@ fn made(folder: &TempDir) -> (PathBuf, ManualClock, Store, Everything) {
     (path, clock, store, known)
 }
 
+/// Flips a bit wherever the file holds this.
+fn damage(path: &Path, mark: &[u8]) {
+    let image = std::fs::read(path).unwrap();
+    let file = OpenOptions::new().read(true).write(true).open(path).unwrap();
+    let found = (0..image.len()).filter(|at| image[*at..].starts_with(mark));
+    assert!(found.map(|at| flip(&file, at * 8)).count() > 0);
+}
+
 fn flip(file: &File, bit: usize) {
     let (mut byte, at) = ([0], (bit / 8) as u64);
     file.read_exact_at(&mut byte, at).unwrap();
@@ -162,10 +170,7 @@ fn p6_p10_a_damaged_row_at_the_head_is_kept_by_retention_and_in_nobodys_way() {
     store.close().unwrap();
     // What it reads from now on is in the file.
     let store = open();
-    let image = std::fs::read(&path).unwrap();
-    for at in (0..image.len()).filter(|at| image[*at..].starts_with(MARK)) {
-        flip(&OpenOptions::new().read(true).write(true).open(&path).unwrap(), at * 8);
-    }
+    damage(&path, MARK);
     clock.advance(RETENTION * 3);
     for name in ["second", "third"] {
         complete(&store, name, b"done");
@@ -174,4 +179,34 @@ fn p6_p10_a_damaged_row_at_the_head_is_kept_by_retention_and_in_nobodys_way() {
     assert_eq!(store.progress(&key("first")).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(told(&store, store.claim(&key("first"), request())).unwrap_err().kind(), ErrorKind::Corrupt);
     assert_eq!(store.verify().unwrap_err().kind(), ErrorKind::Corrupt);
+}
+
+/// It alone still tells that its key was used.
+#[test]
+fn p1_p10_a_damaged_tombstone_stays_for_good_when_its_neighbours_leave() {
+    const MARK: &str = "a key of which a tombstone is left";
+    let folder = folder();
+    let (path, clock) = (folder.path().join("orders.reentry"), ManualClock::at(START));
+    let open = || builder(&clock).cache_bytes(0).open(&path);
+    // Each is a batch, and each looks at the heads.
+    let sweep = |store: &Store| assert!(!told(store, store.forget(&key("nobody's"))).unwrap());
+    let store = open().unwrap();
+    for name in ["before", MARK, "after"] {
+        told(&store, run_of(told(&store, store.claim(&key(name), request())).unwrap()).complete(&())).unwrap();
+    }
+    clock.advance(RETENTION);
+    sweep(&store);
+    assert_eq!(store.stats().unwrap().tombstones, 3);
+    store.close().unwrap();
+    let store = open().unwrap();
+    damage(&path, MARK.as_bytes());
+    clock.advance(RETENTION);
+    (0..3).for_each(|_| sweep(&store));
+    for gone in ["before", "after"] {
+        assert_eq!(ask(&store, &key(gone)).unwrap(), None, "{gone}");
+    }
+    assert_eq!(told(&store, store.claim(&key(MARK), request())).unwrap_err().kind(), ErrorKind::Corrupt);
+    store.close().unwrap();
+    // What nobody can read any more is not as if it had never been.
+    assert_eq!(open().unwrap_err().kind(), ErrorKind::Corrupt);
 }
