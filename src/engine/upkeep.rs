@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::{fmt, io};
 
 use super::disk::Disk;
-use super::file::{self, RealFile};
+use super::file;
 use super::log::{Access, Log, OnProgress, Opening, share};
 use super::meta::FORMAT_VERSION;
 use super::request::harmless;
@@ -22,18 +22,22 @@ const BYTES_A_REPORT: u64 = 1024 * 1024;
 /// Makes the file smaller where it holds space that nothing uses. Returns how long it was, and is now. It can be broken
 /// off as long as nothing is moved.
 pub(crate) fn compact(path: &Path, opening: &Opening) -> Result<[u64; 2]> {
-    let named = |error: Error| error.within(&path.display().to_string());
+    let file = file::private(path, opening.only_private, || file::open_to_write(path))?;
+    compact_on(Arc::new(file), opening).map_err(|error| error.within(&path.display().to_string()))
+}
+
+/// Likewise, of the file on this disk.
+fn compact_on(disk: Arc<dyn Disk>, opening: &Opening) -> Result<[u64; 2]> {
     let told = Arc::clone(&opening.progress);
     let of_opening = Arc::new(move |share| told(share * SHARE_OF_OPENING));
-    let file = file::private(path, opening.only_private, || file::open_to_write(path))?;
     let moved =
-        Arc::new(Moved { file, bytes: AtomicU64::new(0), of: AtomicU64::new(0), told: opening.progress.clone() });
+        Arc::new(Moved { disk, bytes: AtomicU64::new(0), of: AtomicU64::new(0), told: opening.progress.clone() });
     let opening = Opening { progress: of_opening, ..opening.clone() };
-    let (log, _) = Log::open(Arc::<Moved>::clone(&moved), &opening, |_| Ok(())).map_err(named)?;
+    let (log, _) = Log::open(Arc::<Moved>::clone(&moved), &opening, |_| Ok(()))?;
     let before = log.disk_bytes()?;
     moved.of.store(before, Ordering::Relaxed);
-    log.compact().map_err(named)?;
-    log.close().map_err(named)?;
+    log.compact()?;
+    log.close()?;
     let after = log.disk_bytes()?;
     moved.tell(before);
     Ok([before, after])
@@ -41,7 +45,7 @@ pub(crate) fn compact(path: &Path, opening: &Opening) -> Result<[u64; 2]> {
 
 /// A file whose pages are moved, and who is told how far that is: at most about as much is written as it holds.
 struct Moved {
-    file: RealFile,
+    disk: Arc<dyn Disk>,
     bytes: AtomicU64,
     /// Nothing as long as it is opened.
     of: AtomicU64,
@@ -61,21 +65,21 @@ impl Moved {
 
 impl fmt::Debug for Moved {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Moved").field("file", &self.file).finish_non_exhaustive()
+        f.debug_struct("Moved").field("disk", &self.disk).finish_non_exhaustive()
     }
 }
 
 impl Disk for Moved {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.disk.len()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.file.read(offset, out)
+        self.disk.read(offset, out)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.file.write(offset, data)?;
+        self.disk.write(offset, data)?;
         if self.of.load(Ordering::Relaxed) > 0 {
             let bytes = data.len() as u64;
             let before = self.bytes.fetch_add(bytes, Ordering::Relaxed);
@@ -87,19 +91,19 @@ impl Disk for Moved {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
+        self.disk.set_len(len)
     }
 
     fn sync(&self) -> io::Result<()> {
-        self.file.sync()
+        self.disk.sync()
     }
 
     fn release(&self) -> io::Result<()> {
-        self.file.release()
+        self.disk.release()
     }
 
     fn check_name(&self) -> io::Result<()> {
-        self.file.check_name()
+        self.disk.check_name()
     }
 }
 
@@ -117,4 +121,59 @@ pub(crate) fn migrate(path: &Path, opening: &Opening) -> Result<[u32; 2]> {
     let (log, _) = Log::open(Arc::new(file), opening, |_| Ok(())).map_err(named)?;
     log.close().map_err(named)?;
     Ok([found, FORMAT_VERSION])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::log::OpenCheck;
+    use super::super::{DiskCall, DiskFault, Loss, SimulatedDisk};
+    use super::*;
+    use crate::claim::Claim;
+    use crate::key::{Fingerprint, Key};
+    use crate::store::Store;
+
+    const OPERATIONS: u64 = 8;
+
+    /// A file of which half is used.
+    fn sparse() -> Vec<u8> {
+        let disk = SimulatedDisk::new();
+        let store = Store::builder().open_on(&disk).unwrap();
+        for nth in 0..2 * OPERATIONS {
+            let key = Key::new("scope", nth.to_string()).unwrap();
+            let Claim::Run(run) = store.claim(&key, Fingerprint::of("r")).wait().unwrap() else { panic!("it is free") };
+            run.complete(&vec![7_u8; 20_000]).wait().unwrap();
+        }
+        for nth in 0..OPERATIONS {
+            assert!(store.forget(&Key::new("scope", nth.to_string()).unwrap()).wait().unwrap());
+        }
+        store.close().unwrap();
+        disk.image()
+    }
+
+    #[test]
+    fn p2_p10_a_file_is_told_to_be_smaller_only_where_every_write_and_sync_of_it_went_well() {
+        let image = sparse();
+        let opening = Opening {
+            access: Access::Write,
+            check: OpenCheck::Full,
+            cache_bytes: 1 << 20,
+            only_private: false,
+            progress: Arc::new(|_| ControlFlow::Continue(())),
+        };
+        for nth in 0.. {
+            let disk = SimulatedDisk::from_image(image.clone());
+            disk.fail([DiskFault::os(5).on(DiskCall::CHANGES).after(nth)]);
+            let compacted = compact_on(Arc::new(disk.clone()), &opening);
+            let is_met = disk.failed() > 0;
+            let after = disk.cut(disk.calls(), |_| Loss::Lost);
+            let left = Store::builder().open_on(&after).unwrap().verify().unwrap();
+            assert_eq!(left.operations, OPERATIONS, "a fault at call {nth}");
+            if !is_met {
+                let [before, after] = compacted.unwrap();
+                assert!(after < before && nth > 10, "{nth} calls made {after} bytes of {before}");
+                return;
+            }
+            assert!(compacted.is_err(), "a fault at call {nth} was not told");
+        }
+    }
 }
