@@ -192,3 +192,32 @@ impl Claimed {
 fn micros(span: Duration) -> u64 {
     u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_told_of_commits_is_told_of_the_last_of_them_alone() {
+        let (meter, milli) = (Meter::default(), Duration::from_millis(1));
+        let commit = |commands: usize, span: u32| meter.committed(commands, milli * span * 2, milli * span);
+        let told = || {
+            let Recent { commit_micros, sync_micros, commands } = meter.recent();
+            [commit_micros, sync_micros, commands]
+        };
+        assert_eq!(told(), [(); 3].map(|()| Vec::<u64>::new()));
+        commit(3, 4);
+        assert_eq!(told(), [vec![8_000], vec![4_000], vec![3]]);
+        (0..SAMPLES).for_each(|_| commit(1, 1));
+        assert!(told() == [2_000, 1_000, 1].map(|value| vec![value; SAMPLES]), "the first is one too old");
+        let mut committed = 0;
+        for nth in [1, SAMPLES / 2, SAMPLES] {
+            while committed < nth {
+                commit(2, 3);
+                committed += 1;
+            }
+            let of = |last: u64, other: u64| [vec![other; SAMPLES - nth], vec![last; nth]].concat();
+            assert!(told() == [of(6_000, 2_000), of(3_000, 1_000), of(2, 1)], "{nth} more");
+        }
+    }
+}

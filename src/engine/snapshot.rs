@@ -407,4 +407,25 @@ mod tests {
         let image = memory.image();
         assert!(image.iter().all(|byte| *byte == 9), "all was written");
     }
+
+    /// However much is written over in all: what its reader has taken is put aside no more.
+    #[test]
+    fn a_snapshot_whose_reader_keeps_up_is_read_to_its_end_though_all_of_it_is_written_over() {
+        const STEP: usize = 8 * 1024 * 1024;
+        let len = ASIDE_BYTES_MAX + 3 * STEP;
+        let memory = Arc::new(Memory::default());
+        memory.write(0, &vec![1; len]).unwrap();
+        let live = Arc::new(LiveDisk::new(memory));
+        let (snapshot, before, mut seen) = (live.snapshot().unwrap(), vec![1; STEP], 0);
+        for offset in (0..len).step_by(STEP).rev() {
+            live.write(offset as u64, &vec![2; STEP]).unwrap();
+            let parts = snapshot.read(BLOCK_BYTES as usize).unwrap().unwrap();
+            assert!(parts.iter().all(|part| before.starts_with(&part.bytes)), "written over from {offset}");
+            seen += parts.iter().map(|part| part.bytes.len()).sum::<usize>();
+        }
+        while let Some(parts) = snapshot.read(STEP).unwrap() {
+            seen += parts.iter().map(|part| part.bytes.len()).sum::<usize>();
+        }
+        assert_eq!(seen, len);
+    }
 }

@@ -388,4 +388,30 @@ pub(super) mod tests {
         claims.join().unwrap();
         assert_eq!(store.verify().unwrap().operations, 100);
     }
+
+    /// What came or went since the first row was read is no matter of what the rows come to.
+    #[test]
+    fn p10_a_store_that_is_sound_is_verified_as_such_though_it_is_changed_between_two_looks_at_its_rows() {
+        let store = Store::builder().in_memory().unwrap();
+        let key = |nth: u32| Key::new("scope", nth.to_string()).unwrap();
+        let claim = |nth| drop(store.claim(&key(nth), Fingerprint::of("r")).wait().unwrap());
+        (0..3).for_each(claim);
+        let mut looks = 3;
+        let come = store.verify_with(|_| {
+            claim(looks);
+            looks += 1;
+            ControlFlow::Continue(())
+        });
+        come.unwrap();
+        assert!(looks > 3);
+        let mut looks = 0;
+        let go = store.verify_with(|_| {
+            assert!(store.forget(&key(looks)).wait().unwrap());
+            looks += 1;
+            ControlFlow::Continue(())
+        });
+        go.unwrap();
+        assert!(looks > 0);
+        store.verify().unwrap();
+    }
 }
