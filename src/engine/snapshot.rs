@@ -419,7 +419,7 @@ mod tests {
         let (snapshot, before, mut seen) = (live.snapshot().unwrap(), vec![1; STEP], 0);
         for offset in (0..len).step_by(STEP).rev() {
             live.write(offset as u64, &vec![2; STEP]).unwrap();
-            let parts = snapshot.read(BLOCK_BYTES as usize).unwrap().unwrap();
+            let parts = snapshot.read(4096).unwrap().unwrap();
             assert!(parts.iter().all(|part| before.starts_with(&part.bytes)), "written over from {offset}");
             seen += parts.iter().map(|part| part.bytes.len()).sum::<usize>();
         }
