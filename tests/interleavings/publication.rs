@@ -132,3 +132,24 @@ fn p2_a_row_that_redb_was_told_of_is_found_whoever_reads_meanwhile() {
         end(&store);
     });
 }
+
+#[test]
+fn p6_what_is_unfinished_is_listed_wherever_it_moves_meanwhile() {
+    check(|| {
+        let store = open();
+        let mut run = run_of(store.claim(&key(), request()).wait().unwrap());
+        let reader = store.clone();
+        let reader = thread::spawn(move || {
+            for _ in 0..3 {
+                let listed = reader.unfinished().collect::<reentry::Result<Vec<_>>>().unwrap();
+                assert_eq!(listed.iter().map(|it| it.key().clone()).collect::<Vec<_>>(), [key()]);
+            }
+        });
+        for name in ["paid", "shipped"] {
+            run.advance(name, &()).wait().unwrap();
+        }
+        reader.join().unwrap();
+        drop(run);
+        end(&store);
+    });
+}
