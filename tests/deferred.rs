@@ -10,7 +10,8 @@ use reentry::{
     SimulatedDisk, State, StepState, Store,
 };
 use support::{
-    Dice, Gate, PATIENCE, START, after_a_cut, does, key, kind, request, run, run_of, settle, stand_in_line, step_of,
+    Dice, Gate, PATIENCE, START, after_a_cut, does, full, key, kind, request, run, run_of, settle, stand_in_line,
+    step_of,
 };
 
 fn deferred() -> Request {
@@ -396,4 +397,30 @@ fn p7_more_deferred_claims_than_numbers_were_reserved_still_get_new_tokens() {
     assert!(run(&left, &key("after the cut, durable")).token() > highest);
     left.verify().unwrap();
     store.verify().unwrap();
+}
+
+/// Numbers are reserved ahead by a commit, and are reserved once it is durable: one that a full disk refused reserves
+/// none.
+#[test]
+fn p2_p7_numbers_that_a_full_disk_did_not_let_reserve_are_not_given_until_they_are() {
+    let disk = SimulatedDisk::new().with_journal(64);
+    let store = Store::builder().open_by_hand(&disk).unwrap();
+    let claim = |name: &str, asked: Request| {
+        let claim = store.claim(&key(name), asked);
+        store.work_by_hand();
+        claim.wait().map(run_of)
+    };
+    // More than half of what opening reserved: the next commit reserves more.
+    store.use_up_numbers_by_hand(40_000);
+    disk.fail([full()]);
+    assert!(claim("refused", request().into()).is_err());
+    disk.fail(None);
+    drop(claim("taken", request().into()).unwrap());
+    store.use_up_numbers_by_hand(40_000);
+    let last = claim("deferred", deferred()).unwrap();
+    let left = after_a_cut(&disk);
+    let next = deferred_run(&left, &key("after the cut"));
+    assert!(next.token() > last.token(), "{} after {}", next.token(), last.token());
+    assert!(left.progress(&key("taken")).unwrap().is_some());
+    left.verify().unwrap();
 }

@@ -161,6 +161,12 @@ impl Writer {
         None
     }
 
+    /// Gives so many numbers of those reserved to nobody.
+    #[cfg(any(test, feature = "testing"))]
+    pub(super) fn use_up_numbers(&mut self, count: u64) {
+        self.numbers.next = self.numbers.next.saturating_add(count).min(self.numbers.reserved);
+    }
+
     /// Takes what is queued, or waits for it for a while, and does it. Returns whether it goes on; where it does not,
     /// what it took is left to refuse.
     fn turn(&mut self, taken: &mut Taken, patience: Duration) -> bool {

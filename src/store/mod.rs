@@ -295,6 +295,13 @@ impl Store {
     pub fn work_by_hand(&self) -> bool {
         self.engine.work_by_hand()
     }
+
+    /// For tests: lets so many numbers go to claims of which nothing is left, as far as they are reserved.
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn use_up_numbers_by_hand(&self, count: u64) {
+        self.engine.use_up_numbers_by_hand(count);
+    }
 }
 
 /// What [`Store::advance`] comes to.
