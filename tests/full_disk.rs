@@ -98,6 +98,32 @@ fn p10_what_an_opening_removed_on_a_full_disk_is_gone_or_there_as_the_file_says(
     assert!(opened > 0, "no fault came where the opening commits");
 }
 
+/// A write that found no room may have landed whole. What is told of it is made durable before.
+#[test]
+fn p2_what_landed_though_the_disk_was_full_is_durable_where_it_is_told() {
+    let mut told = 0;
+    for after in 0..6 {
+        let disk = SimulatedDisk::new().with_journal(64);
+        let store = Store::builder().open_by_hand(&disk).unwrap();
+        for name in ["first", "second"] {
+            drop(run_of(claim(&store, name, request()).unwrap()));
+        }
+        disk.fail([DiskFault::kind(io::ErrorKind::StorageFull)
+            .on(DiskCall::GROWS)
+            .after(after)
+            .having_written(1 << 20)]);
+        let answer = claim(&store, "landed", request());
+        if disk.failed() == 0 || answer.is_err() {
+            continue;
+        }
+        told += 1;
+        let left = Store::builder().open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+        assert!(left.progress(&key("landed")).unwrap().is_some(), "write {after}: it was told, and is lost");
+        left.verify().unwrap();
+    }
+    assert!(told > 0, "nothing that landed was told");
+}
+
 /// Each refused batch has redb opened anew, which forgets what it is read by.
 #[test]
 fn p10_whoever_reads_while_a_full_disk_is_opened_anew_is_told_at_most_that_it_is_full() {
