@@ -76,6 +76,33 @@ fn p10_whoever_changes_an_operation_whose_row_is_damaged_is_told_so_and_the_stor
     run(&store, &key("next")).complete(&()).wait().unwrap();
 }
 
+/// What is behind it has left: were it gone with them, its key would be new, and its work be done again.
+#[test]
+fn p1_p10_a_damaged_row_that_retention_leaves_where_it_is_is_there_after_a_crash() {
+    let (folder, path) = folder();
+    let clock = ManualClock::at(START);
+    let store = builder(&clock).open(&path).unwrap();
+    for name in ["forgotten", "before", "damaged", "behind"] {
+        run(&store, &key(name)).complete(&format!("the outcome of {name}")).wait().unwrap();
+    }
+    store.close().unwrap();
+    let store = builder(&clock).open(&path).unwrap();
+    damage(&path, b"the outcome of damaged");
+    // This writes the page anew that all of them are in: to the engine it is whole.
+    assert!(store.forget(&key("forgotten")).wait().unwrap());
+    clock.advance(Duration::from_secs(60));
+    run(&store, &key("next")).release();
+    assert!(store.progress(&key("before")).unwrap().is_none() && store.progress(&key("behind")).unwrap().is_none());
+    assert_eq!(store.stats().unwrap().completed, 1, "the others have left");
+    let left = folder.path().join("left.reentry");
+    fs::copy(&path, &left).unwrap();
+    let error = builder(&clock).open(&left).unwrap_err();
+    assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("the row is damaged"), "{error}");
+    let told = builder(&clock).open_damaged(&left).unwrap();
+    assert_eq!(told.operations().filter(Result::is_err).count(), 1);
+    assert_eq!(kind(store.forget(&key("damaged")).wait()), ErrorKind::Corrupt);
+}
+
 /// Who stands in line is let in by the writer, which reads the request for it.
 #[test]
 fn p7_p10_whoever_would_enter_next_is_told_that_the_request_is_damaged_and_the_store_goes_on() {
