@@ -6,9 +6,10 @@ mod support;
 use std::fs;
 use std::io;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 use reentry::{ErrorKind, Loss, ManualClock, OpenCheck, SimulatedDisk, State, Store};
-use support::{START, head_bytes, key, run, tell_own_panics};
+use support::{START, head_bytes, key, request, run, run_of, tell_own_panics};
 
 const PAGE: usize = 4096;
 
@@ -126,6 +127,49 @@ fn p10_what_is_left_of_a_damaged_file_that_a_crash_left_is_told_with_what_only_i
         assert!(fs::read(&path).unwrap() == image, "{what}: the file changed");
     }
     assert!(lost > 25 && whole > 10, "{lost} files lack something, {whole} nothing");
+}
+
+/// Retention lets many fade at once: an entry has their tombstones, and says by its last that each row has left.
+#[test]
+fn p5_what_faded_is_told_once_where_only_the_journal_says_so() {
+    tell_own_panics();
+    let (disk, clock) = (SimulatedDisk::new().with_journal(64), ManualClock::at(START));
+    let retention = Duration::from_secs(60);
+    let store = builder().clock(clock.clone()).retention(retention).tombstones(retention).open_by_hand(&disk).unwrap();
+    let claim = |name: String| {
+        let claim = store.claim(&key(&name), request());
+        store.work_by_hand();
+        run_of(claim.wait().unwrap())
+    };
+    for nth in 0..60 {
+        let done = claim(nth.to_string()).complete(&"done".to_owned());
+        drop((claim(format!("open {nth}")), done.wait().unwrap()));
+    }
+    // This is committed in full.
+    let forgotten = store.forget(&key("0"));
+    store.work_by_hand();
+    assert!(forgotten.wait().unwrap());
+    clock.advance(retention);
+    (0..3).for_each(|nth| drop(claim(format!("late {nth}"))));
+    assert_eq!(store.stats().unwrap().completed, 0);
+    let image = disk.cut(disk.calls(), |_| Loss::Lost).image();
+    assert_eq!(in_redb(&image).0, 119);
+    let mut rescued = 0;
+    for page in (head_bytes(&image) / PAGE + 1..image.len() / PAGE).filter(|page| image[page * PAGE] == 1) {
+        let mut image = image.clone();
+        image[page * PAGE..][1_000..1_004].iter_mut().for_each(|byte| *byte ^= 0x5A);
+        let Ok(store) = builder().open_damaged_on(&SimulatedDisk::from_image(image)) else { continue };
+        let (found, errors) = told(&store, true);
+        if errors.is_empty() || errors.iter().any(|error| error.contains("the journal cannot be read")) {
+            continue;
+        }
+        let mut names: Vec<_> = store.operations().filter_map(Result::ok).map(|found| found.key().clone()).collect();
+        names.sort_unstable();
+        names.dedup();
+        assert_eq!(names.len(), found.len(), "page {page}: {found:#?}");
+        rescued += 1;
+    }
+    assert!(rescued > 2, "{rescued} files lack something");
 }
 
 /// A page of rows that says that it holds one alone hides the others, which nothing but their number tells.

@@ -250,6 +250,20 @@ mod tests {
         }
     }
 
+    /// Whoever reads a damaged file beside its journal takes away what redb would.
+    #[test]
+    fn p5_all_rows_that_an_entry_removes_at_once_are_gone_for_who_reads_it_beside_redb() {
+        let mut changes = Changes::default();
+        changes.beside(Place::Log(0)).remove_up_to(5, Vec::new());
+        changes.beside(Place::Tombstone(0)).remove_up_to(3, Vec::new());
+        let mut said = Vec::new();
+        assert!(changes.say(&mut said, 100).unwrap());
+        let again = Changes::said(&said).unwrap();
+        let gone = |place: fn(u64) -> Place| (0..9).filter(|number| again.removes(place(*number))).collect::<Vec<_>>();
+        assert_eq!((gone(Place::Log), gone(Place::Tombstone)), (vec![0, 1, 2, 3, 4, 5], vec![0, 1, 2, 3]));
+        assert!(gone(Place::Unfinished).is_empty());
+    }
+
     #[test]
     fn an_entry_that_ends_within_a_change_is_damaged() {
         let mut changes = Changes::default();

@@ -139,6 +139,8 @@ mod tests {
     use redb::backends::InMemoryBackend;
 
     use super::super::disk::{Disk, Memory};
+    use super::super::mishap::{DiskCall, DiskFault};
+    use super::super::simulated::SimulatedDisk;
     use super::*;
 
     #[test]
@@ -153,6 +155,22 @@ mod tests {
         assert_eq!(read, [0; 4]);
         left.read(8, &mut read).unwrap();
         assert_eq!(read, [0xFF, !RECOVERY_REQUIRED, 0xFF, 0xFF]);
+    }
+
+    /// A sector that has gone bad costs what stands there, and not all the rest.
+    #[test]
+    fn p10_whatever_fails_as_it_is_read_is_zeroes_and_what_stands_beside_it_is_read() {
+        let disk = SimulatedDisk::from_image(vec![7; 64]);
+        let left = Left(Backend::direct(Arc::new(disk.clone()), 0));
+        for fault in [DiskFault::os(5), DiskFault::kind(io::ErrorKind::Other), DiskFault::kind(io::ErrorKind::TimedOut)]
+        {
+            let mut read = [1; 4];
+            disk.fail([fault.on(&[DiskCall::Read])]);
+            left.read(16, &mut read).unwrap();
+            assert_eq!(read, [0; 4], "{fault:?}");
+            left.read(16, &mut read).unwrap();
+            assert_eq!(read, [7; 4], "{fault:?}");
+        }
     }
 
     #[test]
