@@ -72,16 +72,26 @@ fn p9_every_pair_of_scope_and_key_has_an_outcome_of_its_own() {
     each_has_its_own(&Store::builder().in_memory().unwrap(), &pairs(count));
 }
 
-/// Hashes only say where to look: with one hash for all, every look-up meets the rows of other keys.
-#[test]
-fn p9_keys_of_one_hash_have_an_outcome_each() {
-    let store = Store::builder().with_one_hash_for_all().in_memory().unwrap();
-    each_has_its_own(&store, &pairs(300));
-    for key in pairs(300) {
+/// Keeps an outcome under each of so many keys, and forgets them.
+fn each_comes_and_goes(store: &Store, count: usize) {
+    each_has_its_own(store, &pairs(count));
+    for key in pairs(count) {
         assert!(store.forget(&key).wait().unwrap());
         assert!(store.progress(&key).unwrap().is_none());
     }
     store.verify().unwrap();
+}
+
+/// Hashes only say where to look: with one hash for all, every look-up meets the rows of other keys.
+#[test]
+fn p9_keys_of_one_hash_have_an_outcome_each() {
+    each_comes_and_goes(&Store::builder().with_one_hash_for_all().in_memory().unwrap(), 300);
+}
+
+/// Of a hash the index keeps a part.
+#[test]
+fn p9_keys_of_one_hint_have_an_outcome_each_though_their_hashes_differ() {
+    each_comes_and_goes(&Store::builder().with_one_hint_for_all().in_memory().unwrap(), 40);
 }
 
 /// All that can be said of a key by its name alone, as text without what differs by nature.

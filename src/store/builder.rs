@@ -194,6 +194,14 @@ impl Builder {
         self
     }
 
+    /// For tests: gives every key the same part of the index and the same hint in it, though their hashes differ (P9).
+    #[cfg(any(test, feature = "testing"))]
+    #[doc(hidden)]
+    pub fn with_one_hint_for_all(mut self) -> Self {
+        self.hash_mask = 0x00FF_FFFF_0000_0000;
+        self
+    }
+
     /// Largest payload, in bytes. Default: 1 MiB; at most 1 GiB. An answer of HTTP that the layer keeps may take 64 KiB
     /// more, for its headers.
     pub fn payload_bytes_max(mut self, bytes: usize) -> Self {
