@@ -423,6 +423,34 @@ fn p6_p9_what_is_counted_is_what_is_kept_under_each_scope_whatever_happens() {
     assert!(refused > 20, "{refused}");
 }
 
+/// What is expired counts until it is removed; a claim of its own key removes it.
+#[test]
+fn p6_a_key_begins_anew_in_the_place_of_its_own_expired_row_though_all_is_full() {
+    let (begun, store) = (begun_bytes(), Store::builder().in_memory().unwrap());
+    run(&store, &key("a", 0)).complete(&"the answer".to_owned()).wait().unwrap();
+    let most = store.stats().unwrap().bytes + begun;
+    let limits: [(&str, Limit, u64); 4] = [
+        ("`operations_max`", Builder::operations_max, 2),
+        ("`scope_operations_max`", Builder::scope_operations_max, 2),
+        ("`bytes_max`", Builder::bytes_max, most),
+        ("`scope_bytes_max`", Builder::scope_bytes_max, most),
+    ];
+    for (setting, limit, most) in limits {
+        let clock = ManualClock::at(START);
+        let store = limit(Store::builder(), most).clock(clock.clone()).retention(24 * HOUR).in_memory().unwrap();
+        let (first, mut short) = (run(&store, &key("a", 0)), run(&store, &key("a", 1)));
+        short.keep_for(HOUR);
+        // The one before it stays for a day, and what is behind it with it.
+        first.complete(&"the answer".to_owned()).wait().unwrap();
+        short.complete(&"the answer".to_owned()).wait().unwrap();
+        clock.advance(HOUR);
+        assert_eq!(kind(claim(&store, &key("a", 2))), ErrorKind::Capacity, "{setting}");
+        assert_eq!(run_of(claim(&store, &key("a", 1)).unwrap()).attempt(), 1, "{setting}");
+        assert_eq!(store.stats().unwrap().operations, 2, "{setting}");
+        store.verify().unwrap();
+    }
+}
+
 /// It may have been charged already: refusing it would leave it unfinished for ever.
 #[test]
 fn p4_an_operation_over_a_limit_that_was_lowered_goes_on_with_what_is_in_doubt_and_ends() {
