@@ -149,6 +149,35 @@ fn p7_a_result_that_a_fenced_run_reports_late_is_shown_and_never_applied() {
     }
 }
 
+/// A run decides by the evidence that the answer to its own step's change shows it.
+#[test]
+fn p7_a_run_that_begins_or_resolves_a_step_sees_all_that_was_reported_late_however_large() {
+    let receipt = "receipt 7".repeat(500);
+    for is_resolved in [false, true] {
+        let (store, order, mut next) = (in_memory(), key("order"), None);
+        let mut fenced = run(&store, &order);
+        let late = fenced.step("charge").run_keyed(|_| {
+            store.revoke(&order).wait().unwrap();
+            next = Some(run(&store, &order));
+            Ok::<_, Failure>(receipt.clone())
+        });
+        assert_eq!(kind(late), ErrorKind::Fenced);
+        settle(&store);
+        let mut next = next.unwrap();
+        if is_resolved {
+            next.resolve("charge", Resolution::DidNotHappen, "asked the bank").wait().unwrap();
+        } else {
+            does(&mut next, "charge", "receipt 8");
+        }
+        let steps = next.steps();
+        let late: Vec<_> = steps[0].late().iter().map(|late| late.bytes().map(<[u8]>::len)).collect();
+        assert_eq!(late, [Some(receipt.len())], "is it resolved: {is_resolved}");
+        assert_eq!(steps[0].late()[0].bytes(), Some(receipt.as_bytes()));
+        drop(next);
+        store.verify().unwrap();
+    }
+}
+
 #[test]
 fn p7_not_applied_reported_late_is_evidence_too_and_withdraws_nothing() {
     let store = in_memory();
