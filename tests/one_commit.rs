@@ -5,11 +5,14 @@ mod support;
 use std::error::Error as _;
 use std::io;
 use std::panic::panic_any;
-use std::sync::Arc;
+use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
 
 use reentry::{
-    Claim, ErrorKind, Loss, Outcome, Pending, Result, Revision, Run, SimulatedDisk, State, Store, Table, Transaction,
+    Claim, DiskCall, DiskFault, ErrorKind, Loss, Outcome, Pending, Result, Revision, Run, SimulatedDisk, State, Store,
+    Table, Transaction,
 };
 use support::{Dice, Gate, after_a_cut, block_on, does, key, kind, request, run, settle, stand_in_line, step_of};
 
@@ -393,5 +396,49 @@ fn p8_several_tables_and_removed_rows_go_with_the_same_commit() {
         };
         assert_eq!((rows(&left), mails), expected, "cut at {at}");
     }
+    store.verify().unwrap();
+}
+
+/// Drops the run as it is woken, on the thread that answers it, and notes whether the operation is free at that moment.
+struct DropsTheRun {
+    store: Store,
+    run: Mutex<Option<Run>>,
+    seen: Mutex<Option<State>>,
+}
+
+impl Wake for DropsTheRun {
+    fn wake(self: Arc<Self>) {
+        let run = self.run.lock().unwrap().take();
+        drop(run);
+        let state = self.store.progress(&key("order")).unwrap().unwrap().state();
+        self.seen.lock().unwrap().get_or_insert(state);
+    }
+}
+
+/// The answer is there once nothing but the run owns: whoever gives up at an error has given the operation free.
+#[test]
+fn p7_a_run_that_is_dropped_at_the_error_of_its_end_is_free_at_that_moment() {
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_by_hand(&disk).unwrap();
+    let full = DiskFault::kind(io::ErrorKind::StorageFull).on(DiskCall::GROWS);
+    for (expected, fault) in [(ErrorKind::Aborted, None), (ErrorKind::Full, Some(full))] {
+        let claim = store.claim(&key("order"), request());
+        store.work_by_hand();
+        let Claim::Run(mut owner) = claim.wait().unwrap() else { panic!("it is free") };
+        let fails = fault.is_none();
+        let mut ends = owner.complete_with(&(), move |_| if fails { Err("no".into()) } else { Ok(()) });
+        let (run, seen) = (Mutex::new(Some(owner)), Mutex::default());
+        let drops = Arc::new(DropsTheRun { store: store.clone(), run, seen });
+        let waker = Waker::from(Arc::clone(&drops));
+        assert!(Pin::new(&mut ends).poll(&mut Context::from_waker(&waker)).is_pending());
+        disk.fail(fault);
+        store.work_by_hand();
+        disk.fail(None);
+        assert_eq!(*drops.seen.lock().unwrap(), Some(State::Unfinished), "{expected:?}");
+        assert_eq!(kind(ends.wait()), expected);
+    }
+    let claim = store.claim(&key("order"), request());
+    store.work_by_hand();
+    assert!(matches!(claim.wait().unwrap(), Claim::Run(run) if run.attempt() == 3));
     store.verify().unwrap();
 }

@@ -9,7 +9,9 @@ use std::thread::{self};
 use std::time::{Duration, Instant};
 
 use reentry::{Advance, Builder, Claim, ErrorKind, Fingerprint, Outcome, Progress, Result, Revision, State, Store};
-use support::{Gate, PATIENCE, Wakes, block_on, key, poll, poll_at_most, request, run, run_of, settle, stand_in_line};
+use support::{
+    Gate, PATIENCE, Wakes, block_on, key, kind, poll, poll_at_most, request, run, run_of, settle, stand_in_line,
+};
 
 /// A whole operation, or the answer of the run that is at it: a task as servers have them.
 async fn order(store: &Store, name: &str) -> Result<(bool, Outcome)> {
@@ -366,6 +368,20 @@ fn giving_up_on_a_claim_is_timed_out_and_changes_nothing() {
     assert!(store.progress(&key("a")).unwrap().is_none());
     assert!(owner.complete(&()).wait().unwrap().is_success());
     assert_nothing_leaks(&store);
+}
+
+/// The first of a batch are woken one by one, and all others together: each by its own time all the same.
+#[test]
+fn whoever_waits_with_many_others_gives_up_when_his_own_time_is_over() {
+    let (store, gate) = gated(|builder| builder);
+    gate.hold(&store);
+    let claims: Vec<_> = (0..40).map(|nth| store.claim(&key(&format!("{nth}")), request())).collect();
+    for claim in claims {
+        assert_eq!(kind(claim.wait_for(Duration::from_millis(1))), ErrorKind::TimedOut);
+    }
+    gate.open();
+    assert_nothing_leaks(&store);
+    assert_eq!(store.stats().unwrap().operations, 0);
 }
 
 #[test]

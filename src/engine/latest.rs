@@ -42,11 +42,16 @@ impl fmt::Debug for Latest {
 
 impl Latest {
     pub(super) fn view(&self, database: &Redb) -> Result<Arc<View>> {
+        self.view_or(|| View::begin(database))
+    }
+
+    /// The view that is kept, or one that is begun, and kept where nothing was over meanwhile.
+    fn view_or(&self, begin: impl FnOnce() -> Result<View>) -> Result<Arc<View>> {
         let ends = match &*self.0.read() {
             Kept { view: Some(view), .. } => return Ok(Arc::clone(view)),
             kept => kept.ends,
         };
-        let view = Arc::new(View::begin(database)?);
+        let view = Arc::new(begin()?);
         self.keep(&view, ends);
         Ok(view)
     }
@@ -149,6 +154,19 @@ mod tests {
             "one that was begun before the commit came late and was kept"
         );
         assert!(!has(&before, 2) && !has(&slow, 2), "each shows its moment");
+    }
+
+    #[test]
+    fn p2_a_reader_that_a_commit_overtook_keeps_its_view_for_itself() {
+        let (database, latest) = (database(), Latest::default());
+        put(&database, 1);
+        let overtaken = latest.view_or(|| {
+            let view = View::begin(&database)?;
+            latest.over(|| put(&database, 2));
+            Ok(view)
+        });
+        assert!(!has(&overtaken.unwrap(), 2), "it began before the commit");
+        assert!(has(&latest.view(&database).unwrap(), 2), "later readers were given what it kept");
     }
 
     #[test]
