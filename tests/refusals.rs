@@ -275,8 +275,13 @@ fn p9_a_file_that_is_open_to_others_is_refused_where_that_is_asked_for() {
         chmod(&path, mode);
         assert_eq!(opened().err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
         let builder = || Store::builder().only_private(true);
-        for changed in [builder().compact(&path).map(drop), builder().migrate(&path).map(drop)] {
-            assert_eq!(changed.err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
+        for opened in [
+            builder().compact(&path).map(drop),
+            builder().migrate(&path).map(drop),
+            builder().open_to_read(&path).map(drop),
+            builder().open_damaged(&path).map(drop),
+        ] {
+            assert_eq!(opened.err().map(|error| error.kind()), is_exposed.then_some(ErrorKind::Exposed), "{mode:o}");
         }
     }
     chmod(&path, 0o600);
