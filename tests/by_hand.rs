@@ -2,10 +2,12 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "tests panic")]
 
+use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 
 use reentry::{
-    Claim, DiskCall, DiskFault, Fingerprint, Key, ManualClock, Pending, Run, SimulatedDisk, Store, Timestamp,
+    Claim, DiskCall, DiskFault, ErrorKind, Fingerprint, Key, ManualClock, Pending, Run, SimulatedDisk, Store, Timestamp,
 };
 
 fn open(disk: &SimulatedDisk, clock: &ManualClock) -> Store {
@@ -91,4 +93,47 @@ fn those_who_wait_for_lapsed_owners_come_in_the_order_of_their_keys() {
     tokens.reverse();
     assert!(tokens.is_sorted(), "{tokens:?}");
     store.verify().unwrap();
+}
+
+/// A closure that only looks works, but where what it looks for would be written down first: the writer is at work.
+#[test]
+fn an_expiry_is_not_written_down_by_hand_within_the_writers_own_work() {
+    let clock = ManualClock::at(Timestamp::from_millis(1_700_000_000_000));
+    let builder = Store::builder().clock(clock.clone()).retention(Duration::from_secs(600));
+    let store = builder.open_by_hand(&SimulatedDisk::new()).unwrap();
+    let key = |name| Key::new("orders", name).unwrap();
+    let begin = |name| run_of(worked(&store, claim(&store, name)));
+    // What is kept longer holds up what is over, so that no sweep removes it.
+    let (long, mut old) = (begin("long"), begin("old"));
+    old.keep_for(Duration::from_secs(60));
+    for run in [long, old] {
+        worked(&store, run.complete(&()));
+    }
+    clock.advance(Duration::from_secs(60));
+    let (mut run, inner) = (begin("outer"), store.clone());
+    clock.advance(Duration::from_secs(1));
+    let (tell, told) = mpsc::channel();
+    let advanced = run.advance_with("at", &(), move |_| {
+        tell.send(inner.progress(&key("old")).map(|found| found.is_some())).unwrap();
+        Ok(())
+    });
+    let worked = thread::spawn({
+        let store = store.clone();
+        move || store.work_by_hand()
+    });
+    until_done(&store, &worked);
+    advanced.wait().unwrap();
+    assert_eq!(told.recv().unwrap().unwrap_err().kind(), ErrorKind::WouldDeadlock);
+}
+
+/// Where it hangs, closing the store would hang as well.
+fn until_done<T>(store: &Store, worked: &thread::JoinHandle<T>) {
+    let began = std::time::Instant::now();
+    while !worked.is_finished() {
+        if began.elapsed() > Duration::from_secs(120) {
+            std::mem::forget(store.clone());
+            panic!("the writer's work hangs");
+        }
+        thread::yield_now();
+    }
 }

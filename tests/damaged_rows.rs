@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition};
-use reentry::{Advance, Builder, Claim, ErrorKind, ManualClock, Request, Revision, Store};
+use reentry::{
+    Advance, Builder, Claim, ErrorKind, Loss, ManualClock, Request, Revision, SimulatedDisk, Store, Table, Transaction,
+};
 
-use support::{START, database, keep_one_damaged_of_three, key, kind, run, run_of};
+use support::{START, database, head_bytes, keep_one_damaged_of_three, key, kind, request, run, run_of};
 
 const UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
 
@@ -154,4 +156,38 @@ fn p10_an_export_says_that_it_lacks_an_unfinished_operation_whose_payload_is_dam
     other.import(&lines[..], |_| ControlFlow::Continue(()), |_| {}).unwrap();
     let names: Vec<_> = other.operations().map(|it| it.unwrap().key().key().to_owned()).collect();
     assert_eq!(names, ["after", "before"]);
+}
+
+/// Two commits in full with no entry between them: an entry that was made on the second tells that it was there.
+#[test]
+fn p10_a_newest_commit_that_is_damaged_is_refused_though_no_entry_was_made_on_the_one_before() {
+    let disk = SimulatedDisk::new().with_journal(8);
+    let store = Store::builder().open_on(&disk).unwrap();
+    let runs = ["a", "b"].map(|name| run_of(store.claim(&key(name), request()).wait().unwrap()));
+    for mut run in runs {
+        let row = |tx: &Transaction<'_>| {
+            tx.open_table(Table::new("orders"))?.insert("row", "row")?;
+            Ok(())
+        };
+        drop(run.complete_with(&"paid".to_owned(), row).wait().unwrap());
+    }
+    drop(store.claim(&key("c"), request()).wait().unwrap());
+    let image = disk.cut(disk.calls(), |_| Loss::Kept).image();
+    let head = head_bytes(&image);
+    let mut refused = 0;
+    for at in head + 64..head + 64 + 2 * 128 {
+        let mut damaged = image.clone();
+        damaged[at] ^= 0x40;
+        match Store::builder().open_on(&SimulatedDisk::from_image(damaged)) {
+            Ok(store) => {
+                let ended = |name| store.progress(&key(name)).unwrap().unwrap().outcome().is_some();
+                assert_eq!((ended("a"), ended("b"), ended("c")), (true, true, false), "offset {at}");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), ErrorKind::Corrupt, "offset {at}: {error}");
+                refused += usize::from(error.to_string().contains("redb's newest commit is damaged"));
+            }
+        }
+    }
+    assert!(refused > 0, "no damage met the newest commit");
 }

@@ -537,54 +537,6 @@ fn nor_does_one_that_is_woken_where_closures_ran_before() {
     wake_on_its_thread(&store, &gate);
 }
 
-/// Likewise where a test says when the writer works: that is what it is at.
-#[test]
-fn an_expiry_is_not_written_down_by_hand_within_the_writers_own_work() {
-    let clock = reentry::ManualClock::at(support::START);
-    let builder = Store::builder().clock(clock.clone()).retention(Duration::from_secs(600));
-    let store = builder.open_by_hand(&reentry::SimulatedDisk::new()).unwrap();
-    let begin = |name| {
-        let claim = store.claim(&key(name), request());
-        store.work_by_hand();
-        support::run_of(claim.wait().unwrap())
-    };
-    // What is kept longer holds up what is over, so that no sweep removes it.
-    let (long, mut old) = (begin("long"), begin("old"));
-    old.keep_for(Duration::from_secs(60));
-    for mut run in [long, old] {
-        let ended = run.complete(&());
-        store.work_by_hand();
-        ended.wait().unwrap();
-    }
-    clock.advance(Duration::from_secs(60));
-    let (mut run, inner) = (begin("outer"), store.clone());
-    clock.advance(Duration::from_secs(1));
-    let (tell, told) = channel();
-    let advanced = run.advance_with("at", &(), move |_| {
-        tell.send(inner.progress(&key("old")).map(|found| found.is_some())).unwrap();
-        Ok(())
-    });
-    let worked = std::thread::spawn({
-        let store = store.clone();
-        move || store.work_by_hand()
-    });
-    until_done(&store, &worked);
-    advanced.wait().unwrap();
-    assert_eq!(kind(told.recv().unwrap()), ErrorKind::WouldDeadlock);
-}
-
-/// Where it hangs, closing the store would hang as well.
-fn until_done<T>(store: &Store, worked: &std::thread::JoinHandle<T>) {
-    let began = std::time::Instant::now();
-    while !worked.is_finished() {
-        if began.elapsed() > PATIENCE {
-            std::mem::forget(store.clone());
-            panic!("the writer's work hangs");
-        }
-        std::thread::yield_now();
-    }
-}
-
 /// A waker of an executor that runs its task where it is woken, and the task claims the key it waited for.
 struct ClaimsAgain(Store, AtomicUsize);
 

@@ -93,40 +93,6 @@ fn p2_a_journal_that_is_full_is_taken_in_and_begins_anew() {
     }
 }
 
-/// Two commits in full with no entry between them: an entry that was made on the second tells that it was there.
-#[test]
-fn p10_a_newest_commit_that_is_damaged_is_refused_though_no_entry_was_made_on_the_one_before() {
-    let disk = SimulatedDisk::new().with_journal(8);
-    let store = builder().open_on(&disk).unwrap();
-    let runs = ["a", "b"].map(|name| run_of(store.claim(&key(name), request()).wait().unwrap()));
-    for mut run in runs {
-        let row = |tx: &reentry::Transaction<'_>| {
-            tx.open_table(reentry::Table::new("orders"))?.insert("row", "row")?;
-            Ok(())
-        };
-        drop(run.complete_with(&"paid".to_owned(), row).wait().unwrap());
-    }
-    drop(store.claim(&key("c"), request()).wait().unwrap());
-    let image = disk.cut(disk.calls(), |_| Loss::Kept).image();
-    let head = head_bytes(&image);
-    let mut refused = 0;
-    for at in head + 64..head + 64 + 2 * 128 {
-        let mut damaged = image.clone();
-        damaged[at] ^= 0x40;
-        match builder().open_on(&SimulatedDisk::from_image(damaged)) {
-            Ok(store) => {
-                let ended = |name| store.progress(&key(name)).unwrap().unwrap().outcome().is_some();
-                assert_eq!((ended("a"), ended("b"), ended("c")), (true, true, false), "offset {at}");
-            }
-            Err(error) => {
-                assert_eq!(error.kind(), ErrorKind::Corrupt, "offset {at}: {error}");
-                refused += usize::from(error.to_string().contains("redb's newest commit is damaged"));
-            }
-        }
-    }
-    assert!(refused > 0, "no damage met the newest commit");
-}
-
 /// Payloads in rows of their own, tombstones, what retention removes and what is forgotten: all that a batch can do.
 #[test]
 fn p2_every_kind_of_change_comes_back_from_the_journal() {

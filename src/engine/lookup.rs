@@ -17,6 +17,9 @@ use crate::sync::{Ordering, thread};
 /// How often a reader looks a row up again that moved meanwhile.
 const LOOK_UPS_MAX: usize = 10_000;
 
+/// The record is at another place by now, or gone.
+struct Moved;
+
 impl Shared {
     /// The answer to a claim that changes nothing, without the writer; none where it may change something.
     pub(super) fn peek(&self, key: &Key, hash: KeyHash, command: &Command) -> Option<Result<Claimed>> {
@@ -62,8 +65,8 @@ impl Shared {
             match self.log.read(found)? {
                 Some(record) if record.born == born => {
                     let hash = self.index.hash(&record.key);
-                    if let Ok(seen) = self.seen_there(hash, found, record) {
-                        return Ok(Some(seen));
+                    if let Ok(owner) = self.owner_there(hash, &record.key, found) {
+                        return Ok(Some(Seen { record, owner }));
                     }
                 }
                 Some(_) => return Err(exchanged(found)),
@@ -121,17 +124,17 @@ impl Shared {
     /// A record that was read at this place with its owner; where it moved since, as it is now.
     pub(super) fn seen_at(&self, place: Place, record: Record) -> Seen {
         let hash = self.index.hash(&record.key);
-        self.seen_there(hash, place, record).unwrap_or_else(|record| {
-            let now = self.find(&record.key, hash).ok().flatten();
-            now.unwrap_or(Seen { record, owner: None })
-        })
+        if let Ok(owner) = self.owner_there(hash, &record.key, place) {
+            return Seen { record, owner };
+        }
+        let now = self.find(&record.key, hash).ok().flatten();
+        now.unwrap_or(Seen { record, owner: None })
     }
 
-    /// Whose the record is now it was when it was read, as long as it stands there; else it is given back.
-    fn seen_there(&self, hash: KeyHash, place: Place, record: Record) -> Result<Seen, Record> {
+    /// Whose the record of this key is: that was so when it was read at this place, as long as it stands there.
+    fn owner_there(&self, hash: KeyHash, key: &Key, place: Place) -> Result<Option<Owner>, Moved> {
         let shard = self.index.shard(hash);
-        let stands = shard.places(hash).any(|still| still == place);
-        if stands { Ok(Seen { owner: shard.owner(hash, &record.key), record }) } else { Err(record) }
+        if shard.places(hash).any(|still| still == place) { Ok(shard.owner(hash, key)) } else { Err(Moved) }
     }
 }
 
@@ -172,7 +175,7 @@ mod tests {
         let engine = engine();
         keep(&engine, Place::Unfinished(20), &record("there", 20, Phase::Unfinished));
         let found = engine.shared.follow_unfinished(20, Place::Unfinished(20)).unwrap();
-        assert_eq!(found.unwrap().born, 20);
+        assert_eq!(found.unwrap().record.born, 20);
         let error = engine.shared.follow_unfinished(19, Place::Unfinished(20)).unwrap_err();
         assert!(error.kind() == ErrorKind::Corrupt && error.to_string().contains("another operation"), "{error}");
     }

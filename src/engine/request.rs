@@ -477,7 +477,7 @@ mod tests {
             let key = Key::new("scope", "key").unwrap();
             let beside = size_of::<Request>() + key.len();
             let hash = super::super::index::Index::new(u64::MAX, 1).hash(&key);
-            let carried = Carried { known: None, reports: vec![report(some()), report(None)] };
+            let carried = Carried { reports: vec![report(some()), report(None)], ..Carried::default() };
             let reply = Reply::Done(promise().0);
             let request = Request { key, hash, command, carried, rows: None, is_left: None, reply };
             assert_eq!(request.bytes(), beside + counted + 104 + 4);

@@ -1,0 +1,190 @@
+//! What an import takes in beside what the store knows, whose clock is another, and of what is not whole.
+
+mod support;
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use reentry::{
+    ErrorKind, Failure, Fingerprint, Imported, Loss, ManualClock, Request, Resolution, SimulatedDisk, State, Store,
+};
+use support::{START, does, key, kind, request, run, run_of, times_out};
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
+
+fn builder(clock: &ManualClock) -> reentry::Builder {
+    Store::builder().clock(clock.clone()).retention(HOUR).tombstones(1_000 * HOUR).attempts_max(3)
+}
+
+fn exported(store: &Store) -> String {
+    let mut lines = Vec::new();
+    store.export(&mut lines, |_| GO_ON).unwrap();
+    String::from_utf8(lines).unwrap()
+}
+
+fn import(store: &Store, lines: &str) -> reentry::Result<Imported> {
+    store.import(lines.as_bytes(), |_| GO_ON, |_| {})
+}
+
+/// A step that was begun in the future would be in doubt until then.
+#[test]
+fn p11_no_time_of_what_is_imported_is_later_than_the_stores_own() {
+    let ahead = ManualClock::at(START + HOUR * 24 * 3650);
+    let one = builder(&ahead).in_memory().unwrap();
+    run(&one, &key("gone")).complete(&()).wait().unwrap();
+    ahead.advance(HOUR);
+    run(&one, &key("done")).complete(&()).wait().unwrap();
+    let mut open = run(&one, &key("open"));
+    does(&mut open, "charge", "receipt");
+    open.advance("paid", &()).wait().unwrap();
+    times_out(&mut open, "mail");
+    drop(open);
+    one.resolve(&key("open"), "mail", Resolution::DidNotHappen, "the mailer said so").wait().unwrap();
+    let mut again = run(&one, &key("open"));
+    times_out(&mut again, "mail");
+    // What a run reports that was taken over is kept beside the step.
+    let fenced = again.step("mail").run_keyed(|_| {
+        one.revoke(&key("open")).wait().unwrap();
+        drop(run(&one, &key("open")));
+        Ok::<_, Failure>(())
+    });
+    assert_eq!(kind(fenced), ErrorKind::Fenced);
+    drop(again);
+    let lines = exported(&one);
+    let now = START + HOUR * 24 * 3649;
+    let other = builder(&ManualClock::at(now)).in_memory().unwrap();
+    assert_eq!(import(&other, &lines).unwrap().new, 3);
+    for told in other.operations().map(Result::unwrap) {
+        let mut times = vec![told.since(), told.changed_at()];
+        times.extend(told.ended_at());
+        times.extend(told.checkpoint().map(reentry::Checkpoint::at));
+        for step in told.steps() {
+            times.push(step.begun_at());
+            times.extend(step.settled_at());
+            times.extend(step.notes().iter().map(reentry::Note::at));
+            times.extend(step.late().iter().map(reentry::Late::at));
+        }
+        assert!(times.iter().all(|time| *time == now), "{told:?}");
+        assert!(told.known_until().is_none_or(|until| until > START + HOUR * 24 * 3650), "no retention is shortened");
+    }
+    let again = import(&other, &lines).unwrap();
+    assert_eq!((again.new, again.same, again.differing), (0, 3, 0), "it is the same still");
+}
+
+/// Rows of another time say nothing of when they were written.
+#[test]
+fn p11_an_expiry_that_is_told_beside_an_import_outlasts_a_restart_with_the_clock_turned_back() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let old = builder(&clock).in_memory().unwrap();
+    drop(run(&old, &key("order")));
+    let lines = exported(&old);
+    let store = builder(&clock).open_on(&disk).unwrap();
+    // What is kept longer stands before it, so that no sweep writes a row of that time.
+    drop(run(&store, &key("long")).complete(&()).wait().unwrap());
+    let mut short = run(&store, &key("short"));
+    short.keep_for(Duration::from_secs(10));
+    short.complete(&()).wait().unwrap();
+    clock.advance(HOUR / 100);
+    let imported = import(&store, &lines).unwrap();
+    assert_eq!(imported.new, 1);
+    assert_eq!(store.progress(&key("short")).unwrap().unwrap().state(), State::Gone);
+    let cut = disk.cut(disk.calls(), |_| Loss::Lost);
+    let store = builder(&ManualClock::at(START + Duration::from_secs(5))).open_on(&cut).unwrap();
+    assert_eq!(store.progress(&key("short")).unwrap().unwrap().state(), State::Gone);
+}
+
+/// What a batch removes as over leaves no row of its time where all that it writes comes from an export.
+#[test]
+fn p5_p11_what_is_over_as_something_is_imported_stays_so_after_a_restart_with_the_clock_turned_back() {
+    let clock = ManualClock::at(START);
+    let old = builder(&clock).in_memory().unwrap();
+    drop(run(&old, &key("order")));
+    let (lines, disk) = (exported(&old), SimulatedDisk::new());
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).open_on(disk).unwrap()
+    };
+    let store = open(&disk, &clock);
+    drop(run(&store, &key("over")).complete(&()).wait().unwrap());
+    clock.advance(HOUR);
+    assert_eq!(import(&store, &lines).unwrap().new, 1);
+    let store = open(&disk.cut(disk.calls(), |_| Loss::Lost), &ManualClock::at(START));
+    assert!(run(&store, &key("new")).since() >= START + HOUR);
+}
+
+#[test]
+fn p11_what_an_import_or_an_export_leaves_out_as_over_stays_so() {
+    let at = |hours: u32| ManualClock::at(START + HOUR * hours);
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).open_by_hand(disk).unwrap()
+    };
+    let old = Store::builder().clock(at(0)).retention(HOUR).in_memory().unwrap();
+    drop(run(&old, &key("order")).complete(&()).wait().unwrap());
+    let lines = exported(&old);
+    let (disk, clock) = (SimulatedDisk::new(), at(0));
+    let store = Store::builder().clock(clock.clone()).retention(HOUR).open_on(&disk).unwrap();
+    clock.advance(HOUR);
+    assert_eq!(import(&store, &lines).unwrap().over, 1);
+    let store = Store::builder().clock(at(0)).open_on(&disk.cut(disk.calls(), |_| Loss::Lost)).unwrap();
+    assert_eq!(import(&store, &lines).unwrap().over, 1, "it was told to be over");
+
+    let (disk, clock) = (SimulatedDisk::new(), at(0));
+    let store = open(&disk, &clock);
+    let claim = store.claim(&key("order"), request());
+    store.work_by_hand();
+    let ended = run_of(claim.wait().unwrap()).complete(&());
+    store.work_by_hand();
+    ended.wait().unwrap();
+    clock.advance(HOUR);
+    assert_eq!(exported(&store).lines().count(), 2, "a header and a trailer");
+    let store = open(&disk.cut(disk.calls(), |_| Loss::Lost), &at(0));
+    assert_eq!(exported(&store).lines().count(), 2);
+}
+
+/// Where the queue has room for one, all others of a broken import are on their way still.
+#[test]
+fn p2_what_came_before_a_line_that_is_damaged_is_taken_in_and_told() {
+    let clock = ManualClock::at(START);
+    let one = builder(&clock).in_memory().unwrap();
+    (0..50).for_each(|nth| drop(run(&one, &key(&nth.to_string()))));
+    let lines: String = exported(&one).lines().take(51).flat_map(|line| [line, "\n"]).collect();
+    let gate = support::Gate::new();
+    let other = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    drop(run_of(other.claim(&key("7"), Fingerprint::of("another")).wait().unwrap()));
+    gate.hold(&other);
+    let mut differing = Vec::new();
+    let imported = std::thread::scope(|threads| {
+        let read = |bytes| {
+            if bytes >= lines.len() as u64 {
+                gate.open();
+            }
+            GO_ON
+        };
+        let lines = format!("{lines}damaged\n");
+        let taken = threads.spawn({
+            let (other, differing) = (&other, &mut differing);
+            move || other.import(lines.as_bytes(), read, |key| differing.push(key.clone()))
+        });
+        taken.join().unwrap()
+    });
+    assert_eq!(kind(imported), ErrorKind::Corrupt);
+    assert_eq!(differing, [key("7")]);
+    assert_eq!(other.unfinished().count(), 50);
+}
+
+/// It is in memory alone, and gone with its run.
+#[test]
+fn p2_what_only_a_deferred_claim_tells_is_not_taken_for_known() {
+    let clock = ManualClock::at(START);
+    let one = builder(&clock).in_memory().unwrap();
+    drop(run(&one, &key("order")));
+    let lines = exported(&one);
+    let other = builder(&clock).in_memory().unwrap();
+    let deferred = Request::from(request()).deferred();
+    let owner = run_of(other.claim(&key("order"), deferred).wait().unwrap());
+    let imported = import(&other, &lines).unwrap();
+    assert_eq!((imported.same, imported.differing), (0, 1));
+    drop(owner);
+    assert_eq!(import(&other, &lines).unwrap().new, 1);
+}
