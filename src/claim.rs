@@ -46,8 +46,8 @@ impl Request {
         Self { bytes: Some(copy), ..fingerprint.into() }
     }
 
-    /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3). A request [`of`](Self::of)
-    /// more than any store takes is refused all the same; make one from its [`Fingerprint`].
+    /// Keeps this with the operation until it ends, whatever the fingerprint was made from (P3). A request
+    /// [`of`](Self::of) more than any store takes is refused all the same; make one from its [`Fingerprint`].
     pub fn keep(self, request: &(impl Payload + ?Sized)) -> Self {
         let bytes = match self.bytes {
             Some(Err(refused)) => Err(refused),

@@ -115,7 +115,8 @@ pub enum ErrorKind {
     /// A key was not begun because the store, or its scope, keeps as much as the builder allows; the message names the
     /// setting. Wait for retention or for what is unfinished to end, forget some, or raise it; what has begun goes on.
     /// Or one operation has as many steps as it may, 1,024, or as many bytes (`operation_bytes_max`): then what was
-    /// asked for did not happen, and the operation can still be completed or failed.
+    /// asked for did not happen, and the operation can still be completed or failed. A deferred claim counts from its
+    /// run's first durable call on, so it is that call which is refused, though it be the outcome; then claim again.
     Capacity,
     /// The store stopped after a failed write or sync, or a fault inside it. Close it and open it anew; what was
     /// acknowledged is there. After a failed sync restart the machine first, or copy the file and open the copy: the
@@ -131,7 +132,8 @@ pub enum ErrorKind {
     /// The path is a folder, a link, empty, or holds something that is no store. Nothing in it was changed.
     NotAStore,
     /// The file, or the folder it is in, is open to others, and the builder was told to refuse that. Take the
-    /// permissions away, and think about who may have read or changed the file. Nothing in it was changed.
+    /// permissions away, and think about who may have read or changed the file. Nothing in it was changed. Or a file
+    /// that others may write to stands where a new one is to be made (`NAME.creating`): remove it.
     Exposed,
     /// The file was written by a newer version of this crate. Use that version. Nothing in it was changed.
     NewerFormat,

@@ -196,7 +196,8 @@ impl Run {
     /// # Errors
     ///
     /// [`ErrorKind::Fenced`] where the operation was taken over or revoked: stop, and do no further effect. Otherwise
-    /// [`ErrorKind::Failed`] and [`ErrorKind::Closed`].
+    /// [`ErrorKind::Full`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`], and what becomes of the changes that it
+    /// comes to the writer with ([`ErrorKind::OutcomeUnknown`]).
     pub fn renew(&mut self) -> Pending<()> {
         if let Err(error) = self.check_not_over() {
             return Pending::ready(Err(error));
@@ -214,8 +215,10 @@ impl Run {
     ///
     /// [`ErrorKind::Conflict`] where somebody else moved it: [`checkpoint`](Self::checkpoint) then gives the one that
     /// stands. [`ErrorKind::Fenced`] where this run was revoked: stop. [`ErrorKind::InvalidName`],
-    /// [`ErrorKind::PayloadTooLarge`] and [`ErrorKind::Codec`] for what was asked; [`ErrorKind::Full`],
-    /// [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`] for what became of the store.
+    /// [`ErrorKind::PayloadTooLarge`] and [`ErrorKind::Codec`] for what was asked, [`ErrorKind::Capacity`] where there
+    /// is no room for it in the operation or, for a deferred claim, in the store; [`ErrorKind::Corrupt`] where the
+    /// record is damaged; [`ErrorKind::Full`], [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`]
+    /// for what became of the store.
     pub fn advance(&mut self, name: &str, payload: &(impl Payload + ?Sized)) -> Pending<Revision> {
         self.move_checkpoint(name, payload, None)
     }

@@ -150,8 +150,9 @@ impl Store {
     /// returns**, and each operation by itself before that: what came before an error stays. [`check_export`] tells
     /// beforehand whether there will be one.
     ///
-    /// Operations get new numbers, in the order of the lines. A time that is later than the store's own becomes that
-    /// (P11). No limit on what the store keeps refuses what has begun elsewhere.
+    /// Operations get new numbers, in the order of the lines. What happened later than the store's own time is told to
+    /// have happened then (P11); a deadline stays what it is. No limit on what the store keeps refuses what has begun
+    /// elsewhere.
     ///
     /// # Errors
     ///

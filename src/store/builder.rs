@@ -126,7 +126,7 @@ impl Builder {
 
     /// How many operations may be kept; a claim that would begin one more is refused with [`ErrorKind::Capacity`], and
     /// everything that has begun goes on (P6). Tombstones count, and so does what is expired until it is removed. Each
-    /// takes 32 bytes of memory at most. Default: 30 million.
+    /// takes 32 bytes of memory at most, and some 100 more while it is unfinished. Default: 30 million.
     pub fn operations_max(mut self, operations: u64) -> Self {
         self.capacity.all.operations = Some(operations);
         self

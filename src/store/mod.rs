@@ -114,7 +114,9 @@ impl Store {
     /// # Errors
     ///
     /// [`ErrorKind::Corrupt`], [`ErrorKind::Io`], [`ErrorKind::Failed`] or [`ErrorKind::Closed`] where it cannot be
-    /// read; [`ErrorKind::Full`] where that needs the time of an expiry on disk and there is no room for it.
+    /// read; [`ErrorKind::Full`] where that needs the time of an expiry on disk and there is no room for it, or the
+    /// file cannot be opened anew on a full disk; [`ErrorKind::TimedOut`] where its row moves faster than it can be
+    /// read.
     pub fn progress(&self, key: &Key) -> Result<Option<Progress>> {
         Ok(self.engine.look(key)?.map(|(seen, time)| Progress::new(seen, time, self.engine.policy())))
     }
@@ -230,7 +232,8 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// [`ErrorKind::Failed`] and [`ErrorKind::Closed`].
+    /// [`ErrorKind::Full`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`]; [`ErrorKind::Corrupt`] for a damaged
+    /// record; and what becomes of the changes that it comes to the writer with ([`ErrorKind::OutcomeUnknown`]).
     pub fn revoke(&self, key: &Key) -> Pending<bool> {
         self.engine.by_name(key, Command::Revoke)
     }
@@ -279,7 +282,8 @@ impl Store {
     }
 
     /// Closes the store for all its handles: what is queued is finished and answered, everything later and everybody
-    /// who waits for another run gets [`ErrorKind::Closed`]. When it returns, the file is free to be opened anew.
+    /// who waits for another run gets [`ErrorKind::Closed`], or [`ErrorKind::Failed`] where it had stopped. When it
+    /// returns, the file is free to be opened anew.
     ///
     /// # Errors
     ///

@@ -34,7 +34,7 @@ pub struct Migrated {
 impl Builder {
     /// Gives back what the file of a store that nobody has open holds and does not use. While a store serves, what is
     /// freed is used again, so this is for one that will not become as large again soon. It moves most of the file:
-    /// have a copy, and room for as much again.
+    /// have a copy.
     ///
     /// **Durable when it returns**; a crash meanwhile leaves the store whole. What
     /// [`on_open_progress`](Self::on_open_progress) is told goes half-way while the file is opened, and on while it is
