@@ -217,8 +217,8 @@ impl Run {
     /// stands. [`ErrorKind::Fenced`] where this run was revoked: stop. [`ErrorKind::InvalidName`],
     /// [`ErrorKind::PayloadTooLarge`] and [`ErrorKind::Codec`] for what was asked, [`ErrorKind::Capacity`] where there
     /// is no room for it in the operation or, for a deferred claim, in the store; [`ErrorKind::Corrupt`] where the
-    /// record is damaged; [`ErrorKind::Full`], [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and [`ErrorKind::Closed`]
-    /// for what became of the store.
+    /// record is damaged; [`ErrorKind::Full`], [`ErrorKind::OutcomeUnknown`], [`ErrorKind::Failed`] and
+    /// [`ErrorKind::Closed`] for what became of the store.
     pub fn advance(&mut self, name: &str, payload: &(impl Payload + ?Sized)) -> Pending<Revision> {
         self.move_checkpoint(name, payload, None)
     }

@@ -169,8 +169,8 @@ fn p4_a_recheck_that_cannot_tell_runs_nothing_and_the_operation_stays_resumable(
     store.verify().unwrap();
 }
 
-/// While a machine sleeps its wall clock goes on and its monotonic clock does not, so the process before cannot have told
-/// how long ago it began the step.
+/// While a machine sleeps its wall clock goes on and its monotonic clock does not, so the process before cannot have
+/// told how long ago it began the step.
 #[test]
 fn p4_p11_what_an_earlier_process_began_has_the_whole_time_to_settle_after_the_restart() {
     let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));

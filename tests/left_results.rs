@@ -117,8 +117,8 @@ fn p3_p4_a_run_that_leaves_within_the_batch_of_its_report_loses_no_result() {
     store.verify().unwrap();
 }
 
-/// The story: a call that waited outside a full queue carried what had been reported when it was made. That was taken in
-/// meanwhile, and its step begun anew, which it then withdrew.
+/// The story: a call that waited outside a full queue carried what had been reported when it was made. That was taken
+/// in meanwhile, and its step begun anew, which it then withdrew.
 #[test]
 fn p4_what_was_reported_of_one_try_does_not_withdraw_the_next() {
     let gate = Gate::new();

@@ -3,8 +3,8 @@
 //!
 //! Invariants:
 //! 1. What is acknowledged is in redb's last durable commit, or in the entries that carry its mark (P2).
-//! 2. Each durable commit of the store's own has a new mark, written in the same transaction. So an entry counts for the
-//!    commit that it was made on, and for none before or after it.
+//! 2. Each durable commit of the store's own has a new mark, written in the same transaction. So an entry counts for
+//!    the commit that it was made on, and for none before or after it.
 //! 3. Entries may be done again: each number is given once, so it comes to the same.
 //! 4. No two entries share a page: a write that is torn harms none before it.
 //! 5. An entry that does not read is one that a crash tore, and was told to nobody. Where another stands behind it, it

@@ -86,6 +86,15 @@ impl Order {
         }
     }
 
+    /// The numbers that come behind this place: from the one that is next. Behind a damaged page that is on another,
+    /// and the one that is left is not.
+    fn numbers_behind(self, place: Place) -> (Bound<u64>, Bound<u64>) {
+        match self {
+            Self::OldestFirst => (Bound::Included(place.number().saturating_add(1)), Bound::Unbounded),
+            Self::NewestFirst => (Bound::Unbounded, Bound::Included(place.number().saturating_sub(1))),
+        }
+    }
+
     /// Whether one place comes before another.
     pub(crate) fn is_before(self, one: Place, other: Place) -> bool {
         let key = |place: Place| (!matches!(place, Place::Tombstone(_)), place.number());
@@ -128,13 +137,7 @@ impl Log {
                 page.after = order.next_table(after);
                 return Ok(());
             };
-            let number = after.number();
-            // By the number that comes next: behind a damaged page that is on another, and the one that is left is not.
-            let bounds = match order {
-                Order::OldestFirst => (Bound::Included(number.saturating_add(1)), Bound::Unbounded),
-                Order::NewestFirst => (Bound::Unbounded, Bound::Included(number.saturating_sub(1))),
-            };
-            let mut rows = table.range::<u64>(bounds).map_err(engine)?;
+            let mut rows = table.range::<u64>(order.numbers_behind(after)).map_err(engine)?;
             let mut bytes = 0;
             loop {
                 if page.looked >= rows_max.min(PAGE_ROWS) || bytes >= PAGE_BYTES {
