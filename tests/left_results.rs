@@ -6,6 +6,7 @@ mod support;
 
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::Duration;
 
 use reentry::{Advance, EffectId, Error, ErrorKind, Pending, Revision, Run, StepState, Store, not_applied};
 use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, step_of};
@@ -115,6 +116,47 @@ fn p3_p4_a_run_that_leaves_within_the_batch_of_its_report_loses_no_result() {
     assert_eq!(third.step("charge").run_at_most_once(never).unwrap(), "charge found");
     drop((third, beside));
     store.verify().unwrap();
+}
+
+/// The story: a run reported and left while the batch that gave its operation to another was on its way to the disk. What
+/// it had left went with the seat, and its report was skipped as one that is taken in from there.
+#[test]
+fn p7_what_a_run_reports_while_another_takes_over_is_evidence_though_it_leaves_before_that_is_known() {
+    for is_of_that_batch in [false, true] {
+        let gate = Gate::new();
+        let lease = Duration::from_secs(10);
+        let store = Store::builder().clock(gate.clone()).lease(lease).in_memory().unwrap();
+        let key = key("order");
+        let mut beside = run(&store, &support::key("beside"));
+        let mut first = run(&store, &key);
+        let mut under_way = None;
+        let charged = first.step("charge").run_keyed(|_| {
+            gate.clock.advance(lease);
+            gate.hold(&store);
+            let (claimed, held) = (store.claim(&key, request()), Held::new(&mut beside));
+            if !is_of_that_batch {
+                gate.open();
+                held.wait();
+            }
+            under_way = Some((claimed, held));
+            Ok::<_, Error>("receipt".to_owned())
+        });
+        assert_eq!(charged.unwrap(), "receipt");
+        let (claimed, held) = under_way.unwrap();
+        if is_of_that_batch {
+            gate.open();
+            held.wait();
+        }
+        drop(first);
+        held.go_on();
+        let second = run_of(claimed.wait().unwrap());
+        settle(&store);
+        let seen = step_of(&store, &key, "charge").unwrap();
+        let late: Vec<_> = seen.late().iter().map(reentry::Late::attempt).collect();
+        assert_eq!((second.attempt(), seen.state(), late), (2, StepState::InDoubt, vec![1]), "{is_of_that_batch}");
+        drop((second, beside));
+        store.verify().unwrap();
+    }
 }
 
 /// The story: a call that waited outside a full queue carried what had been reported when it was made. That was taken

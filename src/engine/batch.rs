@@ -12,7 +12,7 @@ use hashbrown::HashTable;
 use super::Shared;
 use super::capacity::Kept;
 use super::done::{Done, Move, Told};
-use super::index::{KeyHash, Owner};
+use super::index::{KeyHash, Owner, Shard};
 use super::lookup::{exchanged, missing};
 use super::place::{NUMBER_MAX, Place};
 use super::request::{Adopted, Advanced, Claimed, Known, Request, Stepped, Working};
@@ -134,10 +134,6 @@ impl<'b, 't> Batch<'b, 't> {
             Err(error) => return unread(error),
         };
         self.renew(&mut touched, request);
-        // Its run may have left since this batch first saw the key.
-        if request.is_left() && !touched.has_taken_left {
-            touched.left = self.shared.index.shard(hash).left(hash, &request.key);
-        }
         let left = std::mem::take(&mut touched.left);
         if !left.is_empty() {
             touched.has_taken_left = true;
@@ -147,7 +143,7 @@ impl<'b, 't> Batch<'b, 't> {
         self.take_reports(&mut touched, request, &request.carried.reports);
         let told = if request.has_failed() {
             Told::Failed
-        } else if request.is_left() {
+        } else if self.was_taken_in(&touched, request) {
             Told::Stepped(Stepped::Nothing)
         } else {
             self.decide(&mut touched, request)?
@@ -202,6 +198,16 @@ impl<'b, 't> Batch<'b, 't> {
         }
     }
 
+    /// Whether this is a report that was taken in from where its run left it. One that stands there, and that this batch
+    /// did not take in, was left after the batch first saw the key; it is decided like any other.
+    fn was_taken_in(&self, touched: &Touched, request: &Request) -> bool {
+        let Some(is_left) = request.is_left.as_ref().filter(|is_left| is_left.load(Ordering::Acquire)) else {
+            return false;
+        };
+        let Request { hash, key, .. } = request;
+        touched.has_taken_left || !self.shared.index.shard(*hash).left(*hash, key).any(|left| left.is(is_left))
+    }
+
     /// Begins the lease of the run that asks anew, whatever comes of what it asks: it is at work.
     fn renew(&mut self, touched: &mut Touched, request: &Request) {
         let Some(owner) = touched.owner.as_mut().filter(|owner| request.command.token() == Some(owner.token)) else {
@@ -219,7 +225,7 @@ impl<'b, 't> Batch<'b, 't> {
         let Known { place, record } = request.carried.known.as_ref()?;
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
-        let (owner, left) = (shard.owner(request.hash, &request.key), shard.left(request.hash, &request.key));
+        let (owner, left) = (shard.owner(request.hash, &request.key), left(&shard, request.hash, &request.key));
         let (kept, record) = (Kept::of(record), Some(Arc::clone(record)));
         stands.then_some(Touched { record, place: Some(*place), kept, owner, left, ..Touched::default() })
     }
@@ -227,7 +233,7 @@ impl<'b, 't> Batch<'b, 't> {
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
         for nth in 0.. {
             let shard = self.shared.index.shard(hash);
-            let (place, owner, left) = (shard.places(hash).nth(nth), shard.owner(hash, key), shard.left(hash, key));
+            let (place, owner, left) = (shard.places(hash).nth(nth), shard.owner(hash, key), left(&shard, hash, key));
             drop(shard);
             let Some(place) = place else { break };
             // What stands in the index is on disk, and nobody but the writer moves it.
@@ -486,6 +492,10 @@ fn unread(error: Error) -> Result<Told, Stop> {
 }
 
 /// Takes an operation from its run. What is not on disk yet goes with it.
+fn left(shard: &Shard, hash: KeyHash, key: &Key) -> Vec<Command> {
+    shard.left(hash, key).map(|left| left.command.clone()).collect()
+}
+
 fn unseat(touched: &mut Touched) -> Told {
     if touched.place.is_none() {
         touched.record = None;

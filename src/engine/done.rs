@@ -178,7 +178,7 @@ fn publish_rest<'m>(shared: &Shared, unfinished: &mut Opens, moves: impl Iterato
 
 /// Tells a caller what its request came to, and those who waited for its key that they wait no longer.
 fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>) {
-    let Request { key, hash, command, carried, reply, rows, is_left } = request;
+    let Request { key, hash, carried, reply, rows, is_left, .. } = request;
     if matches!(told, Told::Advanced(_) | Told::Stepped(_)) {
         carried.were_taken_in();
     }
@@ -205,8 +205,8 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>
         (Reply::Step(promise), Told::Stepped(stepped)) => {
             promise.keep(Ok(stepped));
             // A run that leaves now knows that it is taken in; one that left before did not.
-            if is_left.is_some_and(|is_left| is_left.load(Ordering::Acquire)) {
-                shared.index.shard(hash).forget_left(hash, &key, |left| left.step() == command.step());
+            if let Some(is_left) = is_left.filter(|is_left| is_left.load(Ordering::Acquire)) {
+                shared.index.shard(hash).forget_left(hash, &key, |left| left.is(&is_left));
             }
         }
         (Reply::End { ownership, promise }, Told::Ended(outcome)) => {

@@ -23,7 +23,7 @@ use crate::key::{Fingerprint, Key};
 use crate::pending::Promise;
 use crate::record::Record;
 use crate::record::transitions::{Ask, Command, Tenure};
-use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// Enough that callers seldom meet on one, and that growing one copies little. A model checker would try every order
 /// of looking into each.
@@ -78,7 +78,7 @@ pub(crate) struct Seat {
     /// The record of an owner whose claim is not on disk yet. It counts as long as no row of its key does.
     deferred: Option<Arc<Record>>,
     /// What the last owner had reported when it left, and what the writer may not have taken in yet.
-    left: Vec<Command>,
+    left: Vec<Left>,
     pub(crate) waiters: VecDeque<Waiter>,
 }
 
@@ -99,6 +99,21 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn tenure(self) -> Tenure {
         Tenure { token: self.token, moved: self.moved }
+    }
+}
+
+/// A report that its run left with the seat.
+#[derive(Debug)]
+pub(crate) struct Left {
+    pub(crate) command: Command,
+    /// Whether it is taken in from here, and not when it comes to the writer by itself.
+    pub(crate) is_left: Arc<AtomicBool>,
+}
+
+impl Left {
+    /// Whether it is the report that this belongs to.
+    pub(crate) fn is(&self, is_left: &Arc<AtomicBool>) -> bool {
+        Arc::ptr_eq(&self.is_left, is_left)
     }
 }
 
@@ -265,13 +280,12 @@ impl Shard {
     }
 
     /// What the last owner left behind, where there is no other since.
-    pub(crate) fn left(&self, hash: KeyHash, key: &Key) -> Vec<Command> {
-        let seat = self.seats.find(hash.word(), |seat| seat.key == *key);
-        seat.filter(|seat| seat.owner.is_none()).map(|seat| seat.left.clone()).unwrap_or_default()
+    pub(crate) fn left(&self, hash: KeyHash, key: &Key) -> impl Iterator<Item = &Left> {
+        self.seats.find(hash.word(), |seat| seat.key == *key).into_iter().flat_map(|seat| &seat.left)
     }
 
     /// Forgets what of that is taken in; the rest may be on its way still.
-    pub(crate) fn forget_left(&mut self, hash: KeyHash, key: &Key, is_taken_in: impl Fn(&Command) -> bool) {
+    pub(crate) fn forget_left(&mut self, hash: KeyHash, key: &Key, is_taken_in: impl Fn(&Left) -> bool) {
         if let Some(seat) = self.seat_mut(hash, key) {
             seat.left.retain(|left| !is_taken_in(left));
             self.tidy(hash, key);
@@ -313,6 +327,9 @@ impl Shard {
 
     /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run. Gives back those who wait for
     /// another request: the key began anew while they stood in line.
+    ///
+    /// What a run left behind after it was decided that this one takes over comes to the writer by itself, as any late
+    /// report does (P7).
     pub(crate) fn seat(
         &mut self,
         hash: KeyHash,
@@ -324,7 +341,8 @@ impl Shard {
             || Seat { hash, key: key.clone(), owner: None, deferred: None, left: Vec::new(), waiters: VecDeque::new() };
         let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
         let seat = entry.or_insert_with(new).into_mut();
-        (seat.owner, seat.deferred, seat.left) = (Some(owner), deferred, Vec::new());
+        (seat.owner, seat.deferred) = (Some(owner), deferred);
+        seat.left.drain(..).for_each(|left| left.is_left.store(false, Ordering::Release));
         if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
             return Vec::new();
         }
@@ -343,7 +361,7 @@ impl Shard {
         hash: KeyHash,
         key: &Key,
         token: u64,
-        left: impl FnOnce() -> Vec<Command>,
+        left: impl FnOnce() -> Vec<Left>,
     ) -> Option<Waiter> {
         let seat = self.seat_mut(hash, key)?;
         if seat.owner?.token != token {
@@ -524,7 +542,7 @@ mod tests {
         let (key, hash) = (key(1), index.hash(&key(1)));
         let (at, fingerprint) = (Timestamp::from_millis(1), Fingerprint::of("request"));
         let owner = Owner { token: 7, attempt: 1, since: at, moved: at, born: 7, fingerprint };
-        let left = || vec![Command::Forget];
+        let left = || vec![Left { command: Command::Forget, is_left: Arc::default() }];
         let mut shard = index.shard(hash);
         for (left, is_kept) in [(Vec::new(), false), (left(), true)] {
             assert!(shard.seat(hash, &key, owner, None).is_empty());
@@ -533,7 +551,7 @@ mod tests {
             assert_eq!(shard.seats().count() == 1, is_kept, "as long as the writer has not taken in what it left");
         }
         shard.forget_left(hash, &key, |_| false);
-        assert_eq!((shard.seats().count(), shard.left(hash, &key).len()), (1, 1));
+        assert_eq!((shard.seats().count(), shard.left(hash, &key).count()), (1, 1));
         shard.forget_left(hash, &key, |_| true);
         assert_eq!(shard.seats().count(), 0);
     }

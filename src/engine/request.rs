@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::error::text_of;
-use super::index::{KeyHash, Owner};
+use super::index::{KeyHash, Left, Owner};
 use super::place::Place;
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
@@ -33,7 +33,7 @@ pub(super) struct Request {
     pub(super) carried: Carried,
     /// What the server writes of its own in the same commit.
     pub(super) rows: Option<OwnRows>,
-    /// Of a report: whether its run left it with the seat, where it is taken in from then.
+    /// Of a report: whether its run left it with the seat, from where it is taken in then.
     pub(super) is_left: Option<Arc<AtomicBool>>,
     pub(super) reply: Reply,
 }
@@ -197,16 +197,24 @@ impl Reports {
     }
 
     /// Those that are left with the seat: what is still on its way need not be decided when it comes.
-    fn leave(&mut self) -> Vec<Command> {
-        let (left, _) = self.outstanding();
-        self.outstanding.iter().for_each(|report| report.is_left.store(true, Ordering::Release));
-        left
+    fn leave(&mut self) -> Vec<Left> {
+        self.tidy();
+        let leave = |report: &Report| {
+            report.is_left.store(true, Ordering::Release);
+            Left { command: report.command.clone(), is_left: Arc::clone(&report.is_left) }
+        };
+        self.outstanding.iter().map(leave).collect()
     }
 
     /// Those that are not known to be taken in, and how many there were by now.
     fn outstanding(&mut self) -> (Vec<Command>, u64) {
-        self.outstanding.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
+        self.tidy();
         (self.outstanding.iter().map(|report| report.command.clone()).collect(), self.count)
+    }
+
+    /// Forgets those that are known to be taken in.
+    fn tidy(&mut self) {
+        self.outstanding.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
     }
 
     /// Notes that a command came through which carried the first so many. They must not come again, since a step may be
@@ -333,11 +341,6 @@ impl Request {
     /// Whether it asks for no change, so that a commit that nobody knows of leaves nothing in doubt.
     pub(super) fn is_look(&self) -> bool {
         matches!(self.command, Command::Look)
-    }
-
-    /// Whether it is a report that its run has left with the seat.
-    pub(super) fn is_left(&self) -> bool {
-        self.is_left.as_ref().is_some_and(|is_left| is_left.load(Ordering::Acquire))
     }
 
     /// Whether the server's rows could not be written, so that the change is not made.
