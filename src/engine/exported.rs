@@ -35,8 +35,8 @@ impl Engine {
                 let counts = log.counts(place);
                 unfinished.extend((counts && record.is_unfinished()).then_some((record.born, place)));
                 let is_left_out = counts && is_over(record, time);
-                if is_left_out && over.is_none() {
-                    over = Some(record.key.clone());
+                if is_left_out {
+                    over.get_or_insert_with(|| record.key.clone());
                 }
                 counts && !record.is_unfinished() && !is_left_out
             })?;

@@ -246,8 +246,8 @@ impl Engine {
             log.page(after, order, rows_max, |place, record| {
                 let counts = log.counts(place) && wanted(record);
                 let is_left_out = counts && is_over(record, time);
-                if is_left_out && over.is_none() {
-                    over = Some(record.key.clone());
+                if is_left_out {
+                    over.get_or_insert_with(|| record.key.clone());
                 }
                 counts && !is_left_out
             })

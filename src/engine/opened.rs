@@ -66,14 +66,11 @@ impl Open {
         };
         let whole = Opening { check: OpenCheck::Full, ..opening.clone() };
         let as_left = || Self::as_left(Arc::clone(&disk), head, opening.cache_bytes);
-        // Where nothing is left either, what is damaged first is told.
+        // Where nothing is left either, what is damaged first is told; but of a newer file that it is newer: what this
+        // version of the crate does not know of it would be left out unheard.
+        let newer_or = |error, left: Error| if left.kind() == ErrorKind::NewerFormat { left } else { error };
         let opened = unwound(|| Self::checked(Arc::clone(&disk), head, &whole));
-        let opened = opened.or_else(|error| match error.kind() {
-            // It is whole, and what this version of the crate does not know of it would be left out unheard.
-            ErrorKind::NewerFormat => Err(error),
-            _ => as_left().map_err(|left| if left.kind() == ErrorKind::NewerFormat { left } else { error }),
-        });
-        match opened {
+        match opened.or_else(|error| as_left().map_err(|left| newer_or(error, left))) {
             Ok(mut open) => {
                 open.damaged.extend(damaged);
                 Ok(open)

@@ -107,7 +107,7 @@ impl Writer {
         let (now, mut done) = (self.shared.timeline.now(), Done::default());
         match self.attempt(&mut [], now, &mut done) {
             Ok(_) => done.publish(&self.shared, &mut Vec::new(), now),
-            Err(failure) if self.shared.log.fault().is_some_and(Fault::is_full) => {
+            Err(failure) if self.is_full(&failure) => {
                 self.shared.log.reopen()?;
                 // What retention removed may have landed all the same.
                 if matches!(failure, Failure::In(_)) && landed(&self.shared, &done.moves)? {
@@ -523,42 +523,12 @@ fn unknown(error: &Error) -> Error {
 mod tests {
     use std::io;
 
-    use super::super::disk::Disk;
     use super::super::mishap::{DiskCall, DiskFault};
     use super::super::simulated::SimulatedDisk;
+    use super::super::verify::tests::Named;
     use super::*;
     use crate::key::{Fingerprint, Key};
     use crate::store::Store;
-
-    /// A disk whose file has another name once a call of it failed.
-    #[derive(Debug)]
-    struct Renamed(SimulatedDisk);
-
-    impl Disk for Renamed {
-        fn len(&self) -> io::Result<u64> {
-            self.0.len()
-        }
-
-        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-            self.0.read(offset, out)
-        }
-
-        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-            self.0.write(offset, data)
-        }
-
-        fn set_len(&self, len: u64) -> io::Result<()> {
-            self.0.set_len(len)
-        }
-
-        fn sync(&self) -> io::Result<()> {
-            self.0.sync()
-        }
-
-        fn check_name(&self) -> io::Result<()> {
-            if self.0.failed() == 0 { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
-        }
-    }
 
     /// A full disk is waited out, and what landed on it is told: but not of a file that nobody finds again.
     #[test]
@@ -569,7 +539,12 @@ mod tests {
             // Each batch is committed in full, so nothing is left to go wrong behind an answer.
             let disk = SimulatedDisk::new().with_journal(0);
             Store::builder().open_on(&disk).unwrap().close().unwrap();
-            let store = Store::builder().cache_bytes(0).open_disk(Arc::new(Renamed(disk.clone()))).unwrap();
+            // Its file has another name once a call of it failed.
+            let renamed = |disk: &SimulatedDisk| match disk.failed() {
+                0 => Ok(()),
+                _ => Err(io::ErrorKind::NotFound.into()),
+            };
+            let store = Store::builder().cache_bytes(0).open_disk(Arc::new(Named(disk.clone(), renamed))).unwrap();
             let full = DiskFault::kind(io::ErrorKind::StorageFull).on(DiskCall::GROWS);
             disk.fail([full.after(after).having_written(written)]);
             for nth in 0..9 {

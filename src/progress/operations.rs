@@ -289,11 +289,14 @@ impl Wanted {
             && self.from.is_none_or(|from| record.since >= from)
     }
 
-    /// Whether it is: an outcome that is over, removed or not, shows no checkpoint.
+    /// Whether it is: an outcome that is over, removed or not, shows no checkpoint; and what is shown may be younger than
+    /// the record that was looked at.
     fn is_progress(&self, progress: &Progress) -> bool {
         let is_at = |name: &str| progress.checkpoint().is_some_and(|checkpoint| checkpoint.name() == name);
+        let is_in_doubt = || progress.ended_at().is_none() && progress.in_doubt().next().is_some();
         (self.states.is_empty() || self.states.contains(&progress.state()))
             && self.checkpoint.as_deref().is_none_or(is_at)
+            && (!self.is_in_doubt || is_in_doubt())
     }
 }
 
