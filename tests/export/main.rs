@@ -1,5 +1,7 @@
 //! Exports: lossless, of one moment, known when they are cut short or damaged, and harmless when imported twice.
 
+mod imports;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::io::{self, Write};

@@ -1,32 +1,11 @@
 //! What an import takes in beside what the store knows, whose clock is another, and of what is not whole.
 
-mod support;
-
-use std::ops::ControlFlow;
 use std::time::Duration;
 
-use reentry::{
-    ErrorKind, Failure, Fingerprint, Imported, Loss, ManualClock, Request, Resolution, SimulatedDisk, State, Store,
-};
-use support::{START, does, key, kind, request, run, run_of, times_out};
+use reentry::{ErrorKind, Failure, Fingerprint, Loss, ManualClock, Request, Resolution, SimulatedDisk, State, Store};
 
-const HOUR: Duration = Duration::from_secs(3600);
-
-const GO_ON: ControlFlow<()> = ControlFlow::Continue(());
-
-fn builder(clock: &ManualClock) -> reentry::Builder {
-    Store::builder().clock(clock.clone()).retention(HOUR).tombstones(1_000 * HOUR).attempts_max(3)
-}
-
-fn exported(store: &Store) -> String {
-    let mut lines = Vec::new();
-    store.export(&mut lines, |_| GO_ON).unwrap();
-    String::from_utf8(lines).unwrap()
-}
-
-fn import(store: &Store, lines: &str) -> reentry::Result<Imported> {
-    store.import(lines.as_bytes(), |_| GO_ON, |_| {})
-}
+use super::support::{START, does, key, kind, request, run, run_of, times_out};
+use super::{GO_ON, HOUR, builder, exported, import};
 
 /// A step that was begun in the future would be in doubt until then.
 #[test]
@@ -149,7 +128,7 @@ fn p2_what_came_before_a_line_that_is_damaged_is_taken_in_and_told() {
     let one = builder(&clock).in_memory().unwrap();
     (0..50).for_each(|nth| drop(run(&one, &key(&nth.to_string()))));
     let lines: String = exported(&one).lines().take(51).flat_map(|line| [line, "\n"]).collect();
-    let gate = support::Gate::new();
+    let gate = super::support::Gate::new();
     let other = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
     drop(run_of(other.claim(&key("7"), Fingerprint::of("another")).wait().unwrap()));
     gate.hold(&other);
