@@ -118,8 +118,8 @@ fn p3_p4_a_run_that_leaves_within_the_batch_of_its_report_loses_no_result() {
     store.verify().unwrap();
 }
 
-/// The story: a run reported and left while the batch that gave its operation to another was on its way to the disk. What
-/// it had left went with the seat, and its report was skipped as one that is taken in from there.
+/// The story: a run reported and left while the batch that gave its operation to another was on its way to the disk.
+/// What it had left went with the seat, and its report was skipped as one that is taken in from there.
 #[test]
 fn p7_what_a_run_reports_while_another_takes_over_is_evidence_though_it_leaves_before_that_is_known() {
     for is_of_that_batch in [false, true] {

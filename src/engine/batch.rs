@@ -198,8 +198,8 @@ impl<'b, 't> Batch<'b, 't> {
         }
     }
 
-    /// Whether this is a report that was taken in from where its run left it. One that stands there, and that this batch
-    /// did not take in, was left after the batch first saw the key; it is decided like any other.
+    /// Whether this is a report that was taken in from where its run left it. One that stands there, and that this
+    /// batch did not take in, was left after the batch first saw the key; it is decided like any other.
     fn was_taken_in(&self, touched: &Touched, request: &Request) -> bool {
         let Some(is_left) = request.is_left.as_ref().filter(|is_left| is_left.load(Ordering::Acquire)) else {
             return false;

@@ -342,8 +342,8 @@ pub(super) mod tests {
         }
     }
 
-    /// A disk that does something where its file's name is looked at, which is behind each commit and before anything is
-    /// known of it.
+    /// A disk that does something where its file's name is looked at, which is behind each commit and before anything
+    /// is known of it.
     pub(in crate::engine) struct Named<F>(pub(in crate::engine) SimulatedDisk, pub(in crate::engine) F);
 
     impl<F> fmt::Debug for Named<F> {
@@ -378,8 +378,8 @@ pub(super) mod tests {
         }
     }
 
-    /// What is committed stands in the log before the index leads to it. Whoever verifies then waits for the batch, and on
-    /// the writer's thread, which cannot wait for itself, takes what is not known yet for a row that moves.
+    /// What is committed stands in the log before the index leads to it. Whoever verifies then waits for the batch, and
+    /// on the writer's thread, which cannot wait for itself, takes what is not known yet for a row that moves.
     #[test]
     fn p10_a_store_that_is_sound_is_verified_as_such_while_claims_go_on() {
         let disk = SimulatedDisk::new();

@@ -289,8 +289,8 @@ impl Wanted {
             && self.from.is_none_or(|from| record.since >= from)
     }
 
-    /// Whether it is: an outcome that is over, removed or not, shows no checkpoint; and what is shown may be younger than
-    /// the record that was looked at.
+    /// Whether it is: an outcome that is over, removed or not, shows no checkpoint; and what is shown may be younger
+    /// than the record that was looked at.
     fn is_progress(&self, progress: &Progress) -> bool {
         let is_at = |name: &str| progress.checkpoint().is_some_and(|checkpoint| checkpoint.name() == name);
         let is_in_doubt = || progress.ended_at().is_none() && progress.in_doubt().next().is_some();
