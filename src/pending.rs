@@ -158,6 +158,14 @@ pub(crate) fn thread_waited_for<T>(work: impl FnOnce() -> T) -> T {
     within(WaitedFor::Thread, work)
 }
 
+/// Wakes a task. Where it is run at once it is no part of the work in which it is woken, but it keeps that thread.
+fn wake(waker: Waker) {
+    match may_ask() {
+        Ok(()) => waker.wake(),
+        Err(_) => thread_waited_for(|| waker.wake()),
+    }
+}
+
 fn within<T>(what: WaitedFor, work: impl FnOnce() -> T) -> T {
     struct Ends(WaitedFor);
     impl Drop for Ends {
@@ -348,7 +356,7 @@ impl<T> Promise<T> {
         let Some(slot) = self.slot.take() else { return };
         let before = std::mem::replace(&mut *slot.0.lock(), Content::Filled(answer));
         if let Content::Empty(Some(waker)) = before {
-            waker.wake();
+            wake(waker);
         }
     }
 }

@@ -536,38 +536,3 @@ fn nor_does_one_that_is_woken_where_closures_ran_before() {
     assert_eq!(kind(in_time(&store, panics)), ErrorKind::Aborted);
     wake_on_its_thread(&store, &gate);
 }
-
-/// A waker of an executor that runs its task where it is woken, and the task claims the key it waited for.
-struct ClaimsAgain(Store, AtomicUsize);
-
-impl Wake for ClaimsAgain {
-    fn wake(self: Arc<Self>) {
-        self.1.fetch_add(1, Ordering::SeqCst);
-        drop(self.0.claim(&key("order"), request()).wait());
-    }
-}
-
-/// The store finds those who gave up under a lock of its own.
-#[test]
-fn p7_whoever_gave_up_waiting_is_not_woken_when_the_run_that_it_waited_for_goes() {
-    let store = in_memory();
-    let owner = run(&store, &key("order"));
-    let waker = Arc::new(ClaimsAgain(store.clone(), AtomicUsize::new(0)));
-    let mut waits = stand_in_line(&store, &key("order"));
-    let polled = std::pin::Pin::new(&mut waits).poll(&mut Context::from_waker(&Waker::from(Arc::clone(&waker))));
-    assert!(matches!(polled, Poll::Pending));
-    drop(waits);
-    let (gone, goes) = channel();
-    std::thread::spawn(move || {
-        drop(owner);
-        gone.send(()).unwrap();
-    });
-    // Where it hangs, closing the store would hang as well.
-    if goes.recv_timeout(PATIENCE).is_err() {
-        std::mem::forget(store);
-        panic!("letting go of the run hangs");
-    }
-    assert_eq!(waker.1.load(Ordering::SeqCst), 0);
-    drop(run(&store, &key("order")));
-    store.verify().unwrap();
-}
