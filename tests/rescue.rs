@@ -342,3 +342,33 @@ fn p10_pages_of_what_is_left_come_to_all_of_it() {
     }
     assert!(paged > 4, "{paged} files lack something");
 }
+
+/// What the file and redb's part of it begin with is known, so that it costs nothing.
+#[test]
+fn p10_of_a_file_whose_first_bytes_or_redbs_are_damaged_all_is_left_and_the_damage_is_told() {
+    tell_own_panics();
+    let left = left_by_a_crash();
+    let disk = SimulatedDisk::from_image(left.clone());
+    builder().open_on(&disk).unwrap().close().unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    for image in [left, disk.image()] {
+        let (all, none) = told(&builder().open_to_read_on(&SimulatedDisk::from_image(image.clone())).unwrap(), true);
+        assert_eq!((all.len(), none.len()), (120, 0));
+        let redb = head_bytes(&image);
+        // Its version is another matter: that of a newer file may have anything behind it.
+        for at in (0..8).chain(12..20).chain(redb..redb + 9) {
+            let mut image = image.clone();
+            image[at] ^= 0x40;
+            fs::write(&path, &image).unwrap();
+            let kinds = [builder().open(&path), builder().open_to_read(&path)].map(|opened| opened.unwrap_err().kind());
+            assert_eq!(kinds, [ErrorKind::Corrupt; 2], "byte {at}");
+            let store = builder().open_damaged(&path).unwrap();
+            let (found, errors) = told(&store, true);
+            assert!(found == all, "byte {at}: {errors:?}");
+            assert_eq!(errors.len(), 1, "byte {at}: {errors:?}");
+            drop(store);
+            assert!(fs::read(&path).unwrap() == image, "byte {at}: the file changed");
+        }
+    }
+}

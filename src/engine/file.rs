@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 use super::disk::Disk;
 use super::holder::holder;
-use super::journal::{MAGIC, REDB_MAGIC};
+use super::journal::{FIRST_BYTES, Head, MAGIC, REDB_MAGIC};
 use crate::error::{Error, ErrorKind, Result};
 use crate::sync::plain::RwLock;
 
@@ -191,6 +191,16 @@ pub(crate) fn open_to_read(path: &Path) -> Result<RealFile> {
     open_existing(&absolute, Use::Read)
 }
 
+/// The same of one that may be damaged: where redb's bytes begin in it, it may itself begin with anything.
+///
+/// # Errors
+///
+/// As for [`open_to_read`].
+pub(crate) fn open_damaged(path: &Path) -> Result<RealFile> {
+    let absolute = std::path::absolute(path).map_err(|e| io_error("cannot resolve", path, e))?;
+    open_existing(&absolute, Use::Salvage)
+}
+
 /// The store's file at `path`, to be changed; nothing is created.
 ///
 /// # Errors
@@ -205,6 +215,7 @@ pub(crate) fn open_to_write(path: &Path) -> Result<RealFile> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Use {
     Read,
+    Salvage,
     Write,
 }
 
@@ -293,10 +304,14 @@ fn open_existing(path: &Path, to: Use) -> Result<RealFile> {
     let mut start = [0; REDB_MAGIC.len()];
     let is_store = |start: &[u8]| start == REDB_MAGIC || start.starts_with(&MAGIC);
     match (&locked.file).read_exact(&mut start) {
-        Ok(()) if is_store(&start) && to == Use::Read => Ok(locked),
+        Ok(()) if is_store(&start) && to != Use::Write => Ok(locked),
         Ok(()) if is_store(&start) => {
             settle_name(&locked, path).map_err(|e| io_error("cannot make durable the name of", path, e))?;
             Ok(locked)
+        }
+        Ok(()) if Head::find(&locked).is_some() && to == Use::Salvage => Ok(locked),
+        Ok(()) if Head::find(&locked).is_some() => {
+            Err(Error::new(ErrorKind::Corrupt, format!("{}: {FIRST_BYTES}", path.display())))
         }
         Err(error) if error.kind() != io::ErrorKind::UnexpectedEof => Err(io_error("cannot read", path, error)),
         Err(_) if found.len() == 0 => {

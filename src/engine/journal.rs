@@ -29,6 +29,9 @@ use crate::payload::{read_fixed, write_fixed};
 /// How a file with a journal begins.
 pub(super) const MAGIC: [u8; 8] = *b"reentry\x1A";
 
+/// What is told of a file that begins as neither, and in which redb's bytes begin behind a journal.
+pub(super) const FIRST_BYTES: &str = "the first bytes of the file are damaged";
+
 /// How redb's bytes begin (redb's design document, "Database header").
 pub(super) const REDB_MAGIC: [u8; 9] = *b"redb\x1A\x0A\xA9\x0D\x0A";
 
@@ -96,19 +99,36 @@ impl Head {
         Ok(Some(head))
     }
 
+    /// The head of a file that is damaged, and what is damaged of it.
+    pub(super) fn left(disk: &dyn Disk) -> Result<(Option<Self>, Option<Error>)> {
+        match Self::read(disk) {
+            Err(error) if error.kind() == ErrorKind::NewerFormat => Err(error),
+            Err(error) => Ok((Self::find(disk), Some(error))),
+            Ok(None) if !begins_as_redb(disk, 0) => {
+                let head = Self::find(disk);
+                Ok((head, head.map(|_| Error::new(ErrorKind::Corrupt, FIRST_BYTES))))
+            }
+            Ok(head) => Ok((head, None)),
+        }
+    }
+
     /// The head of a file that does not read: whatever it is, redb's bytes begin behind it. First where they begin in
     /// every file that this version makes, since a payload in the journal may begin as they do.
     pub(super) fn find(disk: &dyn Disk) -> Option<Self> {
-        std::iter::once(PAGES).chain(0..PAGES_MAX).map(|pages| Self { pages }).find(|head| {
-            let mut start = [0; REDB_MAGIC.len()];
-            disk.read(head.bytes(), &mut start).is_ok() && start == REDB_MAGIC
-        })
+        let heads = std::iter::once(PAGES).chain(0..PAGES_MAX).map(|pages| Self { pages });
+        heads.into_iter().find(|head| begins_as_redb(disk, head.bytes()))
     }
 
     /// Where redb's bytes begin.
     pub(super) fn bytes(self) -> u64 {
         page_offset(self.pages)
     }
+}
+
+/// Whether redb's bytes begin here.
+pub(super) fn begins_as_redb(disk: &dyn Disk, offset: u64) -> bool {
+    let mut start = [0; REDB_MAGIC.len()];
+    disk.read(offset, &mut start).is_ok() && start == REDB_MAGIC
 }
 
 /// Where the journal's page of this number ends, and the next begins.

@@ -10,11 +10,11 @@ use redb::{StorageBackend, WriteTransaction};
 
 use super::disk::{Backend, BackendError};
 use super::error::engine;
+use super::journal::REDB_MAGIC;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where redb's header has its flags, and which of them says that the file was not closed (redb's design document,
+/// Which of the flags that stand behind redb's first bytes says that the file was not closed (redb's design document,
 /// "Database header").
-const FLAGS_AT: u64 = 9;
 const RECOVERY_REQUIRED: u8 = 2;
 
 /// redb, and what can be done with it.
@@ -96,9 +96,10 @@ impl StorageBackend for Left {
         if self.0.read(offset, out).is_err() {
             out.fill(0);
         }
-        let flags = FLAGS_AT.checked_sub(offset).and_then(|within| out.get_mut(usize::try_from(within).ok()?));
-        if let Some(flags) = flags {
-            *flags &= !RECOVERY_REQUIRED;
+        let first = REDB_MAGIC.map(Some).into_iter().chain([None]).skip(usize::try_from(offset).unwrap_or(usize::MAX));
+        for (byte, known) in out.iter_mut().zip(first) {
+            // How they begin is known, damaged or not; behind that are the flags.
+            *byte = known.unwrap_or(*byte & !RECOVERY_REQUIRED);
         }
         Ok(())
     }
@@ -154,7 +155,11 @@ mod tests {
         left.read(46, &mut read).unwrap();
         assert_eq!(read, [0; 4]);
         left.read(8, &mut read).unwrap();
-        assert_eq!(read, [0xFF, !RECOVERY_REQUIRED, 0xFF, 0xFF]);
+        assert_eq!(read, [REDB_MAGIC[8], !RECOVERY_REQUIRED, 0xFF, 0xFF]);
+        left.read(2, &mut read).unwrap();
+        assert_eq!(read, REDB_MAGIC[2..6]);
+        left.read(10, &mut read).unwrap();
+        assert_eq!(read, [0xFF; 4]);
     }
 
     /// A sector that has gone bad costs what stands there, and not all the rest.

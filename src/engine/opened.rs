@@ -59,11 +59,7 @@ impl Open {
             let head = Head::read(&*disk)?;
             return Self::checked(disk, head, opening);
         }
-        let (head, damaged) = match Head::read(&*disk) {
-            Err(error) if error.kind() == ErrorKind::NewerFormat => return Err(error),
-            Err(error) => (Head::find(&*disk), Some(error)),
-            Ok(head) => (head, None),
-        };
+        let (head, damaged) = Head::left(&*disk)?;
         let whole = Opening { check: OpenCheck::Full, ..opening.clone() };
         let as_left = || Self::as_left(Arc::clone(&disk), head, opening.cache_bytes);
         // Where nothing is left either, what is damaged first is told; but of a newer file that it is newer: what this
@@ -124,8 +120,14 @@ impl Open {
 
     /// Opens what redb cannot repair, and what the journal says beside it.
     fn as_left(disk: Arc<dyn Disk>, head: Option<Head>, cache_bytes: usize) -> Result<Self> {
-        let backend = Backend::staged(disk, head.map_or(0, Head::bytes)).map_err(unreadable)?;
+        let at = head.map_or(0, Head::bytes);
+        let is_whole = journal::begins_as_redb(&*disk, at);
+        let backend = Backend::staged(disk, at).map_err(unreadable)?;
         let mut open = Self::of(Redb::as_left(builder(cache_bytes), backend.clone())?, backend);
+        if !is_whole {
+            let fault = format!("the first bytes of redb's part of the file, at its offset {at}, are damaged");
+            open.damaged.push(Error::new(ErrorKind::Corrupt, fault));
+        }
         // Where no table is found nothing is left.
         unwound(|| open.tables().map(drop))?;
         if let Err(newer) = unwound(|| open.known_format())

@@ -34,7 +34,8 @@ impl Engine {
     pub(crate) fn open_file(path: &Path, options: Options) -> Result<Arc<Self>> {
         let file = file::private(path, options.opening.only_private, || match options.opening.access {
             Access::Write => file::open(path, new_store),
-            Access::Read | Access::Salvage => file::open_to_read(path),
+            Access::Read => file::open_to_read(path),
+            Access::Salvage => file::open_damaged(path),
         })?;
         let opened = match options.opening.access {
             Access::Write => Self::prepare(Arc::new(file), options).and_then(Self::start),
