@@ -376,18 +376,6 @@ impl<T> Answer<T> {
         self.bell = bell;
         self
     }
-
-    /// The answer, if it is there.
-    pub(crate) fn take(&self) -> Option<Result<T>> {
-        let mut held = self.slot.0.lock();
-        match std::mem::replace(&mut *held, Content::Taken) {
-            Content::Filled(answer) => Some(answer),
-            other => {
-                *held = other;
-                None
-            }
-        }
-    }
 }
 
 /// Whoever gives up is not woken any more: the promise may be dropped where the store holds a lock, and a waker may run
@@ -411,21 +399,24 @@ impl<T> Future for Answer<T> {
 
     fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let mut held = self.slot.0.lock();
-        match std::mem::replace(&mut *held, Content::Taken) {
-            Content::Filled(answer) => Poll::Ready(answer),
-            Content::Taken => Poll::Ready(Err(taken())),
-            // The slot is filled before the bell rings. Who finds it empty after that waits for something else, for the
-            // run at work to end.
-            Content::Empty(_) if self.bell.as_ref().is_some_and(|bell| sleeps_by(bell, context.waker())) => {
-                *held = Content::Empty(None);
-                Poll::Pending
-            }
-            Content::Empty(waker) => {
-                let waker = waker.filter(|known| known.will_wake(context.waker()));
-                *held = Content::Empty(Some(waker.unwrap_or_else(|| context.waker().clone())));
-                Poll::Pending
-            }
-        }
+        let before = match std::mem::replace(&mut *held, Content::Taken) {
+            Content::Filled(answer) => return Poll::Ready(answer),
+            Content::Taken => return Poll::Ready(Err(taken())),
+            Content::Empty(before) => before,
+        };
+        // The slot is filled before the bell rings. Who finds it empty after that waits for something else, for the run
+        // at work to end.
+        let is_rung = self.bell.as_ref().is_some_and(|bell| sleeps_by(bell, context.waker()));
+        let (waker, replaced) = match before {
+            before if is_rung => (None, before),
+            Some(known) if known.will_wake(context.waker()) => (Some(known), None),
+            before => (Some(context.waker().clone()), before),
+        };
+        *held = Content::Empty(waker);
+        drop(held);
+        // What a waker holds may ask the store as it is dropped.
+        drop(replaced);
+        Poll::Pending
     }
 }
 

@@ -4,15 +4,19 @@
 
 mod support;
 
+use std::io;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use reentry::{Advance, EffectId, Error, ErrorKind, Pending, Revision, Run, StepState, Store, not_applied};
+use reentry::{
+    Advance, DiskCall, DiskFault, EffectId, Error, ErrorKind, Pending, Revision, Run, SimulatedDisk, StepState, Store,
+    not_applied,
+};
 use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, step_of};
 
-fn lost() -> Result<String, std::io::Error> {
-    Err(std::io::Error::other("the answer was lost"))
+fn lost() -> Result<String, io::Error> {
+    Err(io::Error::other("the answer was lost"))
 }
 
 /// A recheck that finds the step done.
@@ -180,4 +184,40 @@ fn p4_what_was_reported_of_one_try_does_not_withdraw_the_next() {
     drop(first);
     let again = run(&store, &key("order")).step("charge").run_at_most_once(never);
     assert_eq!(kind(again), ErrorKind::InDoubt);
+}
+
+/// The story: a full disk had refused the report, so that nothing of it was on its way when its run left while another
+/// took over.
+#[test]
+fn p7_what_a_full_disk_refused_is_evidence_too_though_its_run_leaves_while_another_takes_over() {
+    let (gate, disk) = (Gate::new(), SimulatedDisk::new().with_journal(0));
+    let (key, lease) = (key("order"), Duration::from_secs(10));
+    let builder = Store::builder().clock(gate.clone()).lease(lease).cache_bytes(0);
+    let store = builder.open_on(&disk).unwrap();
+    let mut beside = run(&store, &support::key("beside"));
+    let mut first = run(&store, &key);
+    let full = DiskFault::kind(io::ErrorKind::StorageFull).on(&[DiskCall::Write]);
+    let charged = first.step("charge").run_keyed(|_| {
+        disk.fail([full.for_ever()]);
+        Ok::<_, Error>("receipt".to_owned())
+    });
+    assert_eq!(charged.unwrap(), "receipt");
+    drop(store.claim(&support::key("refused"), request()).wait().unwrap_err());
+    disk.fail(None);
+    support::until("the store has mended itself", || beside.advance("mended", &()).wait().is_ok());
+    gate.clock.advance(lease);
+    gate.hold(&store);
+    let claimed = store.claim(&key, request());
+    let held = Held::new(&mut beside);
+    gate.open();
+    held.wait();
+    drop(first);
+    held.go_on();
+    let mut second = run_of(claimed.wait().unwrap());
+    second.advance("looked", &()).wait().unwrap();
+    let seen = step_of(&store, &key, "charge").unwrap();
+    let late: Vec<_> = seen.late().iter().map(reentry::Late::attempt).collect();
+    assert_eq!((seen.state(), late), (StepState::InDoubt, vec![1]));
+    drop((second, beside));
+    store.verify().unwrap();
 }

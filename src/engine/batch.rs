@@ -12,10 +12,10 @@ use hashbrown::HashTable;
 use super::Shared;
 use super::capacity::Kept;
 use super::done::{Done, Move, Told};
-use super::index::{KeyHash, Owner, Shard};
+use super::index::{KeyHash, Owner};
 use super::lookup::{exchanged, missing};
 use super::place::{NUMBER_MAX, Place};
-use super::request::{Adopted, Advanced, Claimed, Known, Request, Stepped, Working};
+use super::request::{Adopted, Advanced, Claimed, Known, Report, Request, Stepped, Working};
 use super::tables::Tables;
 use super::unfinished::Tally;
 use crate::clock::Now;
@@ -62,14 +62,20 @@ pub(super) struct Touched {
     pub(super) owner: Option<Owner>,
     /// Whether the record has a step's result that no row has yet.
     pub(super) is_ahead: bool,
-    /// What the last owner reported before it left, and whether that was taken in.
-    pub(super) left: Vec<Command>,
-    pub(super) has_taken_left: bool,
+    /// What owners reported before they left.
+    pub(super) left: Vec<Report>,
+    /// Which reports this batch has taken in.
+    pub(super) reported: Vec<Report>,
 }
 
 impl Touched {
     fn situation(&self) -> Situation<'_> {
         Situation { record: self.record.as_deref(), owner: self.owner.map(Owner::tenure) }
+    }
+
+    /// Whether this report was taken in, by this batch or by one before it.
+    fn knows(&self, report: &Report) -> bool {
+        report.is_taken_in() || self.reported.iter().any(|known| known.is(report))
     }
 }
 
@@ -135,18 +141,22 @@ impl<'b, 't> Batch<'b, 't> {
         };
         self.renew(&mut touched, request);
         let left = std::mem::take(&mut touched.left);
-        if !left.is_empty() {
-            touched.has_taken_left = true;
-            self.take_reports(&mut touched, request, &left);
-            self.done.left.push((hash, request.key.clone()));
+        if request.report.is_some() || !left.is_empty() {
+            self.done.left.push(self.done.told.len());
         }
-        self.take_reports(&mut touched, request, &request.carried.reports);
-        let told = if request.has_failed() {
-            Told::Failed
-        } else if self.was_taken_in(&touched, request) {
-            Told::Stepped(Stepped::Nothing)
-        } else {
-            self.decide(&mut touched, request)?
+        for report in left.iter().chain(&request.carried.reports) {
+            self.take_in(&mut touched, request, report)?;
+        }
+        let told = match request.report.clone() {
+            _ if request.has_failed() => Told::Failed,
+            Some(report) if touched.knows(&report) => Told::Stepped(Stepped::Nothing),
+            report => {
+                let told = self.decide(&mut touched, request)?;
+                if !matches!(told, Told::Refused(_)) {
+                    self.took_in(&mut touched, report);
+                }
+                told
+            }
         };
         self.touched.put(hash, request.key.clone(), touched);
         Ok(told)
@@ -188,24 +198,25 @@ impl<'b, 't> Batch<'b, 't> {
         })
     }
 
-    /// Takes in what a run reported before, where that has not been taken in yet.
-    fn take_reports(&mut self, touched: &mut Touched, request: &Request, reports: &[Command]) {
-        for report in reports {
-            let decision = decide(touched.situation(), report, self.now, self.shared.policy);
-            if let Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) = decision {
+    /// Takes in what a run reported, where that has not been taken in yet.
+    fn take_in(&mut self, touched: &mut Touched, request: &Request, report: &Report) -> Result<()> {
+        if touched.knows(report) {
+            return Ok(());
+        }
+        match decide(touched.situation(), &report.command, self.now, self.shared.policy) {
+            Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
                 self.settle(touched, change, request);
             }
+            Decision::Change(change) => drop(self.write(touched, change, request)?),
+            Decision::Stand(_) | Decision::Refuse(_) => {}
         }
+        self.took_in(touched, Some(report.clone()));
+        Ok(())
     }
 
-    /// Whether this is a report that was taken in from where its run left it. One that stands there, and that this
-    /// batch did not take in, was left after the batch first saw the key; it is decided like any other.
-    fn was_taken_in(&self, touched: &Touched, request: &Request) -> bool {
-        let Some(is_left) = request.is_left.as_ref().filter(|is_left| is_left.load(Ordering::Acquire)) else {
-            return false;
-        };
-        let Request { hash, key, .. } = request;
-        touched.has_taken_left || !self.shared.index.shard(*hash).left(*hash, key).any(|left| left.is(is_left))
+    fn took_in(&mut self, touched: &mut Touched, report: Option<Report>) {
+        touched.reported.extend(report.clone());
+        self.done.reported.extend(report);
     }
 
     /// Begins the lease of the run that asks anew, whatever comes of what it asks: it is at work.
@@ -225,7 +236,7 @@ impl<'b, 't> Batch<'b, 't> {
         let Known { place, record } = request.carried.known.as_ref()?;
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
-        let (owner, left) = (shard.owner(request.hash, &request.key), left(&shard, request.hash, &request.key));
+        let (owner, left) = (shard.owner(request.hash, &request.key), shard.left(request.hash, &request.key));
         let (kept, record) = (Kept::of(record), Some(Arc::clone(record)));
         stands.then_some(Touched { record, place: Some(*place), kept, owner, left, ..Touched::default() })
     }
@@ -233,7 +244,7 @@ impl<'b, 't> Batch<'b, 't> {
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
         for nth in 0.. {
             let shard = self.shared.index.shard(hash);
-            let (place, owner, left) = (shard.places(hash).nth(nth), shard.owner(hash, key), left(&shard, hash, key));
+            let (place, owner, left) = (shard.places(hash).nth(nth), shard.owner(hash, key), shard.left(hash, key));
             drop(shard);
             let Some(place) = place else { break };
             // What stands in the index is on disk, and nobody but the writer moves it.
@@ -492,10 +503,6 @@ fn unread(error: Error) -> Result<Told, Stop> {
 }
 
 /// Takes an operation from its run. What is not on disk yet goes with it.
-fn left(shard: &Shard, hash: KeyHash, key: &Key) -> Vec<Command> {
-    shard.left(hash, key).map(|left| left.command.clone()).collect()
-}
-
 fn unseat(touched: &mut Touched) -> Told {
     if touched.place.is_none() {
         touched.record = None;

@@ -12,11 +12,12 @@ use super::Shared;
 use super::capacity::Draft;
 use super::index::{KeyHash, Owner, Shard, Waiter};
 use super::place::Place;
-use super::request::{Adopted, Advanced, Claimed, Granted, Known, Ownership, Reply, Request, Stepped, harmless};
+use super::request::{
+    Adopted, Advanced, Claimed, Granted, Known, Ownership, Reply, Report, Request, Stepped, harmless,
+};
 use super::unfinished::{Open, Opens, Tally};
 use crate::clock::Now;
 use crate::error::Error;
-use crate::key::Key;
 use crate::record::transitions::Ask;
 use crate::record::{Outcome, Record};
 use crate::sync::Ordering;
@@ -32,8 +33,10 @@ pub(super) struct Done {
     /// Which requests, by their place, came from runs that showed by them that they are at work; kept where there is a
     /// lease.
     pub(super) renewed: Vec<usize>,
-    /// The keys whose last owner had left something behind, which is taken in now.
-    pub(super) left: Vec<(KeyHash, Key)>,
+    /// The reports that it took in.
+    pub(super) reported: Vec<Report>,
+    /// Which requests, by their place, took in what owners had left with the seat.
+    pub(super) left: Vec<usize>,
     /// How many rows retention removed.
     pub(super) removed: u64,
     /// How many operations might not begin for what is kept already.
@@ -90,9 +93,7 @@ impl Done {
 
     /// Publishes where everything went, and only then answers. The batch is durable.
     pub(super) fn publish(mut self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
-        for (hash, key) in &self.left {
-            shared.index.shard(*hash).forget_left(*hash, key, |_| true);
-        }
+        self.reported.iter().for_each(Report::take_in);
         shared.ledger.publish(std::mem::take(&mut self.draft));
         let freed = self.publish_requests(shared, requests, now);
         shared.meter.removed.fetch_add(self.removed, Ordering::Relaxed);
@@ -107,13 +108,16 @@ impl Done {
     /// for its key no longer.
     fn publish_requests(&self, shared: &Shared, requests: &[Request], now: Now) -> Vec<Vec<Waiter>> {
         let (mut unfinished, mut moves) = (shared.index.unfinished(), self.moves.iter());
-        let mut renewed = self.renewed.iter().peekable();
+        let (mut renewed, mut left) = (self.renewed.iter().peekable(), self.left.iter().peekable());
         let mut freed = Vec::with_capacity(requests.len());
         let mut published = 0;
         for (nth, (request, (told, moved))) in requests.iter().zip(&self.told).enumerate() {
             let mut part = shared.index.shard(request.hash);
             if renewed.next_if_eq(&&nth).is_some() {
                 request.command.token().inspect(|token| part.renew(request.hash, &request.key, *token, now.time));
+            }
+            if left.next_if_eq(&&nth).is_some() {
+                part.forget_taken_in(request.hash, &request.key);
             }
             for movement in moves.by_ref().take(moved.saturating_sub(published)) {
                 shared.index.replace_in(&mut part, movement.hash, movement.old, movement.new);
@@ -178,10 +182,7 @@ fn publish_rest<'m>(shared: &Shared, unfinished: &mut Opens, moves: impl Iterato
 
 /// Tells a caller what its request came to, and those who waited for its key that they wait no longer.
 fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>) {
-    let Request { key, hash, carried, reply, rows, is_left, .. } = request;
-    if matches!(told, Told::Advanced(_) | Told::Stepped(_)) {
-        carried.were_taken_in();
-    }
+    let Request { key, hash, reply, rows, .. } = request;
     match (reply, told) {
         (Reply::Claim { promise, turn }, Told::Run { owner, known, record }) => {
             // The key began anew while they stood in line, for another request.
@@ -202,13 +203,7 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>
             drop(turn);
         }
         (Reply::Advance(promise), Told::Advanced(advanced)) => promise.keep(Ok(advanced)),
-        (Reply::Step(promise), Told::Stepped(stepped)) => {
-            promise.keep(Ok(stepped));
-            // A run that leaves now knows that it is taken in; one that left before did not.
-            if let Some(is_left) = is_left.filter(|is_left| is_left.load(Ordering::Acquire)) {
-                shared.index.shard(hash).forget_left(hash, &key, |left| left.is(&is_left));
-            }
-        }
+        (Reply::Step(promise), Told::Stepped(stepped)) => promise.keep(Ok(stepped)),
         (Reply::End { ownership, promise }, Told::Ended(outcome)) => {
             promise.keep(Ok(outcome.clone()));
             drop(ownership);

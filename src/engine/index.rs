@@ -16,14 +16,14 @@ use std::sync::Arc;
 use hashbrown::HashTable;
 
 use super::place::Place;
-use super::request::Claimed;
+use super::request::{Claimed, Report};
 use super::unfinished::Opens;
 use crate::clock::Timestamp;
 use crate::key::{Fingerprint, Key};
 use crate::pending::Promise;
 use crate::record::Record;
-use crate::record::transitions::{Ask, Command, Tenure};
-use crate::sync::{AtomicBool, AtomicU64, Mutex, MutexGuard, Ordering};
+use crate::record::transitions::{Ask, Tenure};
+use crate::sync::{AtomicU64, Mutex, MutexGuard, Ordering};
 
 /// Enough that callers seldom meet on one, and that growing one copies little. A model checker would try every order
 /// of looking into each.
@@ -77,8 +77,8 @@ pub(crate) struct Seat {
     pub(crate) owner: Option<Owner>,
     /// The record of an owner whose claim is not on disk yet. It counts as long as no row of its key does.
     deferred: Option<Arc<Record>>,
-    /// What the last owner had reported when it left, and what the writer may not have taken in yet.
-    left: Vec<Left>,
+    /// What owners had reported when they left, and what the writer may not have taken in yet.
+    left: Vec<Report>,
     pub(crate) waiters: VecDeque<Waiter>,
 }
 
@@ -99,21 +99,6 @@ pub(crate) struct Owner {
 impl Owner {
     pub(crate) fn tenure(self) -> Tenure {
         Tenure { token: self.token, moved: self.moved }
-    }
-}
-
-/// A report that its run left with the seat.
-#[derive(Debug)]
-pub(crate) struct Left {
-    pub(crate) command: Command,
-    /// Whether it is taken in from here, and not when it comes to the writer by itself.
-    pub(crate) is_left: Arc<AtomicBool>,
-}
-
-impl Left {
-    /// Whether it is the report that this belongs to.
-    pub(crate) fn is(&self, is_left: &Arc<AtomicBool>) -> bool {
-        Arc::ptr_eq(&self.is_left, is_left)
     }
 }
 
@@ -279,15 +264,16 @@ impl Shard {
         Some((Arc::clone(seat.deferred.as_ref()?), seat.owner?))
     }
 
-    /// What the last owner left behind, where there is no other since.
-    pub(crate) fn left(&self, hash: KeyHash, key: &Key) -> impl Iterator<Item = &Left> {
-        self.seats.find(hash.word(), |seat| seat.key == *key).into_iter().flat_map(|seat| &seat.left)
+    /// What owners left behind that is not taken in.
+    pub(crate) fn left(&self, hash: KeyHash, key: &Key) -> Vec<Report> {
+        let seat = self.seats.find(hash.word(), |seat| seat.key == *key);
+        seat.into_iter().flat_map(|seat| &seat.left).filter(|report| !report.is_taken_in()).cloned().collect()
     }
 
-    /// Forgets what of that is taken in; the rest may be on its way still.
-    pub(crate) fn forget_left(&mut self, hash: KeyHash, key: &Key, is_taken_in: impl Fn(&Left) -> bool) {
+    /// Forgets what of that is taken in by now.
+    pub(crate) fn forget_taken_in(&mut self, hash: KeyHash, key: &Key) {
         if let Some(seat) = self.seat_mut(hash, key) {
-            seat.left.retain(|left| !is_taken_in(left));
+            seat.left.retain(|report| !report.is_taken_in());
             self.tidy(hash, key);
         }
     }
@@ -327,9 +313,6 @@ impl Shard {
 
     /// Makes a run the owner. Whoever waits for this key goes on waiting, for this run. Gives back those who wait for
     /// another request: the key began anew while they stood in line.
-    ///
-    /// What a run left behind after it was decided that this one takes over comes to the writer by itself, as any late
-    /// report does (P7).
     pub(crate) fn seat(
         &mut self,
         hash: KeyHash,
@@ -342,7 +325,6 @@ impl Shard {
         let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
         let seat = entry.or_insert_with(new).into_mut();
         (seat.owner, seat.deferred) = (Some(owner), deferred);
-        seat.left.drain(..).for_each(|left| left.is_left.store(false, Ordering::Release));
         if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
             return Vec::new();
         }
@@ -361,13 +343,14 @@ impl Shard {
         hash: KeyHash,
         key: &Key,
         token: u64,
-        left: impl FnOnce() -> Vec<Left>,
+        left: impl FnOnce() -> Vec<Report>,
     ) -> Option<Waiter> {
         let seat = self.seat_mut(hash, key)?;
         if seat.owner?.token != token {
             return None;
         }
-        (seat.owner, seat.deferred, seat.left) = (None, None, left());
+        (seat.owner, seat.deferred) = (None, None);
+        seat.left.extend(left());
         self.next_of_unowned(hash, key)
     }
 
@@ -456,6 +439,7 @@ const _: () = assert!((size_of::<Slot>() + 1) * 16 / 7 <= 32);
 mod tests {
     use super::super::place::NUMBER_MAX;
     use super::*;
+    use crate::record::transitions::Command;
 
     /// All under one hash, so that its part takes some of them in before the end.
     #[test]
@@ -542,17 +526,27 @@ mod tests {
         let (key, hash) = (key(1), index.hash(&key(1)));
         let (at, fingerprint) = (Timestamp::from_millis(1), Fingerprint::of("request"));
         let owner = Owner { token: 7, attempt: 1, since: at, moved: at, born: 7, fingerprint };
-        let left = || vec![Left { command: Command::Forget, is_left: Arc::default() }];
+        let report = Report::new(Command::Forget);
         let mut shard = index.shard(hash);
-        for (left, is_kept) in [(Vec::new(), false), (left(), true)] {
+        for (left, is_kept) in [(Vec::new(), false), (vec![report.clone()], true)] {
             assert!(shard.seat(hash, &key, owner, None).is_empty());
             assert!(shard.unseat(hash, &key, 8, Vec::new).is_none() && shard.owner(hash, &key).is_some());
             assert!(shard.unseat(hash, &key, 7, || left).is_none() && shard.owner(hash, &key).is_none());
             assert_eq!(shard.seats().count() == 1, is_kept, "as long as the writer has not taken in what it left");
         }
-        shard.forget_left(hash, &key, |_| false);
-        assert_eq!((shard.seats().count(), shard.left(hash, &key).count()), (1, 1));
-        shard.forget_left(hash, &key, |_| true);
+        // Whoever enters meanwhile leaves it there, and what it leaves itself beside it.
+        let other = Report::new(Command::Look);
+        assert!(shard.seat(hash, &key, owner, None).is_empty());
+        shard.forget_taken_in(hash, &key);
+        assert_eq!(shard.left(hash, &key).len(), 1);
+        assert!(shard.unseat(hash, &key, 7, || vec![other.clone()]).is_none());
+        assert_eq!(shard.left(hash, &key).len(), 2);
+        report.take_in();
+        assert!(shard.left(hash, &key).iter().all(|left| left.is(&other)));
+        shard.forget_taken_in(hash, &key);
+        assert_eq!(shard.seats().count(), 1);
+        other.take_in();
+        shard.forget_taken_in(hash, &key);
         assert_eq!(shard.seats().count(), 0);
     }
 }

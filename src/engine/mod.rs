@@ -92,7 +92,7 @@ use queue::{HandOver, Pushed, Queue, Shut};
 #[cfg(feature = "export")]
 pub(crate) use request::Adopted;
 pub(crate) use request::{Advanced, Carried, Claimed, Granted, Known, Ownership, Seen, Stepped, Working, WriteRows};
-use request::{OwnRows, Reply, Request, Turn};
+use request::{OwnRows, Reply, Report, Request, Turn};
 #[cfg(any(test, feature = "testing"))]
 pub use simulated::{Loss, SimulatedDisk, Unsynced};
 use snapshot::LiveDisk;
@@ -254,11 +254,11 @@ impl Engine {
 
     /// Takes in what a run reports of a step. It is on disk with the next batch at the latest; nobody need wait.
     pub(crate) fn report(&self, ownership: &Ownership, command: Command) {
-        let ((promise, answer), is_left) = (promise(), Arc::default());
-        ownership.reports.lock().push(command.clone(), answer, Arc::clone(&is_left));
-        let (key, hash, reply) = (ownership.key.clone(), ownership.hash, Reply::Step(promise));
-        let (carried, is_left) = (Carried::default(), Some(is_left));
-        self.shared.queue.readmit(Request { key, hash, command, carried, rows: None, is_left, reply });
+        let report = Report::new(command.clone());
+        ownership.reports.lock().push(report.clone());
+        let (key, hash, carried) = (ownership.key.clone(), ownership.hash, Carried::default());
+        let (report, reply) = (Some(report), Reply::Nobody);
+        self.shared.queue.readmit(Request { key, hash, command, carried, rows: None, report, reply });
     }
 
     /// Ends the operation that `ownership` owns, with the server's own rows where there are any.
@@ -299,7 +299,7 @@ impl Engine {
             self.shared.trace.by_hand(key, name);
         }
         let rows = rows.map(OwnRows::new);
-        let request = Request { key: key.clone(), hash, command, carried, rows, is_left: None, reply };
+        let request = Request { key: key.clone(), hash, command, carried, rows, report: None, reply };
         match may_ask() {
             Ok(()) => self.shared.queue.push(request),
             Err(error) => {
@@ -556,6 +556,6 @@ impl Shared {
         let turn = Turn { shared: Arc::clone(self), key: key.clone(), hash };
         let reply = Reply::Claim { turn: Some(turn), promise: waiter.promise };
         let (key, carried) = (key.clone(), Carried::default());
-        Request { key, hash, command, carried, rows: None, is_left: None, reply }
+        Request { key, hash, command, carried, rows: None, report: None, reply }
     }
 }

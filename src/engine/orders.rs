@@ -35,7 +35,7 @@ mod tests {
 
     fn request(hash: KeyHash, reply: Reply) -> Request {
         let (command, carried) = (Command::Look, Carried::default());
-        Request { key: key(), hash, command, carried, rows: None, is_left: None, reply }
+        Request { key: key(), hash, command, carried, rows: None, report: None, reply }
     }
 
     /// Hands one request over, however long that takes, and waits for its answer.

@@ -235,11 +235,10 @@ impl Future for HandOver {
     type Output = Option<Arc<Bell>>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let mut request = match std::mem::replace(&mut self.pushed, Pushed::In(None)) {
+        let request = match std::mem::replace(&mut self.pushed, Pushed::In(None)) {
             Pushed::In(bell) => return Poll::Ready(bell),
             Pushed::Back(request) => request,
         };
-        request.carried.gather();
         // Outside before trying: room made in between wakes us.
         self.outside = Some(self.queue.wait_outside(self.outside, context.waker()));
         match self.queue.push(*request) {

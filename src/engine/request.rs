@@ -11,13 +11,13 @@ use std::sync::Arc;
 
 use super::Shared;
 use super::error::text_of;
-use super::index::{KeyHash, Left, Owner};
+use super::index::{KeyHash, Owner};
 use super::place::Place;
 use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
-use crate::pending::{Answer, Promise, waited_for};
+use crate::pending::{Promise, waited_for};
 use crate::record::format::size;
 use crate::record::transitions::{Ask, Command};
 use crate::record::{Checkpoint, Outcome, Record, Step};
@@ -33,8 +33,8 @@ pub(super) struct Request {
     pub(super) carried: Carried,
     /// What the server writes of its own in the same commit.
     pub(super) rows: Option<OwnRows>,
-    /// Of a report: whether its run left it with the seat, from where it is taken in then.
-    pub(super) is_left: Option<Arc<AtomicBool>>,
+    /// What it itself reports.
+    pub(super) report: Option<Report>,
     pub(super) reply: Reply,
 }
 
@@ -45,32 +45,13 @@ pub(crate) struct Carried {
     pub(crate) known: Option<Known>,
     /// What it reported of steps and does not know to be on disk: a full disk may have refused it, and what follows
     /// from it must not be on disk without it (P3).
-    pub(super) reports: Vec<Command>,
-    /// Where it keeps them, and how many there were by then.
-    told: Option<(Arc<Mutex<Reports>>, u64)>,
+    pub(super) reports: Vec<Report>,
 }
 
 impl Carried {
     /// What a run gives along that reported these.
-    pub(crate) fn of_run(known: Option<Known>, told: &Arc<Mutex<Reports>>) -> Self {
-        let mut carried = Self { known, reports: Vec::new(), told: Some((Arc::clone(told), 0)) };
-        carried.gather();
-        carried
-    }
-
-    /// Gathers the reports as they are now. Where a request waited for room, some may have been taken in meanwhile, and
-    /// their step begun anew: these must not come again (P4).
-    pub(super) fn gather(&mut self) {
-        if let Some((told, count)) = &mut self.told {
-            (self.reports, *count) = told.lock().outstanding();
-        }
-    }
-
-    /// Notes that they are on disk.
-    pub(super) fn were_taken_in(&self) {
-        if let Some((told, count)) = &self.told {
-            told.lock().were_carried(*count);
-        }
+    pub(crate) fn of_run(known: Option<Known>, reports: &Mutex<Reports>) -> Self {
+        Self { known, reports: reports.lock().outstanding() }
     }
 }
 
@@ -94,6 +75,8 @@ pub(super) enum Reply {
     },
     Advance(Promise<Advanced>),
     Step(Promise<Stepped>),
+    /// A report's.
+    Nobody,
     /// The ownership comes with the request, so that it lasts until the outcome is durable and ends with it.
     End {
         ownership: Arc<Ownership>,
@@ -174,58 +157,53 @@ pub(crate) struct Seen {
     pub(crate) owner: Option<Owner>,
 }
 
+/// What a run reports of a step. It comes to the writer by itself, with what the run asks behind it, and with the seat
+/// that the run leaves. It counts once, as it comes first: the step may have been begun anew by the next time (P4).
+#[derive(Debug, Clone)]
+pub(crate) struct Report {
+    pub(super) command: Command,
+    /// Whether that is durable.
+    is_taken_in: Arc<AtomicBool>,
+}
+
+impl Report {
+    pub(super) fn new(command: Command) -> Self {
+        Self { command, is_taken_in: Arc::default() }
+    }
+
+    /// Whether the two are one.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.is_taken_in, &other.is_taken_in)
+    }
+
+    pub(super) fn is_taken_in(&self) -> bool {
+        self.is_taken_in.load(Ordering::Acquire)
+    }
+
+    /// Notes that it is.
+    pub(super) fn take_in(&self) {
+        self.is_taken_in.store(true, Ordering::Release);
+    }
+}
+
 /// What a run reported of steps and does not know to be taken in.
 #[derive(Debug, Default)]
-pub(crate) struct Reports {
-    outstanding: Vec<Report>,
-    /// How many there were.
-    count: u64,
-}
-
-#[derive(Debug)]
-struct Report {
-    nth: u64,
-    command: Command,
-    answer: Answer<Stepped>,
-    is_left: Arc<AtomicBool>,
-}
+pub(crate) struct Reports(Vec<Report>);
 
 impl Reports {
-    pub(super) fn push(&mut self, command: Command, answer: Answer<Stepped>, is_left: Arc<AtomicBool>) {
-        self.outstanding.push(Report { nth: self.count, command, answer, is_left });
-        self.count += 1;
+    pub(super) fn push(&mut self, report: Report) {
+        self.0.push(report);
     }
 
-    /// Those that are left with the seat: what is still on its way need not be decided when it comes.
-    fn leave(&mut self) -> Vec<Left> {
-        self.tidy();
-        let leave = |report: &Report| {
-            report.is_left.store(true, Ordering::Release);
-            Left { command: report.command.clone(), is_left: Arc::clone(&report.is_left) }
-        };
-        self.outstanding.iter().map(leave).collect()
-    }
-
-    /// Those that are not known to be taken in, and how many there were by now.
-    fn outstanding(&mut self) -> (Vec<Command>, u64) {
-        self.tidy();
-        (self.outstanding.iter().map(|report| report.command.clone()).collect(), self.count)
-    }
-
-    /// Forgets those that are known to be taken in.
-    fn tidy(&mut self) {
-        self.outstanding.retain(|report| !matches!(report.answer.take(), Some(Ok(_))));
-    }
-
-    /// Notes that a command came through which carried the first so many. They must not come again, since a step may be
-    /// begun anew.
-    fn were_carried(&mut self, count: u64) {
-        self.outstanding.retain(|report| report.nth >= count);
+    fn outstanding(&mut self) -> Vec<Report> {
+        self.0.retain(|report| !report.is_taken_in());
+        self.0.clone()
     }
 
     /// Whether one of them is about this step.
     pub(crate) fn tell_of(&self, step: &str) -> bool {
-        self.outstanding.iter().any(|report| report.command.step().is_some_and(|name| **name == *step))
+        let is_about = |report: &Report| report.command.step().is_some_and(|name| **name == *step);
+        self.0.iter().any(|report| is_about(report) && !report.is_taken_in())
     }
 }
 
@@ -282,7 +260,7 @@ impl Drop for Ownership {
     fn drop(&mut self) {
         let mut has_reports = false;
         let left = || {
-            let left = self.reports.lock().leave();
+            let left = self.reports.lock().outstanding();
             has_reports = !left.is_empty();
             left
         };
@@ -325,7 +303,7 @@ impl Drop for Turn {
 impl Request {
     /// Bytes it keeps in memory while it waits.
     pub(super) fn bytes(&self) -> usize {
-        let carried: usize = self.carried.reports.iter().map(command_bytes).sum();
+        let carried: usize = self.carried.reports.iter().map(|report| command_bytes(&report.command)).sum();
         size_of::<Self>() + self.key.len() + command_bytes(&self.command) + carried
     }
 
@@ -432,6 +410,7 @@ impl Reply {
             Self::Claim { promise, .. } => promise.keep(Err(error)),
             Self::Advance(promise) => promise.keep(Err(error)),
             Self::Step(promise) => promise.keep(Err(error)),
+            Self::Nobody => {}
             // Where the run lives on it alone owns by the time it hears of the error; else the caller hears of it
             // before somebody else can own the operation.
             Self::End { ownership, promise } => {
@@ -480,9 +459,10 @@ mod tests {
             let key = Key::new("scope", "key").unwrap();
             let beside = size_of::<Request>() + key.len();
             let hash = super::super::index::Index::new(u64::MAX, 1).hash(&key);
-            let carried = Carried { reports: vec![report(some()), report(None)], ..Carried::default() };
+            let reports = vec![Report::new(report(some())), Report::new(report(None))];
+            let carried = Carried { known: None, reports };
             let reply = Reply::Done(promise().0);
-            let request = Request { key, hash, command, carried, rows: None, is_left: None, reply };
+            let request = Request { key, hash, command, carried, rows: None, report: None, reply };
             assert_eq!(request.bytes(), beside + counted + 104 + 4);
         }
     }

@@ -282,8 +282,9 @@ pub(super) fn report(
 ) -> Decision {
     let of_this = record.filter(|record| record.born == by.born).and_then(|record| Some((record, record.step(name)?)));
     let Some((record, step)) = of_this else { return Decision::Stand(Standing::Nothing) };
-    let owns = owner == Some(by.token) || owner.is_none() && by.was_owner;
-    let change = if owns && record.is_unfinished() && record.attempt == by.attempt && step.is_in_doubt() {
+    // Who owns it may be of an attempt before the record's, where nobody knew that another's entry was on disk.
+    let owns = owner == Some(by.token) || owner.is_none() && by.was_owner && record.attempt == by.attempt;
+    let change = if owns && record.is_unfinished() && step.is_in_doubt() {
         StepChange::Settle { result: result.cloned() }
     } else if owner == Some(by.token) {
         // It has been taken in already.
