@@ -346,8 +346,10 @@ fn p10_a_head_that_is_damaged_or_newer_is_refused_and_what_stands_behind_a_damag
         let expected = if byte == 9 { ErrorKind::NewerFormat } else { ErrorKind::Corrupt };
         assert_eq!(kind(builder().open_on(&disk)), expected, "{byte}");
         assert_eq!(disk.calls(), 0);
-        if expected == ErrorKind::Corrupt {
-            let (_folder, path) = in_a_file(&damaged);
+        let (_folder, path) = in_a_file(&damaged);
+        if expected == ErrorKind::NewerFormat {
+            assert_eq!(kind(builder().open_damaged(&path)), expected);
+        } else {
             let store = builder().open_damaged(&path).unwrap();
             let told: Vec<_> = store.operations().collect();
             assert_eq!(told.iter().filter(|told| told.is_ok()).count(), 1, "{byte}: {told:?}");

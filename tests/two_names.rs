@@ -69,6 +69,7 @@ fn the_other_name_goes_where_it_is_the_stores_and_it_is_opened_to_be_changed() {
     assert_eq!(fs::read(&creating).unwrap(), b"another's");
     fs::remove_file(&creating).unwrap();
     fs::hard_link(&path, &creating).unwrap();
+    Store::builder().open_damaged(&path).unwrap().close().unwrap();
     let reader = Store::builder().open_to_read(&path).unwrap();
     reader.close().unwrap();
     assert!(creating.exists());

@@ -309,7 +309,7 @@ fn open_existing(path: &Path, to: Use) -> Result<RealFile> {
             settle_name(&locked, path).map_err(|e| io_error("cannot make durable the name of", path, e))?;
             Ok(locked)
         }
-        Ok(()) if Head::find(&locked).is_some() && to == Use::Salvage => Ok(locked),
+        _ if to == Use::Salvage && Head::find(&locked).is_some() => Ok(locked),
         Ok(()) if Head::find(&locked).is_some() => {
             Err(Error::new(ErrorKind::Corrupt, format!("{}: {FIRST_BYTES}", path.display())))
         }

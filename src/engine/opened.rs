@@ -71,7 +71,10 @@ impl Open {
                 open.damaged.extend(damaged);
                 Ok(open)
             }
-            Err(error) => Err(damaged.unwrap_or(error)),
+            Err(error) => Err(match damaged {
+                Some(damaged) => newer_or(damaged, error),
+                None => error,
+            }),
         }
     }
 

@@ -439,6 +439,12 @@ mod tests {
     }
 
     #[test]
+    fn p3_whoever_owns_an_operation_settles_its_steps_though_an_entry_that_nobody_has_raised_its_attempt() {
+        let record = changed(entered_again(in_doubt()), Some(TOKEN), &report(TOKEN, 1, true, Some("paid")));
+        assert_eq!((record.attempt, record.steps[0].state()), (2, StepState::Done));
+    }
+
+    #[test]
     fn p7_what_a_fenced_run_reports_is_kept_and_not_applied() {
         let taken = entered_again(in_doubt());
         for (owner, was_owner) in [(Some(8), true), (Some(8), false), (None, false)] {
