@@ -110,7 +110,7 @@ mod tests {
             let asks = thread::spawn(move || assert!(ask(&asks, hash).unwrap()));
             answer_in_turns(&queue, 2);
             asks.join().unwrap();
-            assert!(matches!(first.take(), Some(Ok(true))));
+            assert!(block_on(first).unwrap());
         });
     }
 
@@ -147,7 +147,7 @@ mod tests {
             answer_until_shut(&queue);
             asks.join().unwrap();
             shuts.join().unwrap();
-            assert!(matches!(first.take(), Some(Ok(true))));
+            assert!(block_on(first).unwrap());
         });
     }
 
