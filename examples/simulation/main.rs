@@ -112,13 +112,13 @@ fn run(wanted: &Wanted) -> ExitCode {
 }
 
 fn line(total: Tally, began: Instant) -> String {
-    let Tally { runs, images, compound, answers, effects, restarts, faults } = total;
+    let Tally { runs, images, compound, answers, effects, restarts, faults, faulty_openings, copies } = total;
     let seconds = began.elapsed().as_secs_f64().max(0.001);
     #[expect(clippy::cast_precision_loss, reason = "for people")]
     let (rate, share) = (images as f64 / seconds, compound as f64 * 100.0 / images.max(1) as f64);
     format!(
         "{images} images of power cuts, {compound} of them compound ({share:.0} %), in {seconds:.0} s: {rate:.0} a \
-         second; {runs} runs with {restarts} restarts, {faults} faults of the disk, {answers} answers and {effects} \
-         effects"
+         second; {runs} runs with {restarts} restarts, {faults} faults of the disk, {faulty_openings} more as it was \
+         opened, {copies} copies, {answers} answers and {effects} effects"
     )
 }

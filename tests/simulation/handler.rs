@@ -214,7 +214,8 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     let seen = Rc::new(Seen::default());
     let effect = {
         let (world, asked, seen) = (Rc::clone(world), Rc::clone(&asked), Rc::clone(&seen));
-        move |_: EffectId| {
+        move |effect: EffectId| {
+            world.borrow_mut().asked_by(key, number, effect);
             let may_be_again = guard == Guard::Keyed || seen.is_rechecked.get();
             asked.borrow_mut().heard(|mut world, key, id| {
                 world.answered_as(key, id, "the effect runs", |answer| {
@@ -235,7 +236,8 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     };
     let recheck = {
         let (world, seen) = (Rc::clone(world), Rc::clone(&seen));
-        move |_: EffectId| {
+        move |effect: EffectId| {
+            world.borrow_mut().asked_by(key, number, effect);
             seen.is_rechecked.set(true);
             async move {
                 nap(&world, 2).await;

@@ -27,6 +27,10 @@ pub(crate) struct Tally {
     pub(crate) effects: u64,
     pub(crate) restarts: u64,
     pub(crate) faults: u64,
+    /// Openings in which a call of the disk failed.
+    pub(crate) faulty_openings: u64,
+    /// Copies that were made, and held against what was told.
+    pub(crate) copies: u64,
 }
 
 impl Tally {
@@ -38,6 +42,8 @@ impl Tally {
         self.effects += other.effects;
         self.restarts += other.restarts;
         self.faults += other.faults;
+        self.faulty_openings += other.faulty_openings;
+        self.copies += other.copies;
     }
 }
 
@@ -153,6 +159,14 @@ pub(crate) fn try_image(
         }
         _ => Ok(()),
     }
+}
+
+/// Looks into a copy, which holds what a power cut would have left.
+pub(crate) fn try_copy(plan: &Plan, disk: &SimulatedDisk, expected: &Expected, dice: &mut Dice) -> Result<(), String> {
+    let copy = Image::open(plan, disk, expected, dice).map_err(|e| format!("of a copy: {e}"))?;
+    copy.look(plan, expected).map_err(|e| format!("of a copy: {e}"))?;
+    drop(copy.end(disk));
+    Ok(())
 }
 
 fn cut_again(

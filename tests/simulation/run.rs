@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use reentry::{DiskCall, DiskFault, OpenCheck, SimulatedDisk, Store, Timestamp};
 
 use super::clients::{client, look, operator, resolve, resume, resumer, serve};
-use super::images::{Expected, Tally, draw, open, probe, time_of, try_image};
+use super::images::{Expected, Tally, draw, open, probe, time_of, try_copy, try_image};
 use super::plan::Plan;
 use super::support::Dice;
 use super::world::{Faults, OnPurpose, Shared, World};
@@ -153,7 +154,8 @@ impl Simulation {
         match self.dice.below(100) {
             0..62 => self.poll_one(),
             62..90 => self.batch(),
-            90..96 => self.let_time_pass(),
+            90..95 => self.let_time_pass(),
+            95 => self.copy(),
             96..98 => {
                 self.drop_one();
                 self.broken()
@@ -254,6 +256,59 @@ impl Simulation {
             self.settle(next);
         }
         self.broken()
+    }
+
+    /// Copies the store, and looks into the copy. What the disk's faults do to it they do to whoever reads.
+    fn copy(&mut self) -> Result<(), String> {
+        let copy = SimulatedDisk::new();
+        match self.store().backup_onto(&copy, |_| ControlFlow::Continue(())) {
+            Ok(_) => {
+                self.world.borrow_mut().say(|| "a copy is made".to_owned());
+                self.tally.copies += 1;
+                let (calls, expected) = (copy.calls(), self.expected());
+                let kept = draw(&copy, calls, calls, &mut self.dice);
+                try_copy(&self.plan, &kept, &expected, &mut self.dice)?;
+            }
+            Err(error) => self.world.borrow_mut().reading_failed(&error),
+        }
+        self.broken()
+    }
+
+    /// The store does not open, since a call of the disk fails; which must harm nothing.
+    fn fail_to_open(&mut self) -> Result<(), String> {
+        let kinds: &'static [DiskCall] = match self.dice.below(4) {
+            0 => &[DiskCall::Read],
+            1 => &[DiskCall::Sync],
+            2 => &[DiskCall::Write],
+            _ => DiskCall::CHANGES,
+        };
+        let (before, failed) = (self.disk.calls(), self.disk.failed());
+        let failed_syncs = self.failed_syncs();
+        let fault = DiskFault::kind(ErrorKind::Other).on(kinds).after(self.dice.below(12));
+        self.world.borrow_mut().say(|| format!("it is opened with a fault: {fault:?}"));
+        self.disk.fail([fault]);
+        let check = if self.dice.below(2) == 0 { OpenCheck::Full } else { OpenCheck::Quick };
+        let opened = open(&self.plan, &self.disk, &self.world.borrow().clock, check);
+        let has_failed = self.disk.failed() > failed;
+        let is_sync = self.failed_syncs() > failed_syncs;
+        self.tally.faulty_openings += u64::from(has_failed);
+        // It goes as a process that dies.
+        self.disk.fail([DiskFault::kind(ErrorKind::Other).on(DiskCall::CHANGES).for_ever()]);
+        match opened {
+            // See `failed`.
+            Ok(_) if is_sync => return Err("P10: a sync failed as it was opened, and nobody heard of it".to_owned()),
+            Ok(store) => drop(store),
+            Err(error) if has_failed && error.kind() == reentry::ErrorKind::Io => {}
+            Err(error) => return Err(format!("P10: it does not open: {error:?}")),
+        }
+        let after = self.disk.calls();
+        self.disk = match self.dice.below(2) {
+            0 => draw(&self.disk, before, after, &mut self.dice),
+            // See `crash`.
+            _ if is_sync => SimulatedDisk::from_image(self.disk.image()),
+            _ => self.disk.killed(after),
+        };
+        Ok(())
     }
 
     fn failed_syncs(&self) -> usize {
@@ -386,6 +441,9 @@ impl Simulation {
             if let Some(wall) = wall {
                 world.clock.set_wall(Timestamp::from_millis(wall));
             }
+        }
+        if self.plan.faults > 0 && self.dice.below(3) == 0 {
+            self.fail_to_open()?;
         }
         self.open()?;
         let store = self.store();

@@ -2,12 +2,14 @@
 //! every answer.
 
 use std::cell::{RefCell, RefMut};
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 use std::time::Duration;
 
-use reentry::{Checkpoint, Clock, Error, ErrorKind, ManualClock, Progress, Run, State as Told, Step, StepState};
+use reentry::{
+    Checkpoint, Clock, EffectId, Error, ErrorKind, ManualClock, Progress, Run, State as Told, Step, StepState,
+};
 
 use super::checker::{Checker, Violation};
 use super::plan::Plan;
@@ -39,6 +41,8 @@ pub(crate) struct World {
     /// The highest token that was told.
     pub(crate) token: u64,
     ledger: Vec<Entry>,
+    /// The id that each effect came with, by its key and its step.
+    ids: HashMap<(usize, u8), EffectId>,
     trace: VecDeque<String>,
     pub(crate) violation: Option<String>,
     /// Whether the server's process is gone: what its tasks do as they go changes nothing any more.
@@ -87,6 +91,7 @@ impl World {
             next: 1,
             token: 0,
             ledger: Vec::new(),
+            ids: HashMap::new(),
             trace: VecDeque::new(),
             violation: None,
             is_dead: false,
@@ -360,6 +365,16 @@ impl World {
             self.checkers[key].relabel(run, born);
         }
         born
+    }
+
+    /// Hears by which id an effect is asked for: a bank knows it again by nothing else.
+    pub(crate) fn asked_by(&mut self, key: usize, name: u8, id: EffectId) {
+        let is_another = |(effect, known): &(&(usize, u8), &EffectId)| (**effect == (key, name)) != (**known == id);
+        if let Some(other) = self.ids.iter().find(is_another) {
+            let message = format!("P4: step {name} of key {key} is asked for by {id}, and {other:?} is known");
+            self.broken(message);
+        }
+        self.ids.insert((key, name), id);
     }
 
     /// The states that a crash at this moment may leave, of each key.
