@@ -150,16 +150,41 @@ mod tests {
         disk.image()
     }
 
-    #[test]
-    fn p2_p10_a_file_is_told_to_be_smaller_only_where_every_write_and_sync_of_it_went_well() {
-        let image = sparse();
-        let opening = Opening {
+    fn opening() -> Opening {
+        Opening {
             access: Access::Write,
             check: OpenCheck::Full,
             cache_bytes: 1 << 20,
             only_private: false,
             progress: Arc::new(|_| ControlFlow::Continue(())),
-        };
+        }
+    }
+
+    #[test]
+    fn p2_p10_a_power_cut_at_any_call_of_compacting_loses_nothing() {
+        let disk = SimulatedDisk::from_image(sparse());
+        compact_on(Arc::new(disk.clone()), &opening()).unwrap();
+        let kept_where = |is_kept| if is_kept { Loss::Kept } else { Loss::Lost };
+        for at in 0..=disk.calls() {
+            let cuts = [
+                disk.cut(at, |_| Loss::Lost),
+                disk.cut(at, |_| Loss::Kept),
+                disk.cut(at, |call| kept_where(call.nth % 2 == 0)),
+                disk.cut(at, |call| kept_where(call.nth % 3 > 0)),
+                disk.cut(at, |call| kept_where(call.nth + 1 == at)),
+                disk.cut(at, |call| if call.nth + 1 == at { Loss::Torn(call.bytes / 2) } else { Loss::Kept }),
+            ];
+            for (way, cut) in cuts.into_iter().enumerate() {
+                let left = Store::builder().open_on(&cut).unwrap().verify().unwrap();
+                assert_eq!(left.operations, OPERATIONS, "a cut at call {at}, {way}");
+            }
+        }
+    }
+
+    #[test]
+    fn p2_p10_a_file_is_told_to_be_smaller_only_where_every_write_and_sync_of_it_went_well() {
+        let image = sparse();
+        let opening = opening();
         for nth in 0.. {
             let disk = SimulatedDisk::from_image(image.clone());
             disk.fail([DiskFault::os(5).on(DiskCall::CHANGES).after(nth)]);

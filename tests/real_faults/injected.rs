@@ -96,6 +96,19 @@ fn p2_p10_a_server_whose_calls_are_injected_with_errors_loses_nothing_that_it_to
     assert!(met > tried / 4, "of {tried} only {met} met their fault");
 }
 
+/// What makes a file under another name, and gives it its own.
+const MAKES: &str = "trace=link,linkat,fsync,fdatasync,write,pwrite64,ftruncate";
+
+/// Fails where a file got its name before all that was written to it was durable: a power cut would leave it empty.
+#[track_caller]
+fn was_whole_before_it_had_its_name(trace: &str) {
+    let made = trace.lines().take_while(|line| !line.contains(" link")).filter(|line| line.contains(".creating>"));
+    let is_sync = |line: &&str| line.contains(" fsync(") || line.contains(" fdatasync(");
+    let (syncs, writes): (Vec<_>, Vec<_>) = made.clone().partition(is_sync);
+    assert!(!writes.is_empty() && !syncs.is_empty(), "{trace}");
+    assert!(made.last().is_some_and(|last| is_sync(&last)), "{trace}");
+}
+
 /// A power cut would else take the name of a store away in which orders were acknowledged: also where its maker died
 /// before that was durable, and another goes on.
 #[test]
@@ -108,13 +121,14 @@ fn p2_the_folder_of_a_store_is_synced_after_the_store_has_its_name_and_whenever_
     let is_synced = |line: &str| line.contains(" fsync(") && line.contains(&synced);
     let trace = || {
         let trace = folder.path().join("trace");
-        let calls = ["strace", "-f", "-y", "-qqq", "-o", trace.to_str().unwrap(), "-e", "trace=link,linkat,fsync"];
+        let calls = ["strace", "-f", "-y", "-qqq", "-o", trace.to_str().unwrap(), "-e", MAKES];
         let mut process = Process::start(folder.path(), 0, 1, 1, &calls.map(str::to_owned));
         process.hear_out();
         assert!(process.child.wait().unwrap().success());
         fs::read_to_string(trace).unwrap()
     };
     let made = trace();
+    was_whole_before_it_had_its_name(&made);
     let mut lines = made.lines().skip_while(|line| !line.contains(" link"));
     assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{made}");
     assert!(lines.any(is_synced), "{made}");
@@ -122,9 +136,9 @@ fn p2_the_folder_of_a_store_is_synced_after_the_store_has_its_name_and_whenever_
     assert!(!opened.contains(" link") && opened.lines().any(is_synced), "{opened}");
 }
 
-/// A power cut would else take the name of an export away that was told to be there.
+/// A power cut would else take the name of an export or a copy away that was told to be there.
 #[test]
-fn p2_the_folder_of_an_export_is_synced_after_the_export_has_its_name() {
+fn p2_the_folder_of_an_export_or_a_copy_is_synced_after_it_has_its_name() {
     if !can_trace() {
         return;
     }
@@ -132,13 +146,15 @@ fn p2_the_folder_of_an_export_is_synced_after_the_export_has_its_name() {
     let (path, trace) = (store_in(folder.path()), folder.path().join("trace"));
     Store::open(&path).unwrap().close().unwrap();
     let synced = format!("<{}>", folder.path().display());
-    for to in [folder.path().join("monday.jsonl").to_str().unwrap(), "tuesday.jsonl"] {
+    for to in [folder.path().join("monday.jsonl").to_str().unwrap(), "tuesday.jsonl", "copy.reentry"] {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-y", "-qqq", "-o"]).arg(&trace).args(["-e", "trace=link,linkat,fsync,write"]);
-        strace.arg(env!("CARGO_BIN_EXE_reentry")).arg("export").arg(&path).arg(to).current_dir(folder.path());
+        strace.args(["-f", "-y", "-qqq", "-o"]).arg(&trace).args(["-e", MAKES]);
+        let command = if to.ends_with("reentry") { "backup" } else { "export" };
+        strace.arg(env!("CARGO_BIN_EXE_reentry")).arg(command).arg(&path).arg(to).current_dir(folder.path());
         let done = strace.output().unwrap();
         assert!(done.status.success(), "{done:?}");
         let trace = fs::read_to_string(&trace).unwrap();
+        was_whole_before_it_had_its_name(&trace);
         let mut lines = trace.lines().skip_while(|line| !line.contains(" link"));
         assert!(lines.next().is_some_and(|line| line.contains(".creating")), "{trace}");
         assert!(lines.any(|line| line.contains(" fsync(") && line.contains(&synced)), "{trace}");
