@@ -69,6 +69,17 @@ pub fn fuzz_key_line(line: &[u8], is_strict: bool) -> Option<String> {
     http::key_line(line, is_strict)
 }
 
+/// For the fuzzer alone: the key that a request's head carries, or why it carries none; its fingerprint; and which of
+/// its headers would be kept of an answer.
+#[cfg(all(feature = "testing", feature = "http"))]
+#[doc(hidden)]
+pub fn fuzz_head(
+    parts: &::http::request::Parts,
+    is_strict: bool,
+) -> (std::result::Result<Option<String>, String>, Fingerprint, ::http::HeaderMap) {
+    http::head(parts, is_strict)
+}
+
 /// The guide's code, as tests.
 #[cfg(doctest)]
 #[doc = include_str!("../docs/effects.md")]

@@ -18,7 +18,7 @@ mod targets;
 use std::path::Path;
 use std::{fs, panic};
 
-use targets::{answer, history, key, key_line, payload, row, store_file};
+use targets::{answer, head, history, key, key_line, payload, row, store_file};
 
 /// Runs a target over its corpus.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -43,6 +43,11 @@ fn p9_the_keys_that_were_found_hold() {
 #[test]
 fn p9_the_header_lines_that_were_found_hold() {
     replay("key_line", key_line::run);
+}
+
+#[test]
+fn p9_the_heads_that_were_found_hold() {
+    replay("head", head::run);
 }
 
 #[test]

@@ -75,9 +75,15 @@ pub(super) fn key<'h>(
 pub(crate) fn key_line(line: &[u8], is_strict: bool) -> Option<String> {
     let name = HeaderName::from_static("idempotency-key");
     let value = http::HeaderValue::from_bytes(line).ok()?;
-    let headers = HeaderMap::from_iter([(name.clone(), value)]);
+    key_of(&HeaderMap::from_iter([(name, value)]), is_strict).ok()?
+}
+
+/// The key that a request carries, or why it carries none.
+#[cfg(feature = "testing")]
+pub(super) fn key_of(headers: &HeaderMap, is_strict: bool) -> Result<Option<String>, String> {
     let syntax = if is_strict { Syntax::Strict } else { Syntax::Lenient };
-    key(&headers, &name, syntax).ok()?.map(Cow::into_owned)
+    let found = key(headers, &HeaderName::from_static("idempotency-key"), syntax);
+    found.map(|key| key.map(Cow::into_owned)).map_err(|malformed| malformed.to_string())
 }
 
 /// What stands in a String of structured fields (RFC 9651, section 3.3.3). Its parameters say nothing, and must be

@@ -41,3 +41,13 @@ pub use policy::{Keep, Preset};
 pub use problem::{Problem, ProblemCode};
 pub use service::{Idempotency, ResponseFuture};
 pub use stored::StoredResponse;
+
+/// What is made of a head: its key, its fingerprint, and the headers that would be kept.
+#[cfg(feature = "testing")]
+pub(crate) fn head(
+    parts: &http::request::Parts,
+    is_strict: bool,
+) -> (Result<Option<String>, String>, crate::key::Fingerprint, http::HeaderMap) {
+    let fingerprint = fingerprint::Parting::default().fingerprint("orders", parts, &[]);
+    (header::key_of(&parts.headers, is_strict), fingerprint, policy::KeptHeaders::default().of(&parts.headers))
+}

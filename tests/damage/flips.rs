@@ -12,8 +12,8 @@ use super::{is_full, none_hangs, range, stride};
 /// How many threads a full run takes.
 const SHARDS: usize = 2;
 
-/// The bits to flip: in a full run a part of all of them, one in each byte first; else all of the head, and a sample,
-/// most of it where the file holds something.
+/// The bits to flip: in a full run a part of all of them, one in each byte first; else some of both heads, and a
+/// sample, most of it where the file holds something.
 fn bits(image: &[u8], sample: usize, seed: u64) -> Vec<usize> {
     let len = image.len();
     if is_full() {

@@ -2,10 +2,10 @@
 //! put back from before is either refused, or every operation reads back as it was: none is silently missing, none is
 //! another, nothing panics or hangs, and memory stays bounded. A refused file is not changed.
 //!
-//! By default a sample is tried, and all bits of the head. All of it, on a machine that has hours:
+//! By default a sample is tried, some bits of both heads among them. All of it, on a machine that has hours:
 //!
 //! ```sh
-//! REENTRY_DAMAGE_FULL=1 cargo test --release --test damage every_bit -- --nocapture   # 8 flips of each byte of 1 MiB
+//! REENTRY_DAMAGE_FULL=1 cargo test --release --test damage every_bit -- --nocapture   # each bit of each byte read
 //! REENTRY_DAMAGE_FULL=1 REENTRY_DAMAGE_RANGE=0..1000000 cargo test ...                # a part; the log says how far
 //! REENTRY_DAMAGE_FULL=1 REENTRY_DAMAGE_STRIDE=97 cargo test ...                       # every 97th bit of all
 //! REENTRY_DAMAGE_FILES=100000 cargo test --release --test damage several -- --nocapture

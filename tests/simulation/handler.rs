@@ -215,7 +215,6 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     let effect = {
         let (world, asked, seen) = (Rc::clone(world), Rc::clone(&asked), Rc::clone(&seen));
         move |effect: EffectId| {
-            world.borrow_mut().asked_by(key, number, effect);
             let may_be_again = guard == Guard::Keyed || seen.is_rechecked.get();
             asked.borrow_mut().heard(|mut world, key, id| {
                 world.answered_as(key, id, "the effect runs", |answer| {
@@ -224,7 +223,7 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
                 world.begins_effect(key, by);
             });
             async move {
-                let came_to = perform(&world, key, number, born, asked_at).await;
+                let came_to = perform(&world, (key, number, born), effect, asked_at).await;
                 match &came_to {
                     Ok(_) => seen.came_to.set(Some(true)),
                     Err((_, true)) => seen.came_to.set(Some(false)),
@@ -237,14 +236,13 @@ async fn guarded(world: &Shared, held: &mut Held, name: usize) -> Result<String,
     let recheck = {
         let (world, seen) = (Rc::clone(world), Rc::clone(&seen));
         move |effect: EffectId| {
-            world.borrow_mut().asked_by(key, number, effect);
             seen.is_rechecked.set(true);
             async move {
                 nap(&world, 2).await;
                 if world.borrow_mut().chance(15) {
                     return Err("the bank does not answer");
                 }
-                let found = world.borrow().find(key, number, born);
+                let found = world.borrow_mut().asked_by(key, number, effect).find(key, number, born);
                 seen.is_found.set(found.is_some());
                 Ok(found)
             }
@@ -308,7 +306,13 @@ fn came_to(asked: &mut Asked, seen: &Seen, came: &Result<String, Error>, guard: 
 }
 
 /// The effect, as the world does it. The error says whether it is certain that nothing happened.
-async fn perform(world: &Shared, key: usize, name: u8, born: u32, asked_at: u64) -> Result<String, (Failure, bool)> {
+async fn perform(
+    world: &Shared,
+    (key, name, born): (usize, u8, u32),
+    id: EffectId,
+    asked_at: u64,
+) -> Result<String, (Failure, bool)> {
+    _ = world.borrow_mut().asked_by(key, name, id);
     nap(world, 2).await;
     let way = if world.borrow().is_calm { 9 } else { world.borrow_mut().dice.below(12) };
     if way == 0 {

@@ -368,13 +368,14 @@ impl World {
     }
 
     /// Hears by which id an effect is asked for: a bank knows it again by nothing else.
-    pub(crate) fn asked_by(&mut self, key: usize, name: u8, id: EffectId) {
+    pub(crate) fn asked_by(&mut self, key: usize, name: u8, id: EffectId) -> &Self {
         let is_another = |(effect, known): &(&(usize, u8), &EffectId)| (**effect == (key, name)) != (**known == id);
         if let Some(other) = self.ids.iter().find(is_another) {
             let message = format!("P4: step {name} of key {key} is asked for by {id}, and {other:?} is known");
             self.broken(message);
         }
         self.ids.insert((key, name), id);
+        self
     }
 
     /// The states that a crash at this moment may leave, of each key.
