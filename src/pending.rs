@@ -406,9 +406,9 @@ impl<T> Future for Answer<T> {
         };
         // The slot is filled before the bell rings. Who finds it empty after that waits for something else, for the run
         // at work to end.
-        let is_rung = self.bell.as_ref().is_some_and(|bell| sleeps_by(bell, context.waker()));
+        let sleeps = self.bell.as_ref().is_some_and(|bell| sleeps_by(bell, context.waker()));
         let (waker, replaced) = match before {
-            before if is_rung => (None, before),
+            before if sleeps => (None, before),
             Some(known) if known.will_wake(context.waker()) => (Some(known), None),
             before => (Some(context.waker().clone()), before),
         };

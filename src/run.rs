@@ -171,6 +171,8 @@ impl Run {
         if !self.ownership.stands() {
             return Err(self.fenced("stop and change nothing more"));
         }
+        // Asked before it is read, since they may be taken in right behind that.
+        let reports = self.ownership.reports().lock().outstanding();
         // Nothing is there as long as the claim is deferred.
         if let Some((read, _)) = self.engine.look(self.key())? {
             let mut seen = self.seen.lock();
@@ -178,13 +180,9 @@ impl Run {
             if read.record.revision() >= seen.checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision) {
                 seen.checkpoint.clone_from(&read.record.checkpoint);
             }
-            let reports = self.ownership.reports().lock();
             // A report of this run that is not on disk yet knows better.
-            for step in read.record.steps {
-                if !reports.tell_of(&step.name) {
-                    seen.put(step);
-                }
-            }
+            let is_known_better = |step: &Step| reports.iter().any(|report| report.is_about(&step.name));
+            read.record.steps.into_iter().filter(|step| !is_known_better(step)).for_each(|step| seen.put(step));
         }
         Ok(self.checkpoint())
     }

@@ -171,6 +171,10 @@ impl Report {
         Self { command, is_taken_in: Arc::default() }
     }
 
+    pub(crate) fn is_about(&self, step: &str) -> bool {
+        self.command.step().is_some_and(|name| **name == *step)
+    }
+
     /// Whether the two are one.
     pub(super) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.is_taken_in, &other.is_taken_in)
@@ -195,15 +199,9 @@ impl Reports {
         self.0.push(report);
     }
 
-    fn outstanding(&mut self) -> Vec<Report> {
+    pub(crate) fn outstanding(&mut self) -> Vec<Report> {
         self.0.retain(|report| !report.is_taken_in());
         self.0.clone()
-    }
-
-    /// Whether one of them is about this step.
-    pub(crate) fn tell_of(&self, step: &str) -> bool {
-        let is_about = |report: &Report| report.command.step().is_some_and(|name| **name == *step);
-        self.0.iter().any(|report| is_about(report) && !report.is_taken_in())
     }
 }
 

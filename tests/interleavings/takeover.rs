@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use reentry::{Claim, ErrorKind, ManualClock, Run, StepState, Timestamp, pass_time};
+use reentry::{Claim, ErrorKind, Key, ManualClock, Run, StepState, Timestamp, pass_time};
 use shuttle::thread;
 
 use crate::world::{Living, builder, check, claim_after_others, disk, end, key, open, request, run_of};
@@ -35,6 +35,24 @@ fn p4_what_a_run_reported_before_it_left_is_known_to_the_next() {
         let run = run_of(store.claim(&key(), request()).wait().unwrap());
         assert_eq!(run.steps().iter().map(reentry::Step::state).collect::<Vec<_>>(), [StepState::Done]);
         drop(run);
+        end(&store);
+    });
+}
+
+/// The story: what was reported was taken in between a look at the record and the question whether that is so.
+#[test]
+fn p3_a_run_that_refreshes_beside_its_own_report_knows_what_it_reported() {
+    check(|| {
+        let (store, sent) = (open(), Arc::new(AtomicU32::new(0)));
+        let mut run = run_of(store.claim(&key(), request()).wait().unwrap());
+        assert_eq!(mail(&mut run, &sent).unwrap(), "sent");
+        let other = store.clone();
+        // Whoever waits for an answer takes the report along.
+        let other = thread::spawn(move || assert!(!other.revoke(&Key::new("scope", "other").unwrap()).wait().unwrap()));
+        run.refresh().unwrap();
+        assert_eq!(run.steps().iter().map(reentry::Step::state).collect::<Vec<_>>(), [StepState::Done]);
+        other.join().unwrap();
+        run.complete(&()).wait().unwrap();
         end(&store);
     });
 }
