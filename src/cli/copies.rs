@@ -87,6 +87,9 @@ fn to_file<T>(to: &Path, write: impl FnOnce(&mut BufWriter<File>) -> Done<T>) ->
         }
         _ => failed(error),
     })?;
+    // A copy that is made under the same name waits for nobody, and would take what nobody holds. Where there are no
+    // locks none is made either.
+    drop(file.try_lock());
     let mut file = BufWriter::new(file);
     let made = write(&mut file).and_then(|made| {
         file.flush().and_then(|()| file.get_ref().sync_all()).map_err(failed)?;
@@ -129,7 +132,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
 
 pub(crate) fn import(args: &Import, out: &mut Out) -> Done {
     let is_input = args.from == Path::new("-");
-    if !is_input {
+    // What comes through a pipe is read once, so it cannot be checked before.
+    if !is_input && fs::metadata(&args.from).is_ok_and(|from| from.is_file()) {
         // So that one that was cut short changes nothing.
         let bar = Bar::of_bytes("checking the export");
         let checked = check_export(source(&args.from)?, |bytes| bar.bytes(bytes));

@@ -74,6 +74,9 @@ impl From<reentry::Error> for Failure {
             ErrorKind::Corrupt => {
                 "\nrestore a copy; what can still be read, `ls` and `export` tell with --skip-damaged"
             }
+            ErrorKind::InvalidConfig | ErrorKind::InvalidKey | ErrorKind::InvalidName => {
+                return Self::Asked(error.to_string());
+            }
             _ => "",
         };
         Self::Refused(format!("{error}{hint}"))

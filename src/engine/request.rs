@@ -159,7 +159,7 @@ pub(crate) struct Seen {
 
 /// What a run reports of a step. It comes to the writer by itself, with what the run asks behind it, and with the seat
 /// that the run leaves. It counts once, as it comes first: the step may have been begun anew by the next time (P4).
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub(crate) struct Report {
     pub(super) command: Command,
     /// Whether that is durable.
@@ -187,6 +187,14 @@ impl Report {
     /// Notes that it is.
     pub(super) fn take_in(&self) {
         self.is_taken_in.store(true, Ordering::Release);
+    }
+}
+
+/// Shows no result: it is the server's.
+impl fmt::Debug for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_taken_in = self.is_taken_in();
+        f.debug_struct("Report").field("is_taken_in", &is_taken_in).finish_non_exhaustive()
     }
 }
 

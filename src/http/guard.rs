@@ -355,9 +355,11 @@ impl Work {
             }
         };
         settings.handle.count(Count::Kept);
-        // What the layers inside add for this client alone goes to it.
+        // What the layers inside add for this client alone goes to it; what is kept it has already.
+        let known = kept.headers().clone();
         for (name, value) in response.headers() {
-            if !settings.kept_headers.keeps(name) && name != header::CONTENT_LENGTH {
+            let is_kept = settings.kept_headers.keeps(name) || known.contains_key(name);
+            if !is_kept && name != header::CONTENT_LENGTH {
                 kept.headers_mut().append(name.clone(), value.clone());
             }
         }

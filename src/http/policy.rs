@@ -142,8 +142,8 @@ const NEVER: [&str; 19] = [
     "www-authenticate",
 ];
 
-/// The trailers, and headers, that gRPC puts its status into.
-const OF_GRPC: [&str; 3] = ["grpc-message", "grpc-status", "grpc-status-details-bin"];
+/// The trailers, and headers, that gRPC puts its status into, and how it says that a message is compressed.
+const OF_GRPC: [&str; 4] = ["grpc-encoding", "grpc-message", "grpc-status", "grpc-status-details-bin"];
 
 /// Whether a header of this name may be kept at all.
 pub(super) fn may_be_kept(name: &HeaderName) -> bool {

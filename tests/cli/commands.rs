@@ -133,6 +133,9 @@ fn an_export_goes_to_a_file_or_a_pipe_and_comes_back() {
     let lines = fs::read(place.path("monday.jsonl")).unwrap();
     // Made at the same moment, so that no time is later than the store's own.
     place.builder().open(place.path("other.reentry")).unwrap().close().unwrap();
+    // What is no file is read once.
+    let from_pipe = place.run_with(&["import", "named.reentry", "/dev/stdin"], &lines);
+    assert!(from_pipe.status == 0 || !cfg!(target_os = "linux"), "{from_pipe:?}");
     let from_pipe = place.run_with(&["import", "other.reentry", "-"], &lines);
     assert_eq!(from_pipe.status, 0, "{from_pipe:?}");
     place.ok(&["export", "other.reentry", "other.jsonl"]);
@@ -345,6 +348,10 @@ fn what_is_wrongly_asked_says_what_was_wanted() {
     assert!(told.status == 2 && told.err.contains("<--happened <RESULT>|--did-not-happen>"), "{told:?}");
     let told = place.run(&[&resolve[..], &["--happened", "receipt 3"]].concat());
     assert!(told.status == 1 && told.err.contains("cannot read the result from receipt 3: No such file"), "{told:?}");
+    let told =
+        place.run(&["resolve", STORE, "checkout/ada", "order-3", "", "--did-not-happen", "--note", "x", "--yes"]);
+    assert!(told.status == 2 && told.err.contains("step"), "{told:?}");
+    assert_eq!(place.run(&["ls", STORE, "--attempts-max", "0"]).status, 2);
     // What is no export is not told as a damaged store.
     let told = place.run(&["import", "new.reentry", STORE]);
     assert!(told.status == 1 && told.err.contains("cannot import orders.reentry: line 1 of the export"), "{told:?}");

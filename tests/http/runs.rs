@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
@@ -154,7 +154,8 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
     async fn order(State(runs): State<Runs>, Idempotent(mut run): Idempotent) -> Result<Response, Problem> {
         let body = format!("order {}", runs.next());
         let answer = StoredResponse::new(StatusCode::CREATED, body.clone())
-            .header(http::header::LOCATION, HeaderValue::from_static("/orders/1"));
+            .header(http::header::LOCATION, HeaderValue::from_static("/orders/1"))
+            .header(HeaderName::from_static("x-order"), HeaderValue::from_static("1"));
         let row = run.effect_id("order");
         run.complete_with(&answer, move |tx| {
             tx.open_table(ORDERS)?.insert(row, &body)?;
@@ -162,7 +163,7 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
         })
         .await?;
         // Layers inside add headers to what it returns then.
-        let headers = [("x-request-id", "7"), ("content-type", "text/odd"), ("content-length", "0")];
+        let headers = [("x-request-id", "7"), ("x-order", "1"), ("content-type", "text/odd"), ("content-length", "0")];
         Ok((StatusCode::INTERNAL_SERVER_ERROR, headers, "").into_response())
     }
     let (store, runs) = (store(), Runs::default());
@@ -174,6 +175,7 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
     assert_eq!(first.header("x-request-id"), Some(&b"7"[..]), "the first client's own");
     for answer in [&first, &retry] {
         assert_eq!((answer.header("location"), answer.header("content-type")), (Some(&b"/orders/1"[..]), None));
+        assert_eq!(answer.headers.iter().filter(|(name, _)| name == "x-order").count(), 1, "once");
     }
     assert!(is_replayed(&retry) && !is_replayed(&first) && retry.header("x-request-id").is_none());
     assert_eq!((runs.count(), server.store.read(|tx| tx.open_table(ORDERS)?.len()).unwrap().unwrap()), (1, 1));

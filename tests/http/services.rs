@@ -238,6 +238,7 @@ impl Service<Request<PassedBody<Full<Bytes>>>> for Grpc {
         let frames = vec![Frame::trailers(trailers), Frame::data(message)];
         let mut response = Response::new(GrpcBody { frames, pauses: self.pauses });
         response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc"));
+        response.headers_mut().insert("grpc-encoding", HeaderValue::from_static("identity"));
         if let Some(keep) = self.keep {
             response.extensions_mut().insert(keep);
         }
@@ -291,6 +292,8 @@ where
     let status = parts.headers.get("grpc-status").or(collected.trailers().and_then(|t| t.get("grpc-status"))).cloned();
     let message =
         String::from_utf8(collected.to_bytes().to_vec()).unwrap().trim_start_matches(['\0', '\x01']).to_owned();
+    // Without it nobody can read a message that is compressed.
+    assert!(message.is_empty() || parts.headers.contains_key("grpc-encoding"));
     (message, status.unwrap().to_str().unwrap().to_owned(), parts.headers.contains_key("idempotent-replayed"))
 }
 

@@ -163,6 +163,31 @@ fn p2_the_folder_of_an_export_or_a_copy_is_synced_after_it_has_its_name() {
     }
 }
 
+/// A copy would else be told to be whole into which the export goes on writing.
+#[test]
+fn p10_a_copy_takes_no_file_that_an_export_is_writing() {
+    if !can_trace() {
+        return;
+    }
+    let folder = folder();
+    let (path, to) = (store_in(folder.path()), folder.path().join("monday"));
+    Store::open(&path).unwrap().close().unwrap();
+    let mut strace = Command::new("strace");
+    strace.args(["-f", "-qqq", "-o", "/dev/null", "-e", "trace=link,linkat", "-e"]);
+    strace.arg("inject=link,linkat:delay_enter=3000000");
+    strace.arg(env!("CARGO_BIN_EXE_reentry")).arg("export").arg(&path).arg(&to);
+    let mut late = strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let creating = folder.path().join("monday.creating");
+    // It has written all of it, and is about to give it its name.
+    while fs::metadata(&creating).map_or(0, |made| made.len()) == 0 && late.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    let copied = Command::new(env!("CARGO_BIN_EXE_reentry")).arg("backup").arg(&path).arg(&to).output().unwrap();
+    let late = late.wait_with_output().unwrap();
+    assert!(copied.status.code() == Some(1) && late.status.success(), "{copied:?}, {late:?}");
+    assert!(fs::read_to_string(&to).unwrap().starts_with("{\"reentry_export\":1}\n"));
+}
+
 /// Where there are no hard links a file is renamed, which would replace one that somebody made meanwhile.
 #[test]
 fn an_export_replaces_no_file_that_was_made_meanwhile_where_there_are_no_hard_links_either() {
