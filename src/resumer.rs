@@ -370,12 +370,17 @@ impl Shared {
             (work.is_woken, work.due) = (false, None);
             work.backoffs.values_mut().for_each(|backoff| backoff.is_met = false);
         }
+        let mut is_broken_off = false;
         for progress in unfinished {
             let progress = match progress {
                 Ok(progress) => progress,
                 Err(error) if is_gone(&error) => return false,
                 // A damaged record is for whoever asks for it; the others go on.
-                Err(_) => continue,
+                Err(error) if error.kind() == ErrorKind::Corrupt => continue,
+                Err(_) => {
+                    is_broken_off = true;
+                    continue;
+                }
             };
             let mut work = self.work.lock();
             let position = progress.position();
@@ -391,11 +396,16 @@ impl Shared {
             }
         }
         let mut work = self.work.lock();
+        work.behind = None;
+        if is_broken_off {
+            // Nobody knows what stands behind that; it is looked for again soon, whenever the next look would be.
+            work.look_at = earlier(work.due, Instant::now().checked_add(self.settings.backoff_min));
+            return true;
+        }
         // What was not met is finished, by whomever.
         let running = std::mem::take(&mut work.running);
         work.backoffs.retain(|position, backoff| backoff.is_met || running.contains(position));
         work.running = running;
-        work.behind = None;
         work.look_at = earlier(work.due, Instant::now().checked_add(self.settings.every));
         true
     }
@@ -417,17 +427,22 @@ impl Shared {
         };
         self.work.lock().stats.runs += 1;
         match catch_unwind(AssertUnwindSafe(|| (self.function)(run))) {
-            Ok(Ok(())) if !self.is_unfinished(key) => Ended::Finished,
-            Ok(Ok(())) => self.failed(key, &Error::new(ErrorKind::NotApplied, "the run was dropped unfinished")),
+            Ok(Ok(())) => self.finished(key),
             Ok(Err(error)) => self.failed(key, &*error),
             Err(_) => self.failed(key, &Error::new(ErrorKind::Aborted, "the function that resumes panicked")),
         }
     }
 
-    fn is_unfinished(&self, key: &Key) -> bool {
+    /// What became of an operation whose function says that all went well.
+    fn finished(&self, key: &Key) -> Ended {
         match self.settings.store.progress(key) {
-            Ok(Some(progress)) => matches!(progress.state(), State::Owned | State::Unfinished | State::Stuck),
-            Ok(None) | Err(_) => false,
+            Ok(Some(progress)) if matches!(progress.state(), State::Owned | State::Unfinished | State::Stuck) => {
+                self.failed(key, &Error::new(ErrorKind::NotApplied, "the run was dropped unfinished"))
+            }
+            Ok(_) => Ended::Finished,
+            Err(error) if is_gone(&error) => Ended::Finished,
+            // It may be unfinished, and is met again then.
+            Err(error) => self.failed(key, &error),
         }
     }
 

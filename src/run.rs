@@ -18,9 +18,9 @@ use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::{Key, NAME_BYTES_MAX, validate};
 use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
-use crate::record::step::NOTE_BYTES_MAX;
+use crate::record::step::{NOTE_BYTES_MAX, Try};
 use crate::record::transitions::{Command, Reporter};
-use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step};
+use crate::record::{Body, Checkpoint, Outcome, Record, Resolution, Revision, Step, StepState};
 use crate::sync::Mutex;
 use crate::trace::Span;
 
@@ -80,10 +80,21 @@ struct Seen {
 }
 
 impl Seen {
+    /// What is done stays done: an answer that is taken late may be of before.
     fn put(&mut self, step: Step) {
         match self.steps.iter_mut().find(|known| known.name == step.name) {
+            Some(known) if known.state() == StepState::Done && step.state() != StepState::Done => {}
             Some(known) => *known = step,
             None => self.steps.push(step),
+        }
+    }
+
+    /// A checkpoint that was read or moved to; an answer that is taken late may be of one before that which is known.
+    fn put_checkpoint(&mut self, checkpoint: Option<Checkpoint>) {
+        let revision =
+            |checkpoint: &Option<Checkpoint>| checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision);
+        if revision(&checkpoint) >= revision(&self.checkpoint) {
+            self.checkpoint = checkpoint;
         }
     }
 }
@@ -176,10 +187,7 @@ impl Run {
         // Nothing is there as long as the claim is deferred.
         if let Some((read, _)) = self.engine.look(self.key())? {
             let mut seen = self.seen.lock();
-            // A move of this run may have been answered since it was read.
-            if read.record.revision() >= seen.checkpoint.as_ref().map_or(Revision::NONE, Checkpoint::revision) {
-                seen.checkpoint.clone_from(&read.record.checkpoint);
-            }
+            seen.put_checkpoint(read.record.checkpoint);
             // A report of this run that is not on disk yet knows better.
             let is_known_better = |step: &Step| reports.iter().any(|report| report.is_about(&step.name));
             read.record.steps.into_iter().filter(|step| !is_known_better(step)).for_each(|step| seen.put(step));
@@ -188,8 +196,8 @@ impl Run {
     }
 
     /// Tells that this run is still at work, where the store has a lease ([`Builder::lease`](crate::Builder::lease)):
-    /// it begins anew (P7). Every other call of a run that reaches the writer does so too, whatever it comes to. Waits
-    /// for the writer, not for the disk.
+    /// it begins anew (P7). Every other call of a run that reaches the writer does so too, whatever it comes to, but
+    /// for what a full disk refuses. Waits for the writer, not for the disk.
     ///
     /// # Errors
     ///
@@ -263,11 +271,12 @@ impl Run {
             Advanced::Moved { checkpoint, known } => {
                 let revision = checkpoint.revision();
                 let mut seen = seen.lock();
-                (seen.checkpoint, seen.known) = (Some(checkpoint), Some(known));
+                seen.put_checkpoint(Some(checkpoint));
+                seen.known = Some(known);
                 Ok(revision)
             }
             Advanced::Lost(current) => {
-                seen.lock().checkpoint = current;
+                seen.lock().put_checkpoint(current);
                 let message =
                     "somebody else moved the checkpoint since this run last saw it; look at it before going on";
                 Err(Error::new(ErrorKind::Conflict, message))
@@ -377,12 +386,16 @@ impl Run {
     /// # Errors
     ///
     /// [`ErrorKind::NotFound`] where no step of this name is remembered, [`ErrorKind::NotInDoubt`] where it is not in
-    /// doubt; otherwise those of [`advance`](Self::advance).
+    /// doubt, or was begun anew since this was asked; otherwise those of [`advance`](Self::advance).
     pub fn resolve(&mut self, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
         let token = Some(self.token());
+        // What is said is said of the try that this run knows of, and not of one that it begins before this comes to
+        // the writer (P4). Once it has asked for the step it may not know of its own.
+        let is_known = |known: &&Step| *known.name == *step && !self.asked.contains_key(step);
+        let of = self.seen.lock().steps.iter().find(is_known).map(Step::last_try);
         let asked = self
             .before_asking()
-            .and_then(|known| Ok((known, resolve_command(token, step, resolution, note, self.limits)?)));
+            .and_then(|known| Ok((known, resolve_command(token, step, of, resolution, note, self.limits)?)));
         match asked {
             Ok((carried, command)) => self.change_step(carried, command, |_| ()),
             Err(error) => Pending::ready(Err(error)),
@@ -533,6 +546,7 @@ impl Run {
 pub(crate) fn resolve_command(
     token: Option<u64>,
     step: &str,
+    of: Option<Try>,
     resolution: Resolution,
     note: &str,
     limits: Limits,
@@ -543,7 +557,7 @@ pub(crate) fn resolve_command(
         Resolution::Happened(bytes) => Some(limits.check(bytes)?),
         Resolution::DidNotHappen => None,
     };
-    Ok(Command::Resolve { token, name: step.into(), result, note: note.into() })
+    Ok(Command::Resolve { token, name: step.into(), of, result, note: note.into() })
 }
 
 /// The command that moves a checkpoint, after its name and payload were checked.

@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use reentry::{
-    Advance, DiskCall, DiskFault, EffectId, Error, ErrorKind, Pending, Revision, Run, SimulatedDisk, StepState, Store,
-    not_applied,
+    Advance, DiskCall, DiskFault, EffectId, Error, ErrorKind, Pending, Resolution, Revision, Run, SimulatedDisk,
+    StepState, Store, not_applied,
 };
 use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, step_of};
 
@@ -186,10 +186,15 @@ fn p4_what_was_reported_of_one_try_does_not_withdraw_the_next() {
     assert_eq!(kind(again), ErrorKind::InDoubt);
 }
 
-/// The story: a full disk had refused the report, so that nothing of it was on its way when its run left while another
-/// took over.
+/// The story: a full disk had refused the report, so that nothing of it was on its way when its run left, while another
+/// took over or once it had.
 #[test]
-fn p7_what_a_full_disk_refused_is_evidence_too_though_its_run_leaves_while_another_takes_over() {
+fn p7_what_a_full_disk_refused_is_evidence_too_though_its_run_leaves_as_another_takes_over() {
+    what_a_full_disk_refused_is_evidence(false);
+    what_a_full_disk_refused_is_evidence(true);
+}
+
+fn what_a_full_disk_refused_is_evidence(has_taken_over: bool) {
     let (gate, disk) = (Gate::new(), SimulatedDisk::new().with_journal(0));
     let (key, lease) = (key("order"), Duration::from_secs(10));
     let builder = Store::builder().clock(gate.clone()).lease(lease).cache_bytes(0);
@@ -211,13 +216,41 @@ fn p7_what_a_full_disk_refused_is_evidence_too_though_its_run_leaves_while_anoth
     let held = Held::new(&mut beside);
     gate.open();
     held.wait();
-    drop(first);
+    let mut first = Some(first);
+    first.take_if(|_| !has_taken_over);
     held.go_on();
     let mut second = run_of(claimed.wait().unwrap());
+    drop(first);
     second.advance("looked", &()).wait().unwrap();
     let seen = step_of(&store, &key, "charge").unwrap();
     let late: Vec<_> = seen.late().iter().map(reentry::Late::attempt).collect();
     assert_eq!((seen.state(), late), (StepState::InDoubt, vec![1]));
     drop((second, beside));
     store.verify().unwrap();
+}
+
+/// The story: what somebody said of a step was on its way, outside a full queue, while the run itself began it anew. It
+/// came behind that, and withdrew the new try, whose effect then ran again.
+#[test]
+fn p4_what_is_said_of_one_try_does_not_withdraw_the_next() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    let key = key("order");
+    let mut first = run(&store, &key);
+    first.step("charge").run_at_most_once(|_| lost()).unwrap_err();
+    drop(first);
+    let mut second = run(&store, &key);
+    gate.hold(&store);
+    let inside = store.revoke(&support::key("other"));
+    let resolved = second.resolve("charge", Resolution::DidNotHappen, "nothing is in the ledger");
+    gate.open();
+    assert!(!inside.wait().unwrap());
+    let charged = second.step("charge").recheck(|_| Ok::<_, Error>(None)).run(|_| {
+        assert_eq!(kind(resolved.wait()), ErrorKind::NotInDoubt);
+        Ok::<_, Error>("receipt".to_owned())
+    });
+    assert_eq!(charged.unwrap(), "receipt");
+    drop(second);
+    let mut third = run(&store, &key);
+    assert_eq!(third.step("charge").run_at_most_once(never).unwrap(), "receipt");
 }

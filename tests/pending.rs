@@ -563,3 +563,19 @@ fn whoever_pends_when_the_store_is_closed_is_told_so() {
     drop((owner, claims));
     assert_eq!((store.stats().unwrap().owned, store.stats().unwrap().waiting), (0, 0));
 }
+
+/// The story: an answer that was taken late was of a checkpoint before the last, and the run went on from there.
+#[test]
+fn p3_an_answer_that_is_taken_late_does_not_set_back_what_its_run_knows() {
+    let store = in_memory();
+    let mut run = run(&store, &key("order"));
+    let (first, second) = (run.advance("first", &()), run.advance("none", &()));
+    settle(&store);
+    run.refresh().unwrap();
+    run.advance("second", &()).wait().unwrap();
+    assert_eq!(first.wait().unwrap().get(), 1);
+    assert_eq!(run.checkpoint().unwrap().name(), "second");
+    assert_eq!(kind(second.wait()), ErrorKind::Conflict, "it was asked for before the first was known");
+    assert_eq!(run.checkpoint().unwrap().name(), "second");
+    assert_eq!(run.advance("third", &()).wait().unwrap().get(), 3);
+}

@@ -141,7 +141,8 @@ impl<'b, 't> Batch<'b, 't> {
         };
         self.renew(&mut touched, request);
         let left = std::mem::take(&mut touched.left);
-        if request.report.is_some() || !left.is_empty() {
+        // What the run carries it may leave with the seat before this batch is published.
+        if request.report.is_some() || !left.is_empty() || !request.carried.reports.is_empty() {
             self.done.left.push(self.done.told.len());
         }
         for report in left.iter().chain(&request.carried.reports) {

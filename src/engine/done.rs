@@ -35,7 +35,7 @@ pub(super) struct Done {
     pub(super) renewed: Vec<usize>,
     /// The reports that it took in.
     pub(super) reported: Vec<Report>,
-    /// Which requests, by their place, took in what owners had left with the seat.
+    /// Which requests, by their place, took in what their keys' owners may have left with the seat.
     pub(super) left: Vec<usize>,
     /// How many rows retention removed.
     pub(super) removed: u64,
@@ -93,9 +93,13 @@ impl Done {
 
     /// Publishes where everything went, and only then answers. The batch is durable.
     pub(super) fn publish(mut self, shared: &Arc<Shared>, requests: &mut Vec<Request>, now: Now) {
-        self.reported.iter().for_each(Report::take_in);
         shared.ledger.publish(std::mem::take(&mut self.draft));
         let freed = self.publish_requests(shared, requests, now);
+        // Behind that, so that whoever is told that a report is taken in finds what it came to.
+        self.reported.iter().for_each(Report::take_in);
+        for Request { key, hash, .. } in self.left.iter().filter_map(|nth| requests.get(*nth)) {
+            shared.index.shard(*hash).forget_taken_in(*hash, key);
+        }
         shared.meter.removed.fetch_add(self.removed, Ordering::Relaxed);
         shared.meter.refused.fetch_add(self.refused, Ordering::Relaxed);
         shared.meter.fenced.fetch_add(self.fenced, Ordering::Relaxed);
@@ -108,16 +112,13 @@ impl Done {
     /// for its key no longer.
     fn publish_requests(&self, shared: &Shared, requests: &[Request], now: Now) -> Vec<Vec<Waiter>> {
         let (mut unfinished, mut moves) = (shared.index.unfinished(), self.moves.iter());
-        let (mut renewed, mut left) = (self.renewed.iter().peekable(), self.left.iter().peekable());
+        let mut renewed = self.renewed.iter().peekable();
         let mut freed = Vec::with_capacity(requests.len());
         let mut published = 0;
         for (nth, (request, (told, moved))) in requests.iter().zip(&self.told).enumerate() {
             let mut part = shared.index.shard(request.hash);
             if renewed.next_if_eq(&&nth).is_some() {
                 request.command.token().inspect(|token| part.renew(request.hash, &request.key, *token, now.time));
-            }
-            if left.next_if_eq(&&nth).is_some() {
-                part.forget_taken_in(request.hash, &request.key);
             }
             for movement in moves.by_ref().take(moved.saturating_sub(published)) {
                 shared.index.replace_in(&mut part, movement.hash, movement.old, movement.new);

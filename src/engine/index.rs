@@ -302,10 +302,20 @@ impl Shard {
         self.seats.find_mut(hash.word(), |seat| seat.key == *key)
     }
 
+    /// The seat of this key, a new one where there is none.
+    fn seat_of(&mut self, hash: KeyHash, key: &Key) -> &mut Seat {
+        let new =
+            || Seat { hash, key: key.clone(), owner: None, deferred: None, left: Vec::new(), waiters: VecDeque::new() };
+        let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
+        entry.or_insert_with(new).into_mut()
+    }
+
     /// Lets the seat of this key go where nobody owns it and nobody waits.
     fn tidy(&mut self, hash: KeyHash, key: &Key) {
-        let is_left =
-            |seat: &Seat| seat.key == *key && seat.owner.is_none() && seat.left.is_empty() && seat.waiters.is_empty();
+        let is_left = |seat: &Seat| {
+            let is_taken_in = seat.left.iter().all(Report::is_taken_in);
+            seat.key == *key && seat.owner.is_none() && is_taken_in && seat.waiters.is_empty()
+        };
         if let Ok(left) = self.seats.find_entry(hash.word(), is_left) {
             left.remove();
         }
@@ -320,10 +330,7 @@ impl Shard {
         owner: Owner,
         deferred: Option<Arc<Record>>,
     ) -> Vec<Waiter> {
-        let new =
-            || Seat { hash, key: key.clone(), owner: None, deferred: None, left: Vec::new(), waiters: VecDeque::new() };
-        let entry = self.seats.entry(hash.word(), |seat| seat.key == *key, |seat| seat.hash.word());
-        let seat = entry.or_insert_with(new).into_mut();
+        let seat = self.seat_of(hash, key);
         (seat.owner, seat.deferred) = (Some(owner), deferred);
         if seat.waiters.iter().all(|waiter| waiter.is_for(owner)) {
             return Vec::new();
@@ -336,8 +343,8 @@ impl Shard {
     /// Ends the ownership that has this token, and gives the next in line, who may claim now. None where somebody
     /// else owns it by now, or nobody waits.
     ///
-    /// What the run `left` behind stays here until the writer has taken it in: who enters next may stand in the queue
-    /// before it.
+    /// What the run `left` behind, the owner or not, stays here until the writer has taken it in: who enters next may
+    /// stand in the queue before it, and what a full disk refused comes in no other way.
     pub(crate) fn unseat(
         &mut self,
         hash: KeyHash,
@@ -345,12 +352,13 @@ impl Shard {
         token: u64,
         left: impl FnOnce() -> Vec<Report>,
     ) -> Option<Waiter> {
-        let seat = self.seat_mut(hash, key)?;
+        let left = left();
+        let seat = if left.is_empty() { self.seat_mut(hash, key)? } else { self.seat_of(hash, key) };
+        seat.left.extend(left);
         if seat.owner?.token != token {
             return None;
         }
         (seat.owner, seat.deferred) = (None, None);
-        seat.left.extend(left());
         self.next_of_unowned(hash, key)
     }
 
@@ -545,8 +553,12 @@ mod tests {
         assert!(shard.left(hash, &key).iter().all(|left| left.is(&other)));
         shard.forget_taken_in(hash, &key);
         assert_eq!(shard.seats().count(), 1);
+        // Who is next in line is looked for when the run's turn ends, whatever came of its reports meanwhile.
         other.take_in();
-        shard.forget_taken_in(hash, &key);
+        assert!(shard.next_of_unowned(hash, &key).is_none());
         assert_eq!(shard.seats().count(), 0);
+        // One that lost its operation leaves what it reported too.
+        assert!(shard.unseat(hash, &key, 9, || vec![Report::new(Command::Look)]).is_none());
+        assert_eq!(shard.left(hash, &key).len(), 1);
     }
 }

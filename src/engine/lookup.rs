@@ -87,12 +87,13 @@ impl Shared {
         if let Some(Shut::Closed) = self.queue.is_shut() {
             return Err(Shut::Closed.error());
         }
+        let shard = self.index.shard(hash);
+        let (mut places, owner) = (shard.places(hash), shard.owner(hash, key));
+        // All at one moment: where one goes meanwhile the others keep their turn. There is hardly ever more than one.
+        let (first, others): (_, Vec<_>) = (places.next(), places.collect());
+        drop(shard);
         let mut moving = false;
-        for nth in 0.. {
-            let shard = self.index.shard(hash);
-            let (place, owner) = (shard.places(hash).nth(nth), shard.owner(hash, key));
-            drop(shard);
-            let Some(place) = place else { break };
+        for place in first.into_iter().chain(others) {
             match self.log.read(place)? {
                 Some(record) if record.key == *key => return Ok(Lookup::Found(Box::new(record), owner)),
                 Some(record) if self.index.collides(hash, &record.key) => {}

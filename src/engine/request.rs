@@ -457,7 +457,7 @@ mod tests {
             (Command::Advance { token: None, expected, name: Arc::clone(&name), bytes: Arc::clone(&bytes) }, 104),
             (Command::Intend { token: 1, name: Arc::clone(&name), again: false }, 4),
             (report(some()), 104),
-            (Command::Resolve { token: None, name: Arc::clone(&name), result: some(), note }, 107),
+            (Command::Resolve { token: None, name: Arc::clone(&name), of: None, result: some(), note }, 107),
             (Command::End { token: 1, success: true, bytes: Arc::clone(&bytes), kept: None }, 100),
             (Command::Forget, 0),
         ] {

@@ -66,8 +66,13 @@ mod tests {
         let intend = |name: &str, again| Command::Intend { token: OURS, name: name.into(), again };
         let by = Reporter { token: OURS, born: OURS, attempt: 1, was_owner: false };
         let report = Command::Report { by, name: "charge".into(), result: None };
-        let resolve =
-            |token, name: &str| Command::Resolve { token, name: name.into(), result: None, note: "asked".into() };
+        let resolve = |token, name: &str| Command::Resolve {
+            token,
+            name: name.into(),
+            of: None,
+            result: None,
+            note: "asked".into(),
+        };
         vec![
             ("claim", claim(Some(Fingerprint::of("ours")))),
             ("claim what is known", claim(None)),

@@ -36,6 +36,9 @@ pub struct Step {
     pub(crate) late: Vec<Late>,
 }
 
+/// Which try at a step it is: the attempt whose run recorded the intent, and when.
+pub(crate) type Try = (u32, Timestamp);
+
 /// What became of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum StepStanding {
@@ -173,6 +176,10 @@ impl Step {
     /// large as a result may be.
     pub fn late(&self) -> &[Late] {
         &self.late
+    }
+
+    pub(crate) fn last_try(&self) -> Try {
+        (self.attempt, self.begun_at)
     }
 
     pub(crate) fn is_in_doubt(&self) -> bool {
@@ -391,7 +398,7 @@ mod tests {
     }
 
     fn resolve(token: Option<u64>, result: Option<&str>) -> Command {
-        Command::Resolve { token, name: "pay".into(), result: result.map(bytes), note: "asked".into() }
+        Command::Resolve { token, name: "pay".into(), of: None, result: result.map(bytes), note: "asked".into() }
     }
 
     fn in_doubt() -> Record {
@@ -490,7 +497,7 @@ mod tests {
         for nth in 0..20 {
             record = changed(record, Some(TOKEN), &intend(TOKEN, false));
             let (name, note) = ("pay".into(), nth.to_string().into());
-            record = changed(record, None, &Command::Resolve { token: None, name, result: None, note });
+            record = changed(record, None, &Command::Resolve { token: None, name, of: None, result: None, note });
             let notes = &record.steps[0].notes;
             assert_eq!((notes.len(), notes.last().unwrap().text()), (NOTES_MAX.min(nth + 1), &*nth.to_string()));
         }

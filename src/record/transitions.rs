@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::room::Room;
-use super::step::{self, StepChange};
+use super::step::{self, StepChange, Try};
 use super::{Body, Checkpoint, Outcome, Phase, Record, Revision, adopt};
 use crate::clock::{Now, Timestamp};
 use crate::key::{Fingerprint, Key};
@@ -92,8 +92,9 @@ pub(crate) enum Command {
     Intend { token: u64, name: Arc<str>, again: bool },
     /// Record what became of a step: its result, or (none) that nothing happened.
     Report { by: Reporter, name: Arc<str>, result: Option<Arc<[u8]>> },
-    /// Say by name what became of a step in doubt, by the run with this token or (none) while no run is at work.
-    Resolve { token: Option<u64>, name: Arc<str>, result: Option<Arc<[u8]>>, note: Arc<str> },
+    /// Say by name what became of a step in doubt, by the run with this token or (none) while no run is at work; of
+    /// this try alone, where it says which.
+    Resolve { token: Option<u64>, name: Arc<str>, of: Option<Try>, result: Option<Arc<[u8]>>, note: Arc<str> },
     /// Begin the lease anew.
     Renew { token: u64 },
     /// End it with an outcome.
@@ -238,12 +239,14 @@ pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, poli
         Command::Report { by, name, result } => {
             Ok(step::report(record, token, *by, name, result.as_ref(), policy.room))
         }
-        Command::Resolve { token: by, name, result, note } => {
+        Command::Resolve { token: by, name, of, result, note } => {
             unfinished(record, token, *by).and_then(|record| match record.step(name) {
                 // Nobody else can tell what a run at work is doing at this moment.
                 _ if token != *by => Err(Refusal::Busy),
                 None => Err(Refusal::NotFound),
                 Some(step) if !step.is_in_doubt() => Err(Refusal::NotInDoubt),
+                // It was begun anew since it was looked at.
+                Some(step) if of.is_some_and(|of| of != step.last_try()) => Err(Refusal::NotInDoubt),
                 Some(_) => {
                     let change = StepChange::Resolve { result: result.clone(), note: Arc::clone(note) };
                     Ok(Decision::Change(Change::Step { name: Arc::clone(name), change }))

@@ -163,7 +163,7 @@ impl Store {
     /// [`ErrorKind::NotInDoubt`] where the step is not in doubt, [`ErrorKind::Finished`] where the operation has an
     /// outcome; otherwise those of [`Run::advance`](crate::Run::advance).
     pub fn resolve(&self, key: &Key, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
-        match resolve_command(None, step, resolution, note, self.limits) {
+        match resolve_command(None, step, None, resolution, note, self.limits) {
             Err(error) => Pending::ready(Err(error)),
             Ok(command) => self.engine.step(key, Carried::default(), command, |_| Ok(())),
         }

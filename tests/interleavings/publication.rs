@@ -153,3 +153,19 @@ fn p6_what_is_unfinished_is_listed_wherever_it_moves_meanwhile() {
         end(&store);
     });
 }
+
+/// All keys have one hash here: a reader looks at the places of others before it comes to its own.
+#[test]
+fn p3_a_key_is_found_while_another_of_its_hash_goes() {
+    check(|| {
+        let store = open();
+        let other = Key::new("orders", "other").unwrap();
+        drop(run_of(store.claim(&other, request()).wait().unwrap()));
+        drop(run_of(store.claim(&key(), request()).wait().unwrap()));
+        let reader = store.clone();
+        let reader = thread::spawn(move || assert!(reader.progress(&key()).unwrap().is_some(), "it was claimed"));
+        assert!(store.forget(&other).wait().unwrap());
+        reader.join().unwrap();
+        end(&store);
+    });
+}

@@ -15,7 +15,8 @@ use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition};
 use reentry::{
-    Claim, Error, ErrorKind, Key, Loss, ManualClock, Request, Resumer, ResumerBuilder, Run, SimulatedDisk, State, Store,
+    Claim, DiskCall, DiskFault, Error, ErrorKind, Key, Loss, ManualClock, Request, Resumer, ResumerBuilder, Run,
+    SimulatedDisk, State, Store,
 };
 use support::{PATIENCE, START, database, key, request, run, run_of, until};
 
@@ -78,6 +79,30 @@ fn look(store: &Store, resumer: &Resumer, name: &str) {
     leave(store, &key(name));
     resumer.wake();
     until("what is free is finished", || state(store, &key(name)) == State::Succeeded);
+}
+
+/// The story: a look that a full disk broke off counted as a whole one, so what stood behind that was left for ever.
+#[test]
+fn p6_what_a_full_disk_hid_from_a_look_is_finished_all_the_same() {
+    let disk = SimulatedDisk::new().with_journal(0);
+    let store = Store::builder().cache_bytes(0).open_on(&disk).unwrap();
+    (0..3).for_each(|nth| leave(&store, &key(&nth.to_string())));
+    // There is no room even for opening the file anew.
+    disk.fail([DiskFault::kind(io::ErrorKind::StorageFull).on(DiskCall::ALL).for_ever()]);
+    store.claim(&key("refused"), request()).wait().unwrap_err();
+    let looked = store.progress(&key("0")).unwrap_err();
+    assert_eq!(looked.kind(), ErrorKind::Full);
+    let (looks, has_looked) = channel();
+    let resumer = builder(&store).start(move |run| {
+        looks.send(()).unwrap();
+        complete(run)
+    });
+    let resumer = resumer.unwrap();
+    assert!(has_looked.recv_timeout(Duration::from_millis(200)).is_err());
+    disk.fail(None);
+    until("all is finished", || store.stats().is_ok_and(|stats| stats.unfinished == 0));
+    resumer.stop();
+    store.verify().unwrap();
 }
 
 #[test]
