@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Fuzzes every target for so many seconds, four at a time, without keeping what is found on the way:
+# Fuzzes every target for so many seconds, five at a time, without keeping what is found on the way:
 #
 #   fuzz/run.sh 30                        each target for 30 s
 #   fuzz/run.sh 600 row payload           only these, for ten minutes
@@ -46,9 +46,9 @@ fuzz() {
 }
 
 failed=0
-for ((at = 0; at < ${#targets[@]}; at += 4)); do
+for ((at = 0; at < ${#targets[@]}; at += 5)); do
     running=()
-    for target in "${targets[@]:at:4}"; do
+    for target in "${targets[@]:at:5}"; do
         fuzz "$target" &
         running+=($!)
     done
