@@ -26,6 +26,9 @@ const EVERY: Duration = Duration::from_secs(10);
 const BACKOFF_MIN: Duration = Duration::from_secs(1);
 const BACKOFF_MAX: Duration = Duration::from_secs(5 * 60);
 
+/// How soon a look that was broken off is taken again, at the earliest: a full disk may break off each of them.
+const BROKEN_OFF_MIN: Duration = Duration::from_millis(100);
+
 /// Operations that are found ahead of those that are run.
 const FOUND_MAX: usize = 256;
 
@@ -399,7 +402,8 @@ impl Shared {
         work.behind = None;
         if is_broken_off {
             // Nobody knows what stands behind that; it is looked for again soon, whenever the next look would be.
-            work.look_at = earlier(work.due, Instant::now().checked_add(self.settings.backoff_min));
+            let pause = self.settings.backoff_min.max(BROKEN_OFF_MIN);
+            work.look_at = earlier(work.due, Instant::now().checked_add(pause));
             return true;
         }
         // What was not met is finished, by whomever.
