@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 
-use reentry::{Claim, ErrorKind, Pending, Result, Store};
+use reentry::{Claim, ErrorKind, Pending, Result, Run, Store};
 use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, stand_in_line};
 
 fn poll<T>(pending: &mut Pending<T>, waker: &Waker) -> Poll<Result<T>> {
@@ -94,6 +94,42 @@ fn what_waits_outside_a_full_queue_goes_with_its_task_without_a_lock_of_the_stor
     drop(run_of(inside.wait_for(PATIENCE).unwrap()));
     settle(&store);
     assert!(store.progress(&key("outside")).unwrap().is_none(), "it was given up before there was room");
+    store.verify().unwrap();
+}
+
+/// A waker that holds its task, which holds the very run that it waits for, and asks the store as it is dropped.
+struct LetsGoWhenDropped(Store, Option<Run>);
+
+impl Wake for LetsGoWhenDropped {
+    fn wake(self: Arc<Self>) {}
+}
+
+impl Drop for LetsGoWhenDropped {
+    fn drop(&mut self) {
+        drop(self.1.take());
+        drop(self.0.claim(&key("next"), request()).wait());
+    }
+}
+
+/// The wait is answered as the run goes, before what its waker asks behind it is.
+#[test]
+fn a_waker_that_another_takes_the_place_of_goes_without_a_lock_of_the_store() {
+    let store = Store::builder().in_memory().unwrap();
+    let owner = run(&store, &key("order"));
+    let mut waits = stand_in_line(&store, &key("order"));
+    let waker = Waker::from(Arc::new(LetsGoWhenDropped(store.clone(), Some(owner))));
+    assert!(poll(&mut waits, &waker).is_pending());
+    drop(waker);
+    let (polled, polls) = channel();
+    std::thread::spawn(move || {
+        drop(poll(&mut waits, Waker::noop()));
+        polled.send(waits).unwrap();
+    });
+    let Ok(waits) = polls.recv_timeout(PATIENCE) else {
+        std::mem::forget(store);
+        panic!("the second poll hangs");
+    };
+    drop(run_of(waits.wait_for(PATIENCE).unwrap()));
     store.verify().unwrap();
 }
 
