@@ -204,7 +204,7 @@ impl<'b, 't> Batch<'b, 't> {
         if touched.knows(report) {
             return Ok(());
         }
-        match decide(touched.situation(), &report.command, self.now, self.shared.policy) {
+        match decide(touched.situation(), report.command(), self.now, self.shared.policy) {
             Decision::Change(change @ Change::Step { change: StepChange::Settle { .. }, .. }) => {
                 self.settle(touched, change, request);
             }

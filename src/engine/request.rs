@@ -160,33 +160,39 @@ pub(crate) struct Seen {
 /// What a run reports of a step. It comes to the writer by itself, with what the run asks behind it, and with the seat
 /// that the run leaves. It counts once, as it comes first: the step may have been begun anew by the next time (P4).
 #[derive(Clone)]
-pub(crate) struct Report {
-    pub(super) command: Command,
+pub(crate) struct Report(Arc<Reported>);
+
+struct Reported {
+    command: Command,
     /// Whether that is durable.
-    is_taken_in: Arc<AtomicBool>,
+    is_taken_in: AtomicBool,
 }
 
 impl Report {
     pub(super) fn new(command: Command) -> Self {
-        Self { command, is_taken_in: Arc::default() }
+        Self(Arc::new(Reported { command, is_taken_in: AtomicBool::new(false) }))
+    }
+
+    pub(super) fn command(&self) -> &Command {
+        &self.0.command
     }
 
     pub(crate) fn is_about(&self, step: &str) -> bool {
-        self.command.step().is_some_and(|name| **name == *step)
+        self.command().step().is_some_and(|name| **name == *step)
     }
 
     /// Whether the two are one.
     pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.is_taken_in, &other.is_taken_in)
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     pub(super) fn is_taken_in(&self) -> bool {
-        self.is_taken_in.load(Ordering::Acquire)
+        self.0.is_taken_in.load(Ordering::Acquire)
     }
 
     /// Notes that it is.
     pub(super) fn take_in(&self) {
-        self.is_taken_in.store(true, Ordering::Release);
+        self.0.is_taken_in.store(true, Ordering::Release);
     }
 }
 
@@ -309,7 +315,7 @@ impl Drop for Turn {
 impl Request {
     /// Bytes it keeps in memory while it waits.
     pub(super) fn bytes(&self) -> usize {
-        let carried: usize = self.carried.reports.iter().map(|report| command_bytes(&report.command)).sum();
+        let carried: usize = self.carried.reports.iter().map(|report| command_bytes(report.command())).sum();
         size_of::<Self>() + self.key.len() + command_bytes(&self.command) + carried
     }
 
