@@ -237,7 +237,7 @@ impl<'b, 't> Batch<'b, 't> {
         let Known { place, record } = request.carried.known.as_ref()?;
         let shard = self.shared.index.shard(request.hash);
         let stands = shard.places(request.hash).any(|found| found == *place);
-        let (owner, left) = (shard.owner(request.hash, &request.key), shard.left(request.hash, &request.key));
+        let (owner, left) = shard.seated(request.hash, &request.key);
         let (kept, record) = (Kept::of(record), Some(Arc::clone(record)));
         stands.then_some(Touched { record, place: Some(*place), kept, owner, left, ..Touched::default() })
     }
@@ -245,7 +245,7 @@ impl<'b, 't> Batch<'b, 't> {
     fn look_up(&mut self, key: &Key, hash: KeyHash) -> Result<Touched> {
         for nth in 0.. {
             let shard = self.shared.index.shard(hash);
-            let (place, owner, left) = (shard.places(hash).nth(nth), shard.owner(hash, key), shard.left(hash, key));
+            let (place, (owner, left)) = (shard.places(hash).nth(nth), shard.seated(hash, key));
             drop(shard);
             let Some(place) = place else { break };
             // What stands in the index is on disk, and nobody but the writer moves it.

@@ -264,10 +264,10 @@ impl Shard {
         Some((Arc::clone(seat.deferred.as_ref()?), seat.owner?))
     }
 
-    /// What owners left behind that is not taken in.
-    pub(crate) fn left(&self, hash: KeyHash, key: &Key) -> Vec<Report> {
-        let seat = self.seats.find(hash.word(), |seat| seat.key == *key);
-        seat.into_iter().flat_map(|seat| &seat.left).filter(|report| !report.is_taken_in()).cloned().collect()
+    /// Who owns this key, and what owners left behind that is not taken in.
+    pub(crate) fn seated(&self, hash: KeyHash, key: &Key) -> (Option<Owner>, Vec<Report>) {
+        let Some(seat) = self.seats.find(hash.word(), |seat| seat.key == *key) else { return (None, Vec::new()) };
+        (seat.owner, seat.left.iter().filter(|report| !report.is_taken_in()).cloned().collect())
     }
 
     /// Forgets what of that is taken in by now.
@@ -546,11 +546,11 @@ mod tests {
         let other = Report::new(Command::Look);
         assert!(shard.seat(hash, &key, owner, None).is_empty());
         shard.forget_taken_in(hash, &key);
-        assert_eq!(shard.left(hash, &key).len(), 1);
+        assert_eq!(shard.seated(hash, &key).1.len(), 1);
         assert!(shard.unseat(hash, &key, 7, || vec![other.clone()]).is_none());
-        assert_eq!(shard.left(hash, &key).len(), 2);
+        assert_eq!(shard.seated(hash, &key).1.len(), 2);
         report.take_in();
-        assert!(shard.left(hash, &key).iter().all(|left| left.is(&other)));
+        assert!(shard.seated(hash, &key).1.iter().all(|left| left.is(&other)));
         shard.forget_taken_in(hash, &key);
         assert_eq!(shard.seats().count(), 1);
         // Who is next in line is looked for when the run's turn ends, whatever came of its reports meanwhile.
@@ -559,6 +559,6 @@ mod tests {
         assert_eq!(shard.seats().count(), 0);
         // One that lost its operation leaves what it reported too.
         assert!(shard.unseat(hash, &key, 9, || vec![Report::new(Command::Look)]).is_none());
-        assert_eq!(shard.left(hash, &key).len(), 1);
+        assert_eq!(shard.seated(hash, &key).1.len(), 1);
     }
 }
