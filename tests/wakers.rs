@@ -143,6 +143,42 @@ impl Wake for AsksAtOnce {
     }
 }
 
+/// A waker of an executor with a fault.
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        std::panic::panic_any(PanicsWhenDropped);
+    }
+}
+
+struct PanicsWhenDropped;
+
+impl Drop for PanicsWhenDropped {
+    fn drop(&mut self) {
+        panic!("what the waker panicked with panics too");
+    }
+}
+
+#[test]
+fn p10_a_waker_that_panics_stops_neither_the_store_nor_others_of_its_batch() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
+    gate.hold(&store);
+    let mut one = store.claim(&key("one"), request());
+    assert!(poll(&mut one, &Waker::from(Arc::new(Panics))).is_pending());
+    let other = store.claim(&key("other"), request());
+    gate.open();
+    drop(run_of(other.wait_for(PATIENCE).unwrap()));
+    let one = run_of(one.wait_for(PATIENCE).unwrap());
+    // Whoever lets a run go wakes the next in line.
+    let mut waits = stand_in_line(&store, &key("one"));
+    assert!(poll(&mut waits, &Waker::from(Arc::new(Panics))).is_pending());
+    drop(one);
+    drop(run_of(waits.wait_for(PATIENCE).unwrap()));
+    store.verify().unwrap();
+}
+
 /// The store hands such an error over as it does what is the server's, in which nothing is asked.
 #[test]
 fn a_task_that_is_run_as_its_closure_failed_may_ask_the_store() {
