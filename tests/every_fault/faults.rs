@@ -8,6 +8,7 @@ use std::task::Poll;
 use reentry::{DiskCall, DiskFault, ErrorKind, Loss, SimulatedDisk, Timestamp};
 
 use super::server::{Line, NAMES, Server, Shown, shown_by};
+use super::watchdog::Watchdog;
 
 /// What a disk that fails at calls of some kinds must come to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +124,8 @@ pub(crate) fn fail_everywhere(
 ) -> Vec<String> {
     let mut failures = Vec::new();
     let mut images = Images::default();
+    let watchdog = Watchdog::new();
+    watchdog.watch(format!("{name:?} without a fault"));
     let course = Course::new(workload, &mut images);
     let defers = workload.contains("defer");
     let without_deferring = defers.then(|| Course::new(workload.replace("defer", "claim").leak(), &mut images));
@@ -138,6 +141,8 @@ pub(crate) fn fail_everywhere(
                 continue;
             }
             tally.faults += 1;
+            let what = format!("{name:?}, call {nth} of those it hits, {kind:?}");
+            watchdog.watch(what.clone());
             let fails = AssertUnwindSafe(|| {
                 let mut faulty = Faulty::new(&course, *kind, nth, &mut images, tally);
                 faulty.without_deferring = without_deferring.as_ref();
@@ -146,7 +151,7 @@ pub(crate) fn fail_everywhere(
             if let Err(panic) = catch_unwind(fails) {
                 let text = panic.downcast_ref::<String>().cloned();
                 let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_default();
-                failures.push(format!("{name:?}, call {nth} of those it hits, {kind:?}: {text}"));
+                failures.push(format!("{what}: {text}"));
             }
         }
     }

@@ -1,6 +1,6 @@
 //! P10: every single call of the disk fails, once and for ever, with every error that fits, under forty workloads.
 //! Nothing is acknowledged falsely, nothing that was refused is there, what nobody knows is there wholly or not at all,
-//! and nobody hangs.
+//! and nobody hangs for five seconds.
 //!
 //! The plain run tries one fault in so many. `REENTRY_FAULTS_FULL=1 cargo test --test every_fault -- --nocapture` tries
 //! every one of them, and prints how many that were.
@@ -13,6 +13,7 @@ mod support;
 
 mod faults;
 mod server;
+mod watchdog;
 mod workloads;
 
 use faults::{Kind, Must, Tally, fail_everywhere};
