@@ -8,17 +8,25 @@
 #![allow(clippy::print_stdout, reason = "the figures are what a long run is for")]
 
 use std::collections::VecDeque;
+use std::convert::Infallible;
 use std::path::Path;
+use std::pin::Pin;
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
-use std::{env, fs};
+use std::{env, fs, thread};
 
-use reentry::{Builder, Claim, ErrorKind, Fingerprint, Key, Outcome, Pending, Run, Store};
+use bytes::Bytes;
+use http_body::{Body, Frame};
+use http_body_util::Full;
+use reentry::http::{IdempotencyLayer, PassedBody};
+use reentry::{Builder, Claim, ErrorKind, Fingerprint, Key, ManualClock, Outcome, Pending, Run, StepState, Store};
+use tower::{Layer, ServiceExt};
 
 mod support;
-use support::{kind, run_of};
+use support::{START, kind, run_of, times_out};
 
 /// Tells the child process which part it plays, and where.
 const PART: &str = "REENTRY_LOAD_PART";
@@ -99,6 +107,16 @@ fn keep(store: &Store, from: usize, to: usize) {
     }
 }
 
+/// Claims so many keys, many at once.
+fn begin(store: &Store, scope: &str, count: usize) -> Vec<Run> {
+    let mut runs = Vec::with_capacity(count);
+    for start in (0..count).step_by(PIPELINE) {
+        let claims: Vec<_> = (start..count.min(start + PIPELINE)).map(|nth| claim(store, &key(scope, nth))).collect();
+        runs.extend(claims.into_iter().map(|claim| run_of(claim.wait().unwrap())));
+    }
+    runs
+}
+
 /// How long half of some claims, each waited for, took at most.
 fn median(store: &Store, scope: &str) -> Duration {
     let mut spans: Vec<_> = (0..300)
@@ -164,11 +182,7 @@ fn p1_so_many_runs_are_in_flight_at_once_within_their_memory() {
     }
     let count = if is_full() { 1_000_000 } else { 10_000 };
     let store = builder().open(Path::new(&folder()).join("load.reentry")).unwrap();
-    let mut runs: Vec<Run> = Vec::new();
-    for start in (0..count).step_by(PIPELINE) {
-        let claims: Vec<_> = (start..count.min(start + PIPELINE)).map(|nth| claim(&store, &key("load", nth))).collect();
-        runs.extend(claims.into_iter().map(|claim| run_of(claim.wait().unwrap())));
-    }
+    let runs = begin(&store, "load", count);
     let stats = store.stats().unwrap();
     assert_eq!((stats.owned, stats.unfinished), (count as u64, count as u64));
     for nth in (0..count).step_by(count / 100) {
@@ -183,6 +197,105 @@ fn p1_so_many_runs_are_in_flight_at_once_within_their_memory() {
     if !is_full() {
         store.verify().unwrap();
     }
+}
+
+/// A client claims and hangs, again and again. Others are served meanwhile; once the lease is over each of its operations
+/// can be taken over, with what is in doubt, and nothing that whoever hung then says counts.
+#[test]
+fn p4_p7_claims_that_nobody_completes_hold_up_nobody_and_end_with_their_lease() {
+    let count = if is_full() { 100_000 } else { 2_000 };
+    let (lease, clock) = (Duration::from_secs(60), ManualClock::at(START));
+    let store = builder().lease(lease).clock(clock.clone()).in_memory().unwrap();
+    let mut hung = begin(&store, "hung", count);
+    hung.iter_mut().step_by(100).for_each(|run| times_out(run, "charge"));
+    keep(&store, 0, 1_000);
+    for nth in (0..count).step_by(97) {
+        assert!(matches!(claim(&store, &key("hung", nth)).wait().unwrap(), Claim::Wait(_)));
+    }
+    clock.advance(lease);
+    let next = begin(&store, "hung", count);
+    for (nth, run) in next.iter().enumerate() {
+        let in_doubt = run.steps().iter().filter(|step| step.state() == StepState::InDoubt).count();
+        assert_eq!((run.attempt(), in_doubt), (2, usize::from(nth.is_multiple_of(100))), "{nth}");
+    }
+    let late: Vec<_> = hung.into_iter().map(|run| run.complete(&"late".to_owned())).collect();
+    for answer in late {
+        assert_eq!(kind(answer.wait()), ErrorKind::Fenced);
+    }
+    let stats = store.stats().unwrap();
+    assert_eq!((stats.owned, stats.in_doubt), (count as u64, count.div_ceil(100) as u64));
+    drop(next);
+    assert_eq!(store.stats().unwrap().owned, 0);
+    if !is_full() {
+        store.verify().unwrap();
+    }
+}
+
+/// A body that goes on for long after it is over the limit, and before that waits for all the others.
+struct TooLarge {
+    sent: usize,
+    near_the_limit: Arc<AtomicUsize>,
+}
+
+impl TooLarge {
+    const CHUNK: usize = 16 * 1024;
+    const LIMIT: usize = 4 * Self::CHUNK;
+    const BYTES: usize = 64 * Self::LIMIT;
+    const BODIES: usize = 1_000;
+}
+
+impl Body for TooLarge {
+    type Data = Bytes;
+    type Error = Infallible;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+        if self.sent == Self::LIMIT {
+            // Counted once, and held until all are here.
+            self.near_the_limit.fetch_add(1, Ordering::SeqCst);
+            self.sent += 1;
+        }
+        if self.sent == Self::LIMIT + 1 && self.near_the_limit.load(Ordering::SeqCst) < Self::BODIES {
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        }
+        self.sent += Self::CHUNK;
+        let is_over = self.sent > Self::BYTES;
+        Poll::Ready((!is_over).then(|| Ok(Frame::data(Bytes::from(vec![b'x'; Self::CHUNK])))))
+    }
+}
+
+/// A thousand bodies, each up to the limit first and then over it: none takes more than it may, or is an operation.
+#[test]
+fn so_many_bodies_over_the_limit_at_once_take_no_more_memory_than_the_limit_gives_each() {
+    if !is_child("so_many_bodies_over_the_limit_at_once_take_no_more_memory_than_the_limit_gives_each") {
+        return;
+    }
+    let store = builder().in_memory().unwrap();
+    let runs = Arc::new(AtomicU64::new(0));
+    let counted = Arc::clone(&runs);
+    let handler = tower::service_fn(move |_: http::Request<PassedBody<TooLarge>>| {
+        counted.fetch_add(1, Ordering::SeqCst);
+        std::future::ready(Ok::<_, Infallible>(http::Response::new(Full::<Bytes>::default())))
+    });
+    let service = IdempotencyLayer::new(&store).single_tenant().request_bytes_max(TooLarge::LIMIT).layer(handler);
+    let near_the_limit = Arc::new(AtomicUsize::new(0));
+    let before = peak_bytes();
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(async {
+        let ask = |nth: usize| {
+            let body = TooLarge { sent: 0, near_the_limit: Arc::clone(&near_the_limit) };
+            let request = http::Request::post("/orders").header("idempotency-key", nth.to_string());
+            tokio::spawn(service.clone().oneshot(request.body(body).unwrap()))
+        };
+        for answer in (0..TooLarge::BODIES).map(ask).collect::<Vec<_>>() {
+            assert_eq!(answer.await.unwrap().unwrap().status(), http::StatusCode::PAYLOAD_TOO_LARGE);
+        }
+    });
+    assert_eq!((near_the_limit.load(Ordering::SeqCst), runs.load(Ordering::SeqCst)), (TooLarge::BODIES, 0));
+    assert_eq!(store.stats().unwrap().operations, 0);
+    let budget = before.map(|before| before + (TooLarge::BODIES * 2 * TooLarge::LIMIT) as u64);
+    let peak = peak_bytes();
+    println!("load: {} bodies; peak {:?} of {:?} bytes", TooLarge::BODIES, peak, budget);
+    assert!(peak <= budget, "{peak:?} of {budget:?}");
 }
 
 /// A hundred thousand stand in line for one key. Whoever leaves the line is in nobody's way, an owner that gives up

@@ -90,6 +90,8 @@ fn count(count: usize) -> [u8; 8] {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use http::Request;
 
     use super::*;
@@ -123,6 +125,38 @@ mod tests {
             assert_ne!(same, other);
         }
         assert_ne!(of("POST", "/orders?", json, &[]), of("POST", "/orders", json, &[]), "no query, or an empty one");
+    }
+
+    /// Each byte of each part counts, wherever it stands.
+    #[test]
+    fn p5_no_byte_of_a_request_may_be_another() {
+        let text = |letter: u8| String::from_utf8(vec![letter; 100]).unwrap();
+        let parts = [text(b'P'), format!("/{}", text(b'p')), text(b'q'), text(b'h')];
+        let body = vec![b'b'; 1_000];
+        let of = |[method, path, query, header]: &[String; 4], body: &[u8]| {
+            let request = Request::builder().method(method.as_str()).uri(format!("{path}?{query}"));
+            let (parts, ()) = request.header("content-type", header).body(()).unwrap().into_parts();
+            let chunks: Vec<_> = body.chunks(300).map(Bytes::copy_from_slice).collect();
+            Parting::default().fingerprint("", &parts, &chunks)
+        };
+        let (mut seen, mut tried) = (HashSet::from([of(&parts, &body).digest]), 1);
+        for (part, is_path) in [(0, false), (1, true), (2, false), (3, false)] {
+            for at in usize::from(is_path)..parts[part].len() {
+                for other in [b'A', b'a', b'9'] {
+                    let mut changed = parts.clone();
+                    changed[part].replace_range(at..=at, std::str::from_utf8(&[other]).unwrap());
+                    (tried, _) = (tried + 1, seen.insert(of(&changed, &body).digest));
+                }
+            }
+        }
+        for at in 0..body.len() {
+            for flipped in [1, 0x80] {
+                let mut changed = body.clone();
+                changed[at] ^= flipped;
+                (tried, _) = (tried + 1, seen.insert(of(&parts, &changed).digest));
+            }
+        }
+        assert_eq!(seen.len(), tried);
     }
 
     #[test]

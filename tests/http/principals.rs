@@ -2,14 +2,18 @@
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
-use axum::extract::State;
-use axum::http::HeaderMap;
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse;
 use axum::routing::post;
 use reentry::http::IdempotencyLayer;
 
-use crate::server::{Runs, Server, is_replayed, principal, request, serve, store, text};
+use crate::server::{Runs, Server, is_replayed, principal, request, serve, serve_guarded, store, text};
 
 /// Answers with the secret of who asks.
 async fn secret(State(runs): State<Runs>, headers: HeaderMap) -> String {
@@ -38,6 +42,31 @@ fn p9_a_key_of_another_principal_is_answered_as_one_that_nobody_had() {
         assert!(!is_replayed(&taken) && text(&taken).contains(&format!("bob-{body}")));
     }
     assert_eq!(text(&server.send(&request("ada", "/secret", "k", "the body"))), "run 1: the secret of ada under k");
+}
+
+/// What was kept is for whoever may ask for it now, so the layer stands within the authentication.
+#[test]
+fn p9_a_client_whose_token_was_revoked_gets_no_replay() {
+    let (store, runs, revoked) = (store(), Runs::default(), Arc::new(AtomicBool::new(false)));
+    let layer = IdempotencyLayer::new(&store).scope(principal);
+    let (handle, is_revoked) = (layer.handle(), Arc::clone(&revoked));
+    let routes = Router::new().route("/secret", post(secret)).with_state(runs.clone()).layer(layer);
+    let checked = routes.layer(from_fn(move |request: Request, next: Next| {
+        let is_ada = request.headers()["authorization"] == "ada";
+        let is_refused = is_ada && is_revoked.load(Ordering::SeqCst);
+        async move { if is_refused { StatusCode::UNAUTHORIZED.into_response() } else { next.run(request).await } }
+    }));
+    let server = serve_guarded(store, handle, checked);
+    let ask = || server.send(&request("ada", "/secret", "k", "the body"));
+    let first = ask();
+    revoked.store(true, Ordering::SeqCst);
+    let refused = ask();
+    assert_eq!((refused.status, is_replayed(&refused)), (401, false));
+    assert!(!text(&refused).contains("secret"));
+    revoked.store(false, Ordering::SeqCst);
+    let replayed = ask();
+    assert!(is_replayed(&replayed) && replayed.body == first.body);
+    assert_eq!(runs.count(), 1);
 }
 
 /// Time does not tell either: as much is written and waited for, by the same way, as for a key that nobody ever had.
