@@ -199,7 +199,7 @@ fn p1_so_many_runs_are_in_flight_at_once_within_their_memory() {
     }
 }
 
-/// A client claims and hangs, again and again. Others are served meanwhile; once the lease is over each of its operations
+/// A client claims and hangs, again and again. Others are served meanwhile; once the lease is over each of its claims
 /// can be taken over, with what is in doubt, and nothing that whoever hung then says counts.
 #[test]
 fn p4_p7_claims_that_nobody_completes_hold_up_nobody_and_end_with_their_lease() {

@@ -1,8 +1,9 @@
 //! Faults of a real system under a real server process: killed at random moments under load, its calls made to fail
-//! (by strace), its disk full (a small tmpfs in a mount namespace of its own), its file taken away.
+//! (by strace), its disk full (a small tmpfs in a mount namespace of its own), its file taken away, its clock turned
+//! (by libfaketime), the whole of it stopped for a while.
 //!
-//! The test executable starts itself once more as the server. What is missing on a machine (strace, namespaces) is
-//! skipped with a message. Longer:
+//! The test executable starts itself once more as the server. What is missing on a machine (strace, faketime,
+//! namespaces) is skipped with a message. Longer:
 //!
 //! ```sh
 //! REENTRY_KILLS=500 cargo test --test real_faults killed -- --nocapture   # REENTRY_SEED=n: other moments
@@ -18,6 +19,7 @@
 mod support;
 
 mod audit;
+mod clocks;
 mod copied;
 mod full;
 mod injected;

@@ -63,7 +63,7 @@ impl World {
     }
 }
 
-fn tell(line: &str) {
+pub(crate) fn tell(line: &str) {
     let mut output = io::stdout().lock();
     output.write_all(format!("{TOLD}{line}\n").as_bytes()).unwrap();
     output.flush().unwrap();
@@ -185,7 +185,12 @@ impl Process {
         command.args(["--exact", "server::the_server_process", "--nocapture", "--test-threads=1"]);
         command.env(PLACE, place).env(ROUND, round.to_string());
         command.env(ORDERS, orders.to_string()).env(THREADS, threads.to_string());
-        let mut child = command.stdin(Stdio::null()).stdout(Stdio::piped()).spawn().unwrap();
+        Self::of(command.stdin(Stdio::null()))
+    }
+
+    /// Starts this.
+    pub(crate) fn of(command: &mut Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let (heard, lines) = mpsc::channel();
         thread::spawn(move || while next_told(&mut output, TOLD).is_some_and(|line| heard.send(line).is_ok()) {});
