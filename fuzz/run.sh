@@ -13,7 +13,7 @@ cd "$(dirname "$0")"
 seconds=${1:?how many seconds for each target}
 shift
 targets=("$@")
-[ ${#targets[@]} -gt 0 ] || targets=(key key_line head answer payload row store_file rescue history)
+[ ${#targets[@]} -gt 0 ] || targets=(key key_line head answer payload row export store_file rescue history)
 
 host=$(rustc -vV | sed -n 's/^host: //p')
 coverage="-sanitizer-coverage-level=4 -sanitizer-coverage-inline-8bit-counters -sanitizer-coverage-pc-table"

@@ -18,7 +18,7 @@ mod targets;
 use std::path::Path;
 use std::{fs, panic};
 
-use targets::{answer, head, history, key, key_line, payload, row, store_file};
+use targets::{answer, export, head, history, key, key_line, payload, row, store_file};
 
 /// Runs a target over its corpus.
 fn replay(target: &str, run: fn(&[u8])) {
@@ -63,6 +63,11 @@ fn the_payloads_that_were_found_hold() {
 #[test]
 fn p10_the_rows_that_were_found_hold() {
     replay("row", row::run);
+}
+
+#[test]
+fn the_exports_that_were_found_hold() {
+    replay("export", export::run);
 }
 
 #[test]

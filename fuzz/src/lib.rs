@@ -4,6 +4,7 @@
 pub mod answer;
 pub mod bytes;
 pub mod caught;
+pub mod export;
 pub mod head;
 pub mod history;
 pub mod key;
