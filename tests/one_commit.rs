@@ -298,6 +298,40 @@ fn p8_a_reader_sees_what_is_committed_and_nothing_else() {
     store.verify().unwrap();
 }
 
+/// Space that is freed cannot be used again while somebody reads; that it is missing is told, and it is not lost.
+#[test]
+fn p8_a_read_that_is_held_for_long_shows_one_moment_and_the_file_grows_no_longer_than_that() {
+    let store = in_memory();
+    let mut order = run(&store, &key("order"));
+    let mut churn = |of: u8| {
+        for _ in 0..100 {
+            let replaced = order.advance_with("cooked", &(), move |tx| {
+                tx.open_table(ORDERS)?.insert("order", &[of; 64 * 1024])?;
+                Ok(())
+            });
+            replaced.wait().unwrap();
+        }
+        store.stats().unwrap().disk_bytes
+    };
+    let before = churn(1);
+    let held = store.read(|tx| {
+        let orders = tx.open_table(ORDERS)?;
+        let during = churn(2);
+        let row = orders.get("order")?.unwrap();
+        assert!(row.iter().all(|byte| *byte == 1));
+        assert_eq!(tx.open_table(ORDERS)?.get("order")?.unwrap(), row);
+        Ok::<_, reentry::Error>(during)
+    });
+    let during = held.unwrap().unwrap();
+    assert!(during > before + 50 * 64 * 1024, "{before} bytes, and {during} while it is read");
+    for _ in 0..3 {
+        let after = churn(3);
+        assert!(after <= during, "{during} bytes while it was read, and {after} since");
+    }
+    drop(order);
+    store.verify().unwrap();
+}
+
 #[test]
 fn p8_the_stores_own_tables_are_out_of_reach_by_name() {
     let store = in_memory();
