@@ -306,7 +306,7 @@ fn p8_a_read_that_is_held_for_long_shows_one_moment_and_the_file_grows_no_longer
     let mut churn = |of: u8| {
         for _ in 0..100 {
             let replaced = order.advance_with("cooked", &(), move |tx| {
-                tx.open_table(ORDERS)?.insert("order", &[of; 64 * 1024])?;
+                tx.open_table(ORDERS)?.insert("order", vec![of; 64 * 1024].as_slice())?;
                 Ok(())
             });
             replaced.wait().unwrap();
