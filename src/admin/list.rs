@@ -104,7 +104,9 @@ impl<'a> Filter<'a> {
         loop {
             let last = rows.position();
             let Some(row) = rows.next() else { break };
-            if found.rows.len() >= PAGE || read >= UNFINISHED_MAX || store.time().since(began) >= UNFINISHED_FOR {
+            // At least one is looked at, however long it took to read: else this link would lead here again.
+            let is_late = || read > 0 && store.time().since(began) >= UNFINISHED_FOR;
+            if found.rows.len() >= PAGE || read >= UNFINISHED_MAX || is_late() {
                 found.next = Some(last.get());
                 break;
             }

@@ -241,6 +241,11 @@ mod tests {
         for c in ['\0', '\u{1b}', '\u{85}', '\u{2066}', '\u{2028}', '\u{feff}', '\u{e0041}', '\u{3000}'] {
             assert!(is_invisible(c), "{c:?}");
         }
+        // Both ends of everything that Unicode 16 calls ignorable by default.
+        let ignorable = "\u{ad}\u{34f}\u{61c}\u{115f}\u{1160}\u{17b4}\u{17b5}\u{180b}\u{180f}\u{200b}\u{200f}\u{202a}\
+                         \u{202e}\u{2060}\u{206f}\u{3164}\u{fe00}\u{fe0f}\u{feff}\u{ffa0}\u{fff0}\u{fff8}\u{1bca0}\
+                         \u{1bca3}\u{1d173}\u{1d17a}\u{e0000}\u{e0fff}";
+        assert!(ignorable.chars().all(is_invisible));
         for c in [' ', 'a', '~', '\u{e9}', '\u{5d0}', '\u{1f355}', '\u{4e2d}'] {
             assert!(!is_invisible(c), "{c:?}");
         }

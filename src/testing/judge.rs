@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::report::{Count, Mistake, MistakeKind};
+use super::report::{About, Count, Mistake, MistakeKind};
 use super::trial::{Fault, Trial};
 use super::world::{Expected, Happening};
 use crate::error::ErrorKind;
@@ -13,11 +13,14 @@ use crate::record::StepState;
 pub(super) struct Judge {
     pub(super) mistakes: Vec<Mistake>,
     pub(super) counts: BTreeMap<String, Count>,
+    /// How many trials there were.
+    trials: usize,
 }
 
 impl Judge {
     /// Takes in a trial, beside the run that nothing disturbed.
     pub(super) fn hear(&mut self, trial: &Trial, undisturbed: &Trial) {
+        self.trials += 1;
         for fault in &trial.faults {
             self.hear_of_fault(fault, trial);
         }
@@ -64,7 +67,7 @@ impl Judge {
             }
             _ => format!("the effect `{name}` happened more than once under one id"),
         };
-        self.add(MistakeKind::Twice, Some(name), what, why_twice(name, trial, undisturbed), trial);
+        self.add(MistakeKind::Twice, About::Effect(name.to_owned()), what, why_twice(name, trial, undisturbed), trial);
     }
 
     fn hear_of_never(&mut self, name: &str, now: usize, least: usize, trial: &Trial, undisturbed: &Trial) {
@@ -76,7 +79,7 @@ impl Judge {
                 times(least)
             ),
         };
-        self.add(MistakeKind::Never, Some(name), what, why_never(name, trial, undisturbed), trial);
+        self.add(MistakeKind::Never, About::Effect(name.to_owned()), what, why_never(name, trial, undisturbed), trial);
     }
 
     fn hear_of_fault(&mut self, fault: &Fault, trial: &Trial) {
@@ -100,7 +103,7 @@ impl Judge {
                 );
                 (MistakeKind::InDoubt, what, hint)
             }
-            Fault::Broken(broken) => {
+            Fault::Broken(_, broken) => {
                 let hint = "rows that belong to a checkpoint or an outcome are written in the closure of \
                             `advance_with` or `complete_with`, and what belongs together in one of them";
                 (MistakeKind::Broken, format!("a check of yours does not hold: {broken}"), hint.to_owned())
@@ -109,24 +112,28 @@ impl Judge {
                 (MistakeKind::Damaged, what.clone(), "this is a bug of reentry: please report it".to_owned())
             }
         };
-        let effect = if let Fault::InDoubt(step) = fault { Some(&**step) } else { None };
-        self.add(kind, effect, what, hint, trial);
+        let about = match fault {
+            Fault::InDoubt(step) => About::Effect(step.clone()),
+            Fault::Broken(check, _) => About::Check(*check),
+            _ => About::All,
+        };
+        self.add(kind, about, what, hint, trial);
     }
 
     /// Adds a mistake, or counts it where it is known. Texts that differ in what a value was are one mistake.
-    fn add(&mut self, kind: MistakeKind, effect: Option<&str>, what: String, hint: String, trial: &Trial) {
-        let is_it =
-            |known: &&mut Mistake| (known.kind, known.effect.as_deref()) == (kind, effect) && known.hint == hint;
+    fn add(&mut self, kind: MistakeKind, about: About, what: String, hint: String, trial: &Trial) {
+        let is_it = |known: &&mut Mistake| (known.kind, &known.about, &known.hint) == (kind, &about, &hint);
         if let Some(known) = self.mistakes.iter_mut().find(is_it) {
-            known.places += 1;
+            known.places += usize::from(known.last_trial != self.trials);
+            known.last_trial = self.trials;
             return;
         }
         let place = match &*trial.deaths {
             [] => "where nothing was killed".to_owned(),
             deaths => deaths.join("; then "),
         };
-        let (effect, story) = (effect.map(str::to_owned), trial.ledger.story.clone());
-        self.mistakes.push(Mistake { kind, effect, what, place, places: 1, hint, story });
+        let (story, last_trial) = (trial.ledger.story.clone(), self.trials);
+        self.mistakes.push(Mistake { kind, about, what, place, places: 1, last_trial, hint, story });
     }
 }
 

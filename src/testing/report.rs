@@ -47,12 +47,23 @@ pub(super) struct Inner {
 #[derive(Debug, Clone)]
 pub struct Mistake {
     pub(super) kind: MistakeKind,
-    pub(super) effect: Option<String>,
+    pub(super) about: About,
     pub(super) what: String,
     pub(super) place: String,
     pub(super) places: usize,
+    /// The last of them, so that what shows twice in one counts once.
+    pub(super) last_trial: usize,
     pub(super) hint: String,
     pub(super) story: Vec<String>,
+}
+
+/// What a mistake is about.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum About {
+    All,
+    Effect(String),
+    /// One of the user's checks, by its place among them.
+    Check(usize),
 }
 
 /// What a mistake comes to.
@@ -165,7 +176,7 @@ impl Mistake {
 
     /// The effect it is about, if it is about one.
     pub fn effect(&self) -> Option<&str> {
-        self.effect.as_deref()
+        if let About::Effect(effect) = &self.about { Some(effect) } else { None }
     }
 
     /// What is wrong, in words.

@@ -73,8 +73,8 @@ pub(super) enum Fault {
     Unfinished(String, Option<ErrorKind>),
     /// Only an operator could get on, and nobody said that one will.
     InDoubt(String),
-    /// A check of the user's failed.
-    Broken(String),
+    /// This check of the user's failed.
+    Broken(usize, String),
     /// The store does not open, or its own check fails.
     Damaged(String),
 }
@@ -285,9 +285,9 @@ impl<'t, 'h, T: PartialEq + fmt::Debug> Course<'t, 'h, T> {
 
     /// What the user's checks say.
     fn check(&mut self, store: &Store, world: &World) {
-        for check in &self.setting.checks {
+        for (nth, check) in self.setting.checks.iter().enumerate() {
             if let Err(broken) = check(store, world) {
-                self.fault(Fault::Broken(broken));
+                self.fault(Fault::Broken(nth, broken));
             }
         }
     }

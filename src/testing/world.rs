@@ -94,6 +94,8 @@ pub(super) struct Ledger {
     pub(super) looks: Vec<Look>,
     pub(super) story: Vec<String>,
     pub(super) attempt: usize,
+    /// Whether a request or an answer got lost.
+    pub(super) has_lost: bool,
 }
 
 /// One effect that happened.
@@ -272,6 +274,7 @@ impl World {
         let (nth, fate) = self.life.begins(what);
         let answer = (fate != Fate::RequestLost).then(act);
         if fate != Fate::Answered {
+            self.outside.ledger.lock().has_lost = true;
             self.outside.tell_story(|_| format!("no answer to {what} arrives"));
         }
         self.life.ends(nth, what);

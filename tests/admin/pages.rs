@@ -1,6 +1,7 @@
 //! What the pages show, and where they lead.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use axum::Router;
@@ -8,10 +9,10 @@ use axum::extract::State;
 use axum::routing::get;
 use http::StatusCode;
 use reentry::admin::Page;
-use reentry::{ErrorKind, Key, Resolution, Store};
+use reentry::{Clock, ErrorKind, Key, Resolution, Store, Timestamp};
 
 use super::server::{NEST, Served, completed, in_doubt, link, owned_by, serve, serve_page, serve_routes, store, stuck};
-use super::support::{does, key, run, times_out};
+use super::support::{START, does, key, run, times_out};
 
 /// The keys that a list shows, in its order.
 fn listed(served: &Served, link: &str) -> Vec<String> {
@@ -196,6 +197,39 @@ fn a_search_that_finds_nothing_soon_stops_and_offers_to_go_on() {
     assert!(served.get("operations?minutes=60").text().contains("None so far."));
 }
 
+/// Each look at it takes a second longer.
+#[derive(Debug, Default)]
+struct Slow(AtomicU64);
+
+impl Clock for Slow {
+    fn wall(&self) -> Timestamp {
+        START
+    }
+
+    fn elapsed(&self) -> Duration {
+        Duration::from_secs(self.0.fetch_add(1, Ordering::SeqCst))
+    }
+}
+
+/// Where reading takes longer than a page may, each page shows one, and the next goes on behind it.
+#[test]
+fn p6_a_search_on_a_disk_that_is_too_slow_goes_on_all_the_same() {
+    let store = Store::builder().clock(Slow::default()).in_memory().unwrap();
+    let names = ["one", "two", "three"];
+    for name in names {
+        drop(run(&store, &key(name)));
+    }
+    let served = serve(&store);
+    let (mut next, mut seen) = (Some("operations".to_owned()), Vec::new());
+    while let Some(link) = next.filter(|_| seen.len() < names.len()) {
+        let page = served.get(&link);
+        seen.push(listed(&served, &link));
+        let link = page.all("a").find(|link| link.attribute("rel") == Some("next"));
+        next = link.map(|link| link.attribute("href").unwrap().to_owned());
+    }
+    assert_eq!(seen, names.map(|name| vec![name.to_owned()]));
+}
+
 /// Likewise of all that is kept, where it is the list itself that ends.
 #[test]
 fn a_search_of_everything_stops_after_so_many_rows_and_its_link_goes_on_behind_them() {
@@ -328,6 +362,15 @@ fn p7_what_a_fenced_run_reported_late_is_in_the_timeline_as_evidence() {
     let page = serve(&store).get(&link("operation", &at, &[]));
     assert!(page.text().contains("reported late, by a run that had lost the operation, that it happened"));
     assert!(page.all("pre").any(|pre| pre.text == "paid late"));
+    let refused = run(&store, &at).step("mail").run_keyed(|_| {
+        store.revoke(&at).wait().unwrap();
+        Err::<(), _>(reentry::not_applied("no address"))
+    });
+    drop(refused);
+    super::support::settle(&store);
+    let page = serve(&store).get(&link("operation", &at, &[]));
+    assert!(page.text().contains("reported late, by a run that had lost the operation, that it did not happen"));
+    assert_eq!(page.all("pre").count(), 1, "what did not happen has no result: {}", page.text());
 }
 
 #[test]

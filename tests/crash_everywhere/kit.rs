@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use reentry::testing::{Count, CrashTest, Report, World};
+use reentry::testing::{Count, CrashTest, Expected, MistakeKind, Report, World};
 use reentry::{Run, Store};
 
 use super::{Answer, Failure, all_points_were_tried, claim, once, pizzas, text};
@@ -26,6 +26,7 @@ fn points_are_counted_and_pairs_drawn_by_the_seed() {
     for report in [&one, &same, &other] {
         all_points_were_tried(report);
         assert_eq!((report.pairs(), report.mistakes().len()), (10, 0), "{report}");
+        assert_eq!((report.world_calls(), report.lost_answers()), (1, 2), "{report}");
     }
     assert!(one.pairs_possible() > 10 * one.points(), "{one}");
     assert_eq!((one.seed(), one.to_string()), (7, same.to_string()));
@@ -74,6 +75,63 @@ fn a_test_goes_about_it_as_it_is_told() {
     assert_eq!((report.points(), calls.load(Ordering::Relaxed)), (0, 3), "{report}");
     let report = reentry::testing::crash_everywhere(handler);
     assert_eq!((report.mistakes().len(), report.pairs()), (0, 200), "{report}");
+}
+
+/// Each of several checks is looked at, and is a mistake of its own; one that fails twice in a trial shows in one.
+#[test]
+fn every_check_counts_and_by_the_trials_in_which_it_failed() {
+    let looked = [const { AtomicUsize::new(0) }; 2];
+    let look = |nth: usize| {
+        looked[nth].fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    };
+    let report = CrashTest::new().pairs_max(0).check(|_, _| look(0)).check(|_, _| look(1)).run(handler);
+    let looked = looked.map(AtomicUsize::into_inner);
+    assert!(report.mistakes().is_empty() && looked[0] == looked[1] && looked[0] > report.points(), "{report}");
+    let test = CrashTest::new().pairs_max(0);
+    let report = test.check(|_, _| Err("cold".to_owned())).check(|_, _| Err("late".to_owned())).run(handler);
+    let told: Vec<_> = report.mistakes().iter().map(|it| (it.kind(), it.what(), it.places(), it.effect())).collect();
+    let broken = |what, places| (MistakeKind::Broken, what, places, None);
+    let of = ["a check of yours does not hold: cold", "a check of yours does not hold: late"];
+    // Nothing is killed where it is wrong already.
+    assert_eq!((told, report.crashes()), (of.map(|what| broken(what, 1)).to_vec(), 0), "{report}");
+}
+
+/// Bounds that the handler keeps where nothing is killed, and not where something is.
+#[test]
+fn p4_what_is_expected_of_an_effect_is_what_it_is_held_to() {
+    let outside_of_a_step = |expected: Expected| {
+        once(move |store, world| {
+            claim(store, pizzas(), |run| {
+                world.expect("call", expected);
+                world.happens("call", || ());
+                text(&run.complete(&"done".to_owned()).wait()?)
+            })
+        })
+    };
+    let behind_the_end = |expected: Expected| {
+        once(move |store, world| {
+            claim(store, pizzas(), |run| {
+                world.expect("call", expected);
+                let done = text(&run.complete(&"done".to_owned()).wait()?)?;
+                world.happens("call", || ());
+                Ok(done)
+            })
+        })
+    };
+    let (twice, never) = (MistakeKind::Twice, MistakeKind::Never);
+    for (expected, more, less) in [
+        (Expected::ExactlyOnce, Some(twice), Some(never)),
+        (Expected::AtMostOnce, Some(twice), None),
+        (Expected::AtLeastOnce, None, Some(never)),
+        (Expected::AnyNumber, None, None),
+    ] {
+        for (report, found) in [(outside_of_a_step(expected), more), (behind_the_end(expected), less)] {
+            let kinds: Vec<_> = report.mistakes().iter().map(|it| (it.kind(), it.effect())).collect();
+            assert_eq!(kinds, found.map(|kind| (kind, Some("call"))).into_iter().collect::<Vec<_>>(), "{report}");
+            assert_eq!(report.lost_answers(), 0, "a fake answers for itself: {report}");
+        }
+    }
 }
 
 /// A process that is dead does nothing: what its handler goes on with is not counted, and nobody hears its answer.

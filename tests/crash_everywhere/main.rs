@@ -59,7 +59,9 @@ fn only(report: &Report) -> &Mistake {
 #[track_caller]
 fn all_points_were_tried(report: &Report) {
     let points = 2 * (2 * report.disk_calls() + 3 * report.world_calls() + 1);
-    assert_eq!((report.points(), report.lost_answers()), (points, 2 * report.world_calls()), "{report}");
+    assert_eq!(report.points(), points, "{report}");
+    // Of calls of the kit's own other sides; fakes answer for themselves.
+    assert!(report.lost_answers() <= 2 * report.world_calls() && report.lost_answers().is_multiple_of(2), "{report}");
 }
 
 /// For handlers whose error is the store's alone.

@@ -34,6 +34,7 @@ async fn rich(State(runs): State<Runs>) -> Response {
     add("content-language", b"de");
     add("content-disposition", b"inline");
     add("content-encoding", b"identity");
+    add("retry-after", b"30");
     let body = [b"run ", runs.next().to_string().as_bytes(), b" \x00\xff\r\n"].concat();
     (StatusCode::CREATED, headers, body).into_response()
 }
@@ -74,9 +75,28 @@ fn p5_a_replay_is_equal_in_status_kept_headers_and_body() {
         kept.sort();
         expected.sort();
         assert_eq!(kept, expected);
+        kept.dedup_by(|one, other| one.0 == other.0);
+        assert!(kept.iter().map(|(name, _)| name).eq(KEPT), "each of them is there");
     }
     assert_eq!(runs.count(), 1);
     server.store.verify().unwrap();
+}
+
+#[test]
+fn p5_every_header_that_is_asked_for_is_kept() {
+    let names = ["x-order", "x-version"];
+    let answer =
+        move |State(runs): State<Runs>| async move { (names.map(|name| (name, runs.next().to_string())), "done") };
+    let store = store();
+    let layer = names.into_iter().fold(layer(&store), |layer, name| layer.keep_header(HeaderName::from_static(name)));
+    let described = layer.describe();
+    assert!(names.iter().all(|name| described.contains(name)), "{described}");
+    let server = serve(store, layer, Router::new().route("/two", post(answer)).with_state(Runs::default()));
+    let answers = [(); 2].map(|()| server.post("/two", "k", ""));
+    assert_eq!(answers.each_ref().map(is_replayed), [false, true]);
+    for answer in answers {
+        assert_eq!(names.map(|name| answer.header(name)), [Some(&b"1"[..]), Some(b"2")]);
+    }
 }
 
 /// What an operator sees of it, and what `Outcome` tells: the status decides.

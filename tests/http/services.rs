@@ -15,7 +15,7 @@ use hyper::server::conn::http1;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use reentry::http::{
-    Idempotency, IdempotencyLayer, Idempotent, Keep, LayerHandle, LayerStats, PassedBody, Problem, ProblemCode,
+    Idempotency, IdempotencyLayer, Idempotent, Keep, LayerHandle, LayerStats, PassedBody, Preset, Problem, ProblemCode,
     ResponseFuture, StoredResponse,
 };
 use reentry::testing::conformance::{Client, Sockets};
@@ -321,6 +321,26 @@ async fn a_status_of_grpc_that_may_be_tried_again_interrupts() {
             assert_eq!(answered(&service, call("k", "")).await.1, status);
         }
         assert_eq!(runs.count(), if is_kept { 1 } else { 2 }, "{status}");
+    }
+}
+
+/// Whatever the preset is, it looks at the status that stands behind the message, and at the one in its place.
+#[tokio::test]
+async fn every_preset_judges_the_status_of_a_call_of_grpc_wherever_it_stands() {
+    for (preset, status, is_kept) in [
+        (Preset::StoreAll, "0", true),
+        (Preset::StoreAll, "7", true),
+        (Preset::StoreAll, "14", true),
+        (Preset::SuccessOnly, "0", true),
+        (Preset::SuccessOnly, "3", false),
+        (Preset::SuccessOnly, "14", false),
+    ] {
+        let (store, runs) = (store(), Runs::default());
+        let service = layer(&store).keep(preset).layer(grpc(status, &runs));
+        for _ in 0..2 {
+            assert_eq!(answered(&service, call("k", "")).await.1, status);
+        }
+        assert_eq!(runs.count(), if is_kept { 1 } else { 2 }, "{preset:?} {status}");
     }
 }
 
