@@ -389,10 +389,15 @@ impl Run {
     /// doubt, or was begun anew since this was asked; otherwise those of [`advance`](Self::advance).
     pub fn resolve(&mut self, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
         let token = Some(self.token());
+        // Where it gave up asking for the step it may not know of its own try.
+        if self.asked.get(step) == Some(&false)
+            && let Err(error) = self.refresh()
+        {
+            return Pending::ready(Err(error));
+        }
         // What is said is said of the try that this run knows of, and not of one that it begins before this comes to
-        // the writer (P4). Once it has asked for the step it may not know of its own.
-        let is_known = |known: &&Step| *known.name == *step && !self.asked.contains_key(step);
-        let of = self.seen.lock().steps.iter().find(is_known).map(Step::last_try);
+        // the writer (P4).
+        let of = self.seen.lock().steps.iter().find(|known| *known.name == *step).map(Step::last_try);
         let asked = self
             .before_asking()
             .and_then(|known| Ok((known, resolve_command(token, step, of, resolution, note, self.limits)?)));

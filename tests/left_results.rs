@@ -10,8 +10,8 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
 use reentry::{
-    Advance, DiskCall, DiskFault, EffectId, Error, ErrorKind, Pending, Resolution, Revision, Run, SimulatedDisk,
-    StepState, Store, not_applied,
+    Advance, DiskCall, DiskFault, EffectId, Error, ErrorKind, Key, Late, Pending, Resolution, Revision, Run,
+    SimulatedDisk, Step, StepState, Store, not_applied,
 };
 use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, step_of};
 
@@ -156,7 +156,7 @@ fn p7_what_a_run_reports_while_another_takes_over_is_evidence_though_it_leaves_b
         let second = run_of(claimed.wait().unwrap());
         settle(&store);
         let seen = step_of(&store, &key, "charge").unwrap();
-        let late: Vec<_> = seen.late().iter().map(reentry::Late::attempt).collect();
+        let late: Vec<_> = seen.late().iter().map(Late::attempt).collect();
         assert_eq!((second.attempt(), seen.state(), late), (2, StepState::InDoubt, vec![1]), "{is_of_that_batch}");
         drop((second, beside));
         store.verify().unwrap();
@@ -195,22 +195,7 @@ fn p7_what_a_full_disk_refused_is_evidence_too_though_its_run_leaves_as_another_
 }
 
 fn what_a_full_disk_refused_is_evidence(has_taken_over: bool) {
-    let (gate, disk) = (Gate::new(), SimulatedDisk::new().with_journal(0));
-    let (key, lease) = (key("order"), Duration::from_secs(10));
-    let builder = Store::builder().clock(gate.clone()).lease(lease).cache_bytes(0);
-    let store = builder.open_on(&disk).unwrap();
-    let mut beside = run(&store, &support::key("beside"));
-    let mut first = run(&store, &key);
-    let full = DiskFault::kind(io::ErrorKind::StorageFull).on(&[DiskCall::Write]);
-    let charged = first.step("charge").run_keyed(|_| {
-        disk.fail([full.for_ever()]);
-        Ok::<_, Error>("receipt".to_owned())
-    });
-    assert_eq!(charged.unwrap(), "receipt");
-    drop(store.claim(&support::key("refused"), request()).wait().unwrap_err());
-    disk.fail(None);
-    support::until("the store has mended itself", || beside.advance("mended", &()).wait().is_ok());
-    gate.clock.advance(lease);
+    let Refused { gate, store, mut beside, first, key } = Refused::new();
     gate.hold(&store);
     let claimed = store.claim(&key, request());
     let held = Held::new(&mut beside);
@@ -223,16 +208,79 @@ fn what_a_full_disk_refused_is_evidence(has_taken_over: bool) {
     drop(first);
     second.advance("looked", &()).wait().unwrap();
     let seen = step_of(&store, &key, "charge").unwrap();
-    let late: Vec<_> = seen.late().iter().map(reentry::Late::attempt).collect();
-    assert_eq!((seen.state(), late), (StepState::InDoubt, vec![1]));
+    assert_eq!((seen.state(), attempts(&seen)), (StepState::InDoubt, vec![1]));
     drop((second, beside));
     store.verify().unwrap();
+}
+
+/// The same where the other ends the operation: nobody need come to it any more.
+#[test]
+fn p7_what_a_full_disk_refused_is_evidence_too_though_its_run_leaves_as_another_ends_the_operation() {
+    for has_ended in [false, true] {
+        let Refused { gate, store, mut beside, first, key } = Refused::new();
+        let second = run(&store, &key);
+        gate.hold(&store);
+        let ended = second.complete(&"done".to_owned());
+        let held = Held::new(&mut beside);
+        gate.open();
+        held.wait();
+        let mut first = Some(first);
+        first.take_if(|_| !has_ended);
+        held.go_on();
+        ended.wait().unwrap();
+        drop(first);
+        settle(&store);
+        let seen = step_of(&store, &key, "charge").unwrap();
+        assert_eq!((seen.state(), attempts(&seen)), (StepState::InDoubt, vec![1]), "it had ended: {has_ended}");
+        drop(beside);
+        store.verify().unwrap();
+    }
+}
+
+fn attempts(step: &Step) -> Vec<u32> {
+    step.late().iter().map(Late::attempt).collect()
+}
+
+/// A run whose report a full disk has refused, which has room again, and whose lease is over.
+struct Refused {
+    gate: Gate,
+    store: Store,
+    beside: Run,
+    first: Run,
+    key: Key,
+}
+
+impl Refused {
+    fn new() -> Self {
+        let (gate, disk) = (Gate::new(), SimulatedDisk::new().with_journal(0));
+        let (key, lease) = (key("order"), Duration::from_secs(10));
+        let builder = Store::builder().clock(gate.clone()).lease(lease).cache_bytes(0);
+        let store = builder.open_on(&disk).unwrap();
+        let mut beside = run(&store, &support::key("beside"));
+        let mut first = run(&store, &key);
+        let full = DiskFault::kind(io::ErrorKind::StorageFull).on(&[DiskCall::Write]);
+        let charged = first.step("charge").run_keyed(|_| {
+            disk.fail([full.for_ever()]);
+            Ok::<_, Error>("receipt".to_owned())
+        });
+        assert_eq!(charged.unwrap(), "receipt");
+        drop(store.claim(&support::key("refused"), request()).wait().unwrap_err());
+        disk.fail(None);
+        support::until("the store has mended itself", || beside.advance("mended", &()).wait().is_ok());
+        gate.clock.advance(lease);
+        Self { gate, store, beside, first, key }
+    }
 }
 
 /// The story: what somebody said of a step was on its way, outside a full queue, while the run itself began it anew. It
 /// came behind that, and withdrew the new try, whose effect then ran again.
 #[test]
 fn p4_what_is_said_of_one_try_does_not_withdraw_the_next() {
+    what_is_said_of_one_try_is_not_said_of_the_next(false);
+    what_is_said_of_one_try_is_not_said_of_the_next(true);
+}
+
+fn what_is_said_of_one_try_is_not_said_of_the_next(has_asked: bool) {
     let gate = Gate::new();
     let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
     let key = key("order");
@@ -240,6 +288,9 @@ fn p4_what_is_said_of_one_try_does_not_withdraw_the_next() {
     first.step("charge").run_at_most_once(|_| lost()).unwrap_err();
     drop(first);
     let mut second = run(&store, &key);
+    if has_asked {
+        assert_eq!(kind(second.step("charge").run_at_most_once(never)), ErrorKind::InDoubt);
+    }
     gate.hold(&store);
     let inside = store.revoke(&support::key("other"));
     let resolved = second.resolve("charge", Resolution::DidNotHappen, "nothing is in the ledger");

@@ -13,7 +13,7 @@ mod tests {
     use crate::record::transitions::{
         Ask, Change, Command, Decision, Fate, Policy, Reporter, Situation, Tenure, apply, decide, due, fate,
     };
-    use crate::record::{BODY_HERE_BYTES_MAX, Body, Late, Phase, Record, Revision};
+    use crate::record::{BODY_HERE_BYTES_MAX, Body, Late, Phase, Record, Revision, Step};
 
     /// The run that asks, and another.
     const OURS: u64 = 7;
@@ -69,7 +69,7 @@ mod tests {
         let resolve = |token, name: &str| Command::Resolve {
             token,
             name: name.into(),
-            of: None,
+            of: token.and_then(|_| unfinished().step(name).map(Step::last_try)),
             result: None,
             note: "asked".into(),
         };

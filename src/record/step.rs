@@ -398,7 +398,8 @@ mod tests {
     }
 
     fn resolve(token: Option<u64>, result: Option<&str>) -> Command {
-        Command::Resolve { token, name: "pay".into(), of: None, result: result.map(bytes), note: "asked".into() }
+        let of = token.map(|_| in_doubt().steps[0].last_try());
+        Command::Resolve { token, name: "pay".into(), of, result: result.map(bytes), note: "asked".into() }
     }
 
     fn in_doubt() -> Record {

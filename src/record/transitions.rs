@@ -245,8 +245,10 @@ pub(crate) fn decide(situation: Situation<'_>, command: &Command, now: Now, poli
                 _ if token != *by => Err(Refusal::Busy),
                 None => Err(Refusal::NotFound),
                 Some(step) if !step.is_in_doubt() => Err(Refusal::NotInDoubt),
-                // It was begun anew since it was looked at.
-                Some(step) if of.is_some_and(|of| of != step.last_try()) => Err(Refusal::NotInDoubt),
+                // It was begun anew since it was looked at. A run always knows which try it speaks of.
+                Some(step) if (by.is_some() || of.is_some()) && *of != Some(step.last_try()) => {
+                    Err(Refusal::NotInDoubt)
+                }
                 Some(_) => {
                     let change = StepChange::Resolve { result: result.clone(), note: Arc::clone(note) };
                     Ok(Decision::Change(Change::Step { name: Arc::clone(name), change }))
