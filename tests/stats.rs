@@ -6,6 +6,7 @@ mod support;
 
 use std::fs::{self, File};
 use std::ops::ControlFlow;
+use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -279,13 +280,7 @@ fn p10_damage_that_a_caller_meets_is_a_fault() {
     run(&store, &key("order")).complete(&"the canary".to_owned()).wait().unwrap();
     store.close().unwrap();
     let store = Store::builder().cache_bytes(0).open(&path).unwrap();
-    // Behind the store's back, in every page that ever held it.
-    let bytes = fs::read(&path).unwrap();
-    let file = File::options().write(true).open(&path).unwrap();
-    for (at, _) in bytes.windows(10).enumerate().filter(|(_, window)| *window == b"the canary") {
-        std::io::Seek::seek(&mut &file, std::io::SeekFrom::Start(at as u64)).unwrap();
-        std::io::Write::write_all(&mut &file, b"T").unwrap();
-    }
+    harm(&path);
     assert_eq!(kind(store.claim(&key("order"), request()).wait()), ErrorKind::Corrupt);
     let stats = figures(&store);
     assert_eq!((stats.faults, stats.condition), (1, Condition::Serving), "it stops nobody else");
@@ -293,6 +288,33 @@ fn p10_damage_that_a_caller_meets_is_a_fault() {
     assert_eq!(stats.claims.failed, 1);
     assert_eq!(kind(store.verify()), ErrorKind::Corrupt);
     assert_eq!(figures(&store).faults, 2);
+    assert_eq!(kind(store.forget(&key("order")).wait()), ErrorKind::Corrupt);
+    assert_eq!(figures(&store).faults, 3);
+    assert!(store.operations().any(|row| row.is_err_and(|error| error.kind() == ErrorKind::Corrupt)));
+    assert_eq!(figures(&store).faults, 4);
+}
+
+#[test]
+fn p10_damage_among_the_unfinished_is_a_fault_to_whoever_lists_them() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
+    run(&store, &key("order")).advance("the canary", &()).wait().unwrap();
+    store.close().unwrap();
+    let store = Store::builder().cache_bytes(0).open(&path).unwrap();
+    harm(&path);
+    assert!(store.unfinished().all(|row| row.is_err_and(|error| error.kind() == ErrorKind::Corrupt)));
+    assert_eq!(figures(&store).faults, 1);
+}
+
+/// Harms the canary behind the store's back, in every page that ever held it.
+fn harm(path: &Path) {
+    let bytes = fs::read(path).unwrap();
+    let file = File::options().write(true).open(path).unwrap();
+    for (at, _) in bytes.windows(10).enumerate().filter(|(_, window)| *window == b"the canary") {
+        std::io::Seek::seek(&mut &file, std::io::SeekFrom::Start(at as u64)).unwrap();
+        std::io::Write::write_all(&mut &file, b"T").unwrap();
+    }
 }
 
 /// Scopes are counted only where they have a limit, and what that takes is told.

@@ -14,6 +14,7 @@ use crate::error::Result;
 use crate::pending::{Pending, promise};
 use crate::record::Record;
 use crate::record::transitions::{Command, is_over};
+use crate::sync::Ordering;
 
 impl Engine {
     /// Gives every record that counts to `each`, as they were at one moment, with the share of the work that is done:
@@ -62,6 +63,7 @@ impl Engine {
 
     /// Takes a record in that comes from an export.
     pub(crate) fn adopt(self: &Arc<Self>, record: Record) -> Pending<Adopted> {
+        self.shared.adopted_at.fetch_max(self.time().as_millis(), Ordering::AcqRel);
         let (promise, answer) = promise();
         let (key, hash) = (record.key.clone(), self.shared.index.hash(&record.key));
         let command = Command::Adopt(Arc::new(record));

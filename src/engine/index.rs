@@ -362,10 +362,14 @@ impl Shard {
         self.next_of_unowned(hash, key)
     }
 
-    /// Ends the seat for good, and gives everybody who waited.
+    /// Ends the ownership of an operation that is over, and gives everybody who waited. What owners left behind and the
+    /// writer has not taken in stays.
     pub(crate) fn clear(&mut self, hash: KeyHash, key: &Key) -> VecDeque<Waiter> {
-        let found = self.seats.find_entry(hash.word(), |seat| seat.key == *key);
-        found.map(|found| found.remove().0.waiters).unwrap_or_default()
+        let Some(seat) = self.seat_mut(hash, key) else { return VecDeque::new() };
+        (seat.owner, seat.deferred) = (None, None);
+        let waiters = std::mem::take(&mut seat.waiters);
+        self.tidy(hash, key);
+        waiters
     }
 
     /// Lets a claim wait for the run that owns the operation, or gives it back where none does for this request.

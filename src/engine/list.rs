@@ -253,6 +253,7 @@ impl Engine {
             })
         };
         let mut page = read()?;
+        page.found.iter().filter_map(|(_, row)| row.as_ref().err()).for_each(|error| self.shared.note(error));
         let expired = page.found.iter().filter_map(|(_, row)| row.as_ref().ok()).find(|row| !is_kept(row, time));
         if let Some(expired) = expired
             && self.keep_time(&expired.key, time)?

@@ -150,6 +150,8 @@ pub(crate) struct Shared {
     /// The highest time that a restart is sure to see.
     durable_time: AtomicU64,
     meter: Meter,
+    /// The store's time at the last record that was taken in from an export.
+    adopted_at: AtomicU64,
     /// Whether the last batch met a full disk.
     is_full: AtomicBool,
     /// Whether it was opened to be read, so that there is no writer.
@@ -254,11 +256,9 @@ impl Engine {
 
     /// Takes in what a run reports of a step. It is on disk with the next batch at the latest; nobody need wait.
     pub(crate) fn report(&self, ownership: &Ownership, command: Command) {
-        let report = Report::new(command.clone());
+        let report = Report::new(command);
         ownership.reports.lock().push(report.clone());
-        let (key, hash, carried) = (ownership.key.clone(), ownership.hash, Carried::default());
-        let (report, reply) = (Some(report), Reply::Nobody);
-        self.shared.queue.readmit(Request { key, hash, command, carried, rows: None, report, reply });
+        self.shared.take_in_by_itself(ownership, report);
     }
 
     /// Ends the operation that `ownership` owns, with the server's own rows where there are any.
@@ -320,7 +320,8 @@ impl Engine {
         let engine = Arc::clone(self);
         Pending::coming(gives_up, async move {
             let bell = HandOver::new(Arc::clone(&engine.shared.queue), pushed).await;
-            read(engine, answer.rung_by(bell).await?)
+            let answer = answer.rung_by(bell).await.inspect_err(|error| engine.shared.note(error))?;
+            read(engine, answer)
         })
     }
 
@@ -385,9 +386,11 @@ impl Engine {
     }
 
     /// From when on a span that began at this moment is known to have gone by. What an earlier process noted may have
-    /// been a moment ago: its time may have stood still, and the clock jumped since (P11).
+    /// been a moment ago: its time may have stood still, and the clock jumped since (P11). So may what another store
+    /// noted, whose clock is not ours.
     pub(crate) fn tells_from(&self, began: Timestamp) -> Timestamp {
-        began.max(self.shared.timeline.start_time())
+        let adopted = Timestamp::from_millis(self.shared.adopted_at.load(Ordering::Acquire));
+        began.max(self.shared.timeline.start_time()).max(adopted)
     }
 
     /// Lets the server read its own rows, all as they were at one moment.
@@ -418,7 +421,10 @@ impl Engine {
                     bytes += found.as_ref().map_or(0, |found| found.record.bytes_here());
                     seen.extend(found.map(|found| (born, Ok(found))));
                 }
-                Err(error) if error.kind() == ErrorKind::Corrupt => seen.push((born, Err(error))),
+                Err(error) if error.kind() == ErrorKind::Corrupt => {
+                    self.shared.note(&error);
+                    seen.push((born, Err(error)));
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -543,6 +549,13 @@ impl Shared {
             return Err(waiter);
         }
         shard.park(hash, key, waiter)
+    }
+
+    /// Hands the writer a report, for which nobody waits.
+    fn take_in_by_itself(&self, ownership: &Ownership, report: Report) {
+        let (key, hash, command) = (ownership.key.clone(), ownership.hash, report.command().clone());
+        let (report, reply) = (Some(report), Reply::Nobody);
+        self.queue.readmit(Request { key, hash, command, carried: Carried::default(), rows: None, report, reply });
     }
 
     /// Lets the next in line claim.

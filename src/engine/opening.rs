@@ -132,6 +132,7 @@ impl Engine {
             ended: AtomicBool::new(false),
             durable_time: AtomicU64::new(meta.highest_time),
             meter: Meter::default(),
+            adopted_at: AtomicU64::new(0),
             is_full: AtomicBool::new(false),
             is_read_only: options.opening.access != Access::Write,
         });

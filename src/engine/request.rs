@@ -17,7 +17,7 @@ use super::transaction::Transaction;
 use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
-use crate::pending::{Promise, waited_for};
+use crate::pending::{Promise, caught, waited_for};
 use crate::record::format::size;
 use crate::record::transitions::{Ask, Command};
 use crate::record::{Checkpoint, Outcome, Record, Step};
@@ -270,20 +270,22 @@ impl Ownership {
 
 impl Drop for Ownership {
     fn drop(&mut self) {
-        let mut has_reports = false;
+        let mut reports = Vec::new();
         let left = || {
-            let left = self.reports.lock().outstanding();
-            has_reports = !left.is_empty();
-            left
+            reports = self.reports.lock().outstanding();
+            reports.clone()
         };
         // Asked before: it is the server's own code that knows.
         let is_heard = is_heard();
         let mut shard = self.shared.index.shard(self.hash);
-        let owner = shard.owner(self.hash, &self.key).filter(|owner| is_heard && owner.token == self.token);
+        let owner = shard.owner(self.hash, &self.key).filter(|owner| owner.token == self.token);
         let next = shard.unseat(self.hash, &self.key, self.token, left);
         drop(shard);
-        if let Some(owner) = owner {
-            self.tell_left(owner, has_reports);
+        match owner {
+            Some(owner) if is_heard => self.tell_left(owner, !reports.is_empty()),
+            Some(_) => {}
+            // Where the operation is over nobody may ever come to that seat.
+            None => reports.into_iter().for_each(|report| self.shared.take_in_by_itself(self, report)),
         }
         if let Some(waiter) = next {
             self.shared.readmit(&self.key, self.hash, waiter);
@@ -386,10 +388,7 @@ impl OwnRows {
 
 /// Does something of the server's that the store waits for, and whose panic is nobody else's.
 pub(super) fn harmless(work: impl FnOnce()) {
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(|| waited_for(work))) {
-        // It may panic again when it is dropped.
-        std::mem::forget(panic);
-    }
+    caught(|| waited_for(work));
 }
 
 /// What the closure holds is the server's, and goes as the closure ran.

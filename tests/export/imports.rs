@@ -74,6 +74,28 @@ fn p11_an_expiry_that_is_told_beside_an_import_outlasts_a_restart_with_the_clock
     assert_eq!(store.progress(&key("short")).unwrap().unwrap().state(), State::Gone);
 }
 
+/// When another store began it says nothing of how long ago that is: its clock may be behind. So what is imported has
+/// the whole time to settle.
+#[test]
+fn p4_p11_an_imported_step_has_the_whole_time_to_settle() {
+    let (behind, clock) = (ManualClock::at(START), ManualClock::at(START + HOUR));
+    let old = builder(&behind).in_memory().unwrap();
+    times_out(&mut run(&old, &key("order")), "charge");
+    let store = builder(&clock).in_memory().unwrap();
+    clock.advance(HOUR);
+    assert_eq!(import(&store, &exported(&old)).unwrap().new, 1);
+    let charge = || {
+        let mut order = run(&store, &key("order"));
+        let step = order.step("charge").recheck(|_| Ok::<_, Failure>(None)).settles_within(HOUR);
+        step.run(|_| Ok::<_, Failure>("receipt".to_owned()))
+    };
+    assert_eq!(kind(charge()), ErrorKind::CannotTell);
+    clock.advance(Duration::from_millis(3_599_999));
+    assert_eq!(kind(charge()), ErrorKind::CannotTell);
+    clock.advance(Duration::from_millis(1));
+    assert_eq!(charge().unwrap(), "receipt");
+}
+
 /// What a batch removes as over leaves no row of its time where all that it writes comes from an export.
 #[test]
 fn p5_p11_what_is_over_as_something_is_imported_stays_so_after_a_restart_with_the_clock_turned_back() {
