@@ -165,10 +165,13 @@ fn wake(waker: Waker) {
         Ok(()) => waker.wake(),
         Err(_) => thread_waited_for(|| waker.wake()),
     };
-    if let Err(panic) = catch_unwind(AssertUnwindSafe(wake)) {
-        // It may panic again when it is dropped.
-        std::mem::forget(panic);
-    }
+    caught(wake);
+}
+
+/// Does `work` that is not ours, and gives what it gives; none where it panics. What it panicked with is not dropped:
+/// it may panic again.
+pub(crate) fn caught<T>(work: impl FnOnce() -> T) -> Option<T> {
+    catch_unwind(AssertUnwindSafe(work)).map_err(std::mem::forget).ok()
 }
 
 fn within<T>(what: WaitedFor, work: impl FnOnce() -> T) -> T {

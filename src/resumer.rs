@@ -7,14 +7,13 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::fmt;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::claim::Claim;
 use crate::error::{Error, ErrorKind, Result, Source};
 use crate::key::Key;
-use crate::pending::may_block;
+use crate::pending::{caught, may_block};
 use crate::progress::{Position, State};
 use crate::run::Run;
 use crate::store::Store;
@@ -310,7 +309,8 @@ impl Shared {
     /// Runs one operation after the other.
     fn run(&self) {
         while let Some((position, key)) = self.next() {
-            let ended = self.resume(&key);
+            // What the server's own code panics with takes no thread with it, and no operation is passed over for that.
+            let ended = caught(|| self.resume(&key)).unwrap_or(Ended::Failed);
             let mut work = self.work.lock();
             work.running.remove(&position);
             match ended {
@@ -345,10 +345,13 @@ impl Shared {
                 work.is_looking = true;
                 let behind = work.behind;
                 drop(work);
-                let looked = self.look(behind);
+                let looked = caught(|| self.look(behind));
                 work = self.work.lock();
+                if looked.is_none() {
+                    self.look_again_soon(&mut work);
+                }
                 work.is_looking = false;
-                work.is_stopped |= !looked;
+                work.is_stopped |= looked == Some(false);
                 self.changed.notify_all();
             } else {
                 match work.look_at.filter(|_| !work.is_looking) {
@@ -402,8 +405,7 @@ impl Shared {
         work.behind = None;
         if is_broken_off {
             // Nobody knows what stands behind that; it is looked for again soon, whenever the next look would be.
-            let pause = self.settings.backoff_min.max(BROKEN_OFF_MIN);
-            work.look_at = earlier(work.due, Instant::now().checked_add(pause));
+            self.look_again_soon(&mut work);
             return true;
         }
         // What was not met is finished, by whomever.
@@ -412,6 +414,11 @@ impl Shared {
         work.running = running;
         work.look_at = earlier(work.due, Instant::now().checked_add(self.settings.every));
         true
+    }
+
+    fn look_again_soon(&self, work: &mut Work) {
+        let pause = self.settings.backoff_min.min(self.settings.every).max(BROKEN_OFF_MIN);
+        work.look_at = earlier(work.due, Instant::now().checked_add(pause));
     }
 
     fn resume(&self, key: &Key) -> Ended {
@@ -430,10 +437,10 @@ impl Shared {
             Err(error) => return self.failed(key, &error),
         };
         self.work.lock().stats.runs += 1;
-        match catch_unwind(AssertUnwindSafe(|| (self.function)(run))) {
-            Ok(Ok(())) => self.finished(key),
-            Ok(Err(error)) => self.failed(key, &*error),
-            Err(_) => self.failed(key, &Error::new(ErrorKind::Aborted, "the function that resumes panicked")),
+        match caught(|| (self.function)(run)) {
+            Some(Ok(())) => self.finished(key),
+            Some(Err(error)) => self.failed(key, &*error),
+            None => self.failed(key, &Error::new(ErrorKind::Aborted, "the function that resumes panicked")),
         }
     }
 
@@ -451,8 +458,8 @@ impl Shared {
     }
 
     fn failed(&self, key: &Key, error: &(dyn std::error::Error + Send + Sync)) -> Ended {
-        // A hook that panics takes no thread with it.
-        drop(catch_unwind(AssertUnwindSafe(|| (self.settings.on_failure)(key, error))));
+        // A hook that panics makes no other of it.
+        caught(|| (self.settings.on_failure)(key, error));
         Ended::Failed
     }
 

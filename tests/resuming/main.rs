@@ -1,6 +1,7 @@
 //! Finishing without the client: a resumer takes up what is unfinished and free, tries again after a pause, and leaves
 //! alone what is stuck.
 
+mod panics;
 mod pauses;
 #[path = "../support/mod.rs"]
 mod support;
