@@ -428,7 +428,7 @@ fn a_payload_is_taken_up_to_the_limit() {
 
 #[test]
 fn a_configuration_that_cannot_work_is_refused_before_anything_is_made() {
-    let bad: [fn(Builder) -> Builder; 8] = [
+    let bad: [fn(Builder) -> Builder; 9] = [
         |builder| builder.retention(Duration::ZERO),
         |builder| builder.retention(Duration::from_micros(999)),
         |builder| builder.operations_max(0),
@@ -437,6 +437,7 @@ fn a_configuration_that_cannot_work_is_refused_before_anything_is_made() {
         |builder| builder.queue_commands_max(0),
         |builder| builder.queue_bytes_max(0),
         |builder| builder.payload_bytes_max(1024 * 1024 * 1024 + 1),
+        |builder| builder.payload_bytes_max(usize::MAX),
     ];
     for make in bad {
         let (folder, path) = folder();

@@ -401,7 +401,7 @@ impl Builder {
     pub(super) fn check_values(self) -> Result<(Limits, Options)> {
         let payload_bytes_max = self.payload_bytes_max as u64;
         let least = Room::bytes_min(payload_bytes_max);
-        let operation_bytes_max = self.operation_bytes_max.unwrap_or(least + OPERATION_BYTES_BESIDE);
+        let operation_bytes_max = self.operation_bytes_max.unwrap_or(least.saturating_add(OPERATION_BYTES_BESIDE));
         let Capacity { all, scope } = self.capacity;
         let capacities = [all.operations, all.bytes, scope.operations, scope.bytes, scope.unfinished];
         let fault = if self.policy.retention < Duration::from_millis(1) {
