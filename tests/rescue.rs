@@ -315,6 +315,40 @@ fn p10_of_a_damaged_file_of_the_first_format_too_all_is_told_that_is_left() {
     assert!(refused > 10 && refused < pages, "{refused} of {pages} pages");
 }
 
+/// Which format it is stands in a row too. Where that is lost all operations are told, and that it is.
+#[test]
+fn p10_of_a_file_of_the_first_format_whose_meta_row_is_damaged_every_operation_is_left() {
+    tell_own_panics();
+    let fixture = format!("{}/tests/fixtures/v1.reentry", env!("CARGO_MANIFEST_DIR"));
+    let image = fs::read(&fixture).unwrap();
+    let (all, _) = told(&builder().open_to_read_on(&SimulatedDisk::from_image(image.clone())).unwrap(), true);
+    let mut of_meta = 0;
+    for page in 1..image.len() / PAGE {
+        let bytes = &image[page * PAGE..][..PAGE];
+        // Leaves alone, and not those that name the tables.
+        if bytes[0] != 1 || bytes.windows(8).any(|window| window == b"reentry/") {
+            continue;
+        }
+        let mut image = image.clone();
+        image[page * PAGE..][2..200].iter_mut().for_each(|byte| *byte ^= 0x5A);
+        let store = match builder().open_damaged_on(&SimulatedDisk::from_image(image)) {
+            Ok(store) => store,
+            // redb itself does not get as far as its tables.
+            Err(error) => {
+                assert!(error.to_string().contains("Primary is corrupted"), "page {page}: {error}");
+                continue;
+            }
+        };
+        let (found, errors) = told(&store, false);
+        assert!(found.iter().all(|one| all.contains(one)), "page {page}: it tells what is not so, {errors:?}");
+        assert!(found.len() == all.len() || !errors.is_empty(), "page {page}: {} in silence", found.len());
+        let is_of_meta = errors.iter().any(|error| error.contains("whether there was a table of what is unfinished"));
+        assert!(!is_of_meta || found.len() == all.len(), "page {page}: {} of {}", found.len(), all.len());
+        of_meta += usize::from(is_of_meta);
+    }
+    assert_eq!(of_meta, 1);
+}
+
 /// Whoever pages through what is left goes on where the last page ended, also within what only the journal tells.
 #[test]
 fn p10_pages_of_what_is_left_come_to_all_of_it() {

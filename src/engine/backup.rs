@@ -80,7 +80,7 @@ impl Engine {
             progress: Arc::new(move |share| told(SHARE_OF_COPY + share * (1.0 - SHARE_OF_COPY))),
         };
         let found = Mutex::new((Kept::default(), 0_u64));
-        Log::settle_copy(Arc::clone(target), &opening, |rows| {
+        Log::settle_copy(Arc::clone(target), &opening, at, |rows| {
             let places = rows.iter().fold(0_u64, |sum, (place, _)| sum.wrapping_add(place.word()));
             let rows = Kept::of_all(rows.iter().map(|(_, record)| record));
             let mut found = found.lock();

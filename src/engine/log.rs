@@ -26,6 +26,7 @@ use super::place::{BODIES, LOG, NUMBER_MAX, Place, TOMBSTONES, UNFINISHED};
 use super::scan::scan;
 use super::tables::{Head, Parts};
 use super::transaction::ReadTransaction as Rows;
+use crate::clock::Timestamp;
 use crate::error::{Error, ErrorKind, Result};
 use crate::record::{Body, Record, format};
 use crate::sync::RwLock;
@@ -174,11 +175,14 @@ impl Log {
     pub(crate) fn settle_copy(
         disk: Arc<dyn Disk>,
         opening: &Opening,
+        at: Timestamp,
         each: impl Fn(Vec<(Place, Record)>) -> Result<()> + Sync,
     ) -> Result<()> {
         unwound(|| {
             let open = Open::staged(disk, opening)?;
             let mut meta = open.meta()?;
+            // What has expired by then is over in the copy too, whatever the clock says where it is opened (P11).
+            meta.highest_time = meta.highest_time.max(at.as_millis());
             scan(&open.tables()?, opening, each)?;
             open.accept()?;
             meta.next = meta.next.max(meta.next.saturating_add(NUMBERS_OF_THE_ORIGINAL).min(NUMBER_MAX / 2));

@@ -5,7 +5,7 @@
 
 use redb::{ReadTransaction, TableError, WriteTransaction};
 
-use super::error::engine;
+use super::error::{engine, unwound};
 use super::meta::{self, FORMAT_VERSION};
 use super::place::{LOG, Place, UNFINISHED};
 use super::scan::Rows;
@@ -53,11 +53,11 @@ fn part_what_is_unfinished(transaction: &WriteTransaction) -> Result<()> {
 }
 
 /// The table that this place is in. None where there is none yet in the format of the file, which could not be brought
-/// to this one, since redb cannot repair it.
+/// to this one, since redb cannot repair it; which format that is may be damaged too.
 pub(super) fn rows(reader: &ReadTransaction, place: Place) -> Result<Option<Rows>> {
     match reader.open_table(place.table()) {
         Err(TableError::TableDoesNotExist(_))
-            if matches!(place, Place::Unfinished(_)) && meta::version(reader).is_ok_and(|version| version == 1) =>
+            if matches!(place, Place::Unfinished(_)) && may_be_of_the_first(reader) =>
         {
             Ok(None)
         }
@@ -66,6 +66,11 @@ pub(super) fn rows(reader: &ReadTransaction, place: Place) -> Result<Option<Rows
         }
         opened => opened.map(Some).map_err(engine),
     }
+}
+
+/// Whether the file has the first format, or its meta row is damaged and it may: redb may panic as it reads that.
+fn may_be_of_the_first(reader: &ReadTransaction) -> bool {
+    unwound(|| meta::version(reader)).map_or(true, |version| version == 1)
 }
 
 #[cfg(test)]

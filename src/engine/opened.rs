@@ -132,11 +132,14 @@ impl Open {
             open.damaged.push(Error::new(ErrorKind::Corrupt, fault));
         }
         // Where no table is found nothing is left.
-        unwound(|| open.tables().map(drop))?;
-        if let Err(newer) = unwound(|| open.known_format())
-            && newer.kind() == ErrorKind::NewerFormat
-        {
-            return Err(newer);
+        let tables = unwound(|| open.tables())?;
+        match unwound(|| open.known_format()) {
+            Err(newer) if newer.kind() == ErrorKind::NewerFormat => return Err(newer),
+            // It is of the first format, or has lost that table.
+            Err(error) if tables.len() < Place::STARTS.len() => {
+                open.damaged.push(error.within("nobody knows whether there was a table of what is unfinished"));
+            }
+            _ => {}
         }
         match unwound(|| open.find(head)) {
             Ok(Some(Found { changes, damaged, .. })) => {

@@ -34,6 +34,8 @@ pub(crate) struct LiveDisk {
 
 #[derive(Debug, Default)]
 struct Taken {
+    /// Whether the store has let go of the file.
+    is_released: bool,
     snapshots: Vec<Arc<Mutex<Left>>>,
     /// To how many bytes the file is to be cut when the last of them is over.
     owed: Mutex<Option<u64>>,
@@ -83,6 +85,9 @@ impl LiveDisk {
     /// The file as it is now.
     pub(crate) fn snapshot(self: &Arc<Self>) -> io::Result<Snapshot> {
         let mut taken = self.taken.write();
+        if taken.is_released {
+            return Err(closed());
+        }
         let owed = *taken.owed.lock();
         let len = owed.map_or_else(|| self.disk.len(), Ok)?;
         let left =
@@ -142,6 +147,7 @@ impl Disk for LiveDisk {
 
     fn release(&self) -> io::Result<()> {
         let mut taken = self.taken.write();
+        taken.is_released = true;
         for left in taken.snapshots.drain(..) {
             left.lock().give_up(GivenUp::Closed);
         }
@@ -152,6 +158,10 @@ impl Disk for LiveDisk {
     fn check_name(&self) -> io::Result<()> {
         self.disk.check_name()
     }
+}
+
+fn closed() -> io::Error {
+    io::Error::new(io::ErrorKind::NotConnected, "the store was closed")
 }
 
 impl Left {
@@ -260,7 +270,7 @@ impl Drop for Snapshot {
 impl GivenUp {
     fn error(self) -> io::Error {
         match self {
-            Self::Closed => io::Error::new(io::ErrorKind::NotConnected, "the store was closed"),
+            Self::Closed => closed(),
             Self::Behind => {
                 let message = "the disk that the copy goes to does not keep up; copy to a faster one first";
                 io::Error::new(io::ErrorKind::TimedOut, message)
@@ -316,6 +326,15 @@ mod tests {
                 live.write(chance.below(len + 1), &bytes).unwrap();
             }
         }
+    }
+
+    /// Its lock is gone, and whoever opened the file since may write to it.
+    #[test]
+    fn p10_no_snapshot_is_taken_of_a_file_that_was_let_go() {
+        let (_, live) = disk(BLOCK_BYTES);
+        assert!(live.snapshot().is_ok());
+        live.release().unwrap();
+        assert_eq!(live.snapshot().map(drop).unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
 
     #[test]

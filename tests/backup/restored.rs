@@ -1,12 +1,13 @@
 //! What a store that is opened from a copy is.
 
 use std::fs;
+use std::time::Duration;
 
-use reentry::{Claim, Fingerprint, Store};
+use reentry::{Claim, Fingerprint, ManualClock, Store};
 use tempfile::tempdir;
 
 use crate::names;
-use crate::support::{key, request, run, run_of, times_out};
+use crate::support::{START, key, request, run, run_of, times_out};
 
 #[test]
 fn p2_all_that_was_acknowledged_is_in_a_copy() {
@@ -34,6 +35,30 @@ fn p2_all_that_was_acknowledged_is_in_a_copy() {
     let again = run(&restored, &key("left"));
     assert_eq!((again.attempt(), again.steps()[0].name()), (2, "charge"));
     assert!(matches!(again.steps()[0].state(), reentry::StepState::InDoubt));
+    restored.verify().unwrap();
+}
+
+/// The moment of a copy is kept in it: what had expired by then is over, though no row tells that time and the clock is
+/// behind where it is opened.
+#[test]
+fn p11_what_had_expired_at_the_moment_of_a_copy_is_over_in_it_whatever_the_clock_says() {
+    let clock = ManualClock::at(START);
+    let builder = |clock: &ManualClock| Store::builder().clock(clock.clone()).retention(Duration::from_secs(86_400));
+    let store = builder(&clock).in_memory().unwrap();
+    // What is kept longer stands before it, so that nothing is removed.
+    run(&store, &key("long")).complete(&()).wait().unwrap();
+    let mut short = run(&store, &key("short"));
+    short.keep_for(Duration::from_secs(600));
+    short.complete(&()).wait().unwrap();
+    clock.advance(Duration::from_secs(3_600));
+    let folder = tempdir().unwrap();
+    let copy = folder.path().join("copy.reentry");
+    let made = store.backup(&copy).unwrap();
+    assert_eq!(made.at, START + Duration::from_secs(3_600));
+    let behind = ManualClock::at(START + Duration::from_secs(300));
+    let restored = builder(&behind).open(&copy).unwrap();
+    assert_eq!(restored.progress(&key("short")).unwrap().map(|known| known.state()), None);
+    assert_eq!(run(&restored, &key("new")).since(), made.at);
     restored.verify().unwrap();
 }
 
