@@ -97,7 +97,7 @@ where
     };
     settings.handle.count(Count::Runs);
     settings.prepare(&mut run);
-    let lender = Lender::new(run);
+    let lender = Lender::new(run, Arc::clone(&settings.handle));
     let mut request = Request::from_parts(parts, PassedBody::whole(body));
     request.extensions_mut().insert(lender.slot());
     let work = Work { settings: Arc::clone(&settings), key, lender, is_grpc, is_open: false }.run(inner, request);
@@ -343,7 +343,10 @@ impl Work {
         };
         let progress = settings.store.progress(&self.key);
         let kept = progress.and_then(|progress| match progress.as_ref().and_then(Progress::outcome) {
-            Some(outcome) => settings.kept(outcome),
+            Some(outcome) => {
+                settings.handle.count(Count::Kept);
+                settings.kept(outcome)
+            }
             None => Ok(None),
         });
         let (mut kept, trailers) = match kept {
@@ -354,7 +357,6 @@ impl Work {
                 return as_said(response);
             }
         };
-        settings.handle.count(Count::Kept);
         // What the layers inside add for this client alone goes to it; what is kept it has already.
         let known = kept.headers().clone();
         for (name, value) in response.headers() {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use http::Extensions;
 use tokio::sync::{Mutex, OwnedMappedMutexGuard, OwnedMutexGuard};
 
+use super::handle::{Count, LayerHandle};
 use crate::run::Run;
 use crate::sync::{AtomicBool, Ordering};
 
@@ -43,6 +44,8 @@ pub(super) struct Slot(Arc<Inner>);
 struct Inner {
     run: Arc<Mutex<Option<Run>>>,
     is_closed: AtomicBool,
+    /// Where a run that comes back too late is counted.
+    handle: Arc<LayerHandle>,
 }
 
 /// The layer's own side of the slot, which closes it when it is dropped.
@@ -63,9 +66,9 @@ impl Idempotent {
 }
 
 impl Lender {
-    pub(super) fn new(run: Run) -> Self {
+    pub(super) fn new(run: Run, handle: Arc<LayerHandle>) -> Self {
         let run = Arc::new(Mutex::new(Some(run)));
-        Self(Slot(Arc::new(Inner { run, is_closed: AtomicBool::new(false) })))
+        Self(Slot(Arc::new(Inner { run, is_closed: AtomicBool::new(false), handle })))
     }
 
     /// What the handler finds the run by.
@@ -89,8 +92,10 @@ impl Drop for Lender {
 
 impl Drop for Back {
     fn drop(&mut self) {
-        if self.0.0.is_closed.load(Ordering::SeqCst) {
-            drop(self.0.take());
+        if self.0.0.is_closed.load(Ordering::SeqCst)
+            && let Some(run) = self.0.take()
+        {
+            self.0.0.handle.count(if run.is_over() { Count::Kept } else { Count::Interrupted });
         }
     }
 }
@@ -128,7 +133,7 @@ mod tests {
 
     fn lender(store: &Store) -> Lender {
         match store.claim(&Key::new("s", "k").unwrap(), Fingerprint::of("")).wait().unwrap() {
-            Claim::Run(run) => Lender::new(run),
+            Claim::Run(run) => Lender::new(run, Arc::new(LayerHandle::new())),
             other => panic!("expected a run, got {other:?}"),
         }
     }

@@ -9,7 +9,7 @@ use axum::http::{HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
-use reentry::http::{IdempotencyLayer, Idempotent, LentRun, Problem, StoredResponse};
+use reentry::http::{IdempotencyLayer, Idempotent, LayerStats, LentRun, Problem, StoredResponse};
 use reentry::testing::conformance::Client;
 use reentry::{
     ErrorKind, Failure, Key, ManualClock, Resolution, Resumer, Run, State as Standing, Store, Table, Timestamp,
@@ -269,7 +269,10 @@ fn a_problem_of_a_run_that_is_over_or_was_handed_on_is_a_problem_all_the_same() 
     let over = server.post("/ends", "b", "");
     assert_eq!((over.status, text(&over).as_str()), (201, "done"), "the outcome is the answer");
     assert_eq!(*told.lock().unwrap(), ["a", "b"].map(|key| (key.to_owned(), ErrorKind::Closed)));
+    let counted = |stats: LayerStats| (stats.runs, stats.kept, stats.interrupted, stats.not_kept);
+    assert_eq!(counted(server.handle.stats()), (2, 1, 0, 0), "one is at work still");
     gate.add_permits(1);
+    server.until("it is interrupted", || counted(server.handle.stats()) == (2, 1, 1, 0));
 }
 
 /// Each run is counted once, whatever ended it: here nobody is left to say so.
@@ -307,6 +310,7 @@ fn an_outcome_of_another_kind_is_rendered_or_told_to_be_unavailable() {
     let plain = serve(one.clone(), layer(&one), routes());
     assert_eq!(text(&plain.post("/orders", "k", "")), "made by the handler");
     assert_eq!(code(&plain.post("/orders", "k", "")), "replay_unavailable");
+    assert_eq!((plain.handle.stats().kept, plain.handle.stats().interrupted), (1, 0), "it is over");
     let one = store();
     let rendering = layer(&one).render(|outcome| {
         let body = format!("{{\"receipt\":\"{}\"}}", outcome.decode::<String>().ok()?);
