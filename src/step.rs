@@ -296,8 +296,8 @@ impl<'r> StepBuilder<'r> {
 impl<R> Rechecked<'_, R> {
     /// How long the other side may need until it can be asked about what it was sent. "It did not happen" sooner than
     /// that after the last intent counts as "cannot tell now" (P4), by the store's time (P11). Where the store was
-    /// opened since, that is counted from its opening: how long the process before has been gone, nobody knows. Likewise
-    /// where an export was taken in since.
+    /// opened since, that is counted from its opening: how long the process before has been gone, nobody knows. Where
+    /// it took in an export since, that is counted from then.
     /// Default: it can be asked at once.
     ///
     /// Choose it longer than your own time-out for the call plus the other side's delay: what you gave up on may still
