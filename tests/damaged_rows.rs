@@ -15,12 +15,14 @@ use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition};
 use reentry::{
-    Advance, Builder, Claim, ErrorKind, Loss, ManualClock, Request, Revision, SimulatedDisk, Store, Table, Transaction,
+    Advance, Builder, Claim, ErrorKind, Loss, ManualClock, OpenCheck, Request, Revision, SimulatedDisk, Store, Table,
+    Transaction,
 };
 
 use support::{START, database, head_bytes, keep_one_damaged_of_three, key, kind, request, run, run_of};
 
 const UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
+const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -140,6 +142,29 @@ fn p10_a_row_under_a_number_that_was_never_given_is_refused() {
     transaction.commit().unwrap();
     let error = Store::open(&path).unwrap_err();
     assert!(error.kind() == ErrorKind::Corrupt && format!("{error:?}").contains("never given"), "{error:?}");
+}
+
+/// An unfinished operation among the ended ones would keep all behind it from ever leaving.
+#[test]
+fn p5_p10_a_row_that_belongs_into_another_table_is_refused_however_the_file_is_checked() {
+    let (_folder, path) = folder();
+    let store = Store::open(&path).unwrap();
+    drop(run(&store, &key("a")));
+    store.close().unwrap();
+    let transaction = database(&path).begin_write().unwrap();
+    let (mut unfinished, mut log) = (transaction.open_table(UNFINISHED).unwrap(), transaction.open_table(LOG).unwrap());
+    let (number, row) = unfinished.first().unwrap().map(|(at, row)| (at.value(), row.value().to_vec())).unwrap();
+    unfinished.pop_first().unwrap();
+    log.insert(number, row.as_slice()).unwrap();
+    drop((unfinished, log));
+    transaction.commit().unwrap();
+    let before = fs::read(&path).unwrap();
+    for check in [OpenCheck::Full, OpenCheck::Quick] {
+        let error = Store::builder().check(check).open(&path).unwrap_err();
+        let is_told = format!("{error:?}").contains("belongs into another table");
+        assert!(error.kind() == ErrorKind::Corrupt && is_told, "{error:?}");
+        assert!(fs::read(&path).unwrap() == before, "the file changed");
+    }
 }
 
 /// Whoever restores it would else believe that it is all there was, and begin the third anew.

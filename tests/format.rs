@@ -6,6 +6,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -360,6 +361,25 @@ fn a_store_is_laid_out_as_the_format_says() {
     assert!(lengths.contains(&guarded_bytes()), "{lengths:?}, not {}", guarded_bytes());
     // The tombstone was written after its operation ended, so it also holds when that was.
     assert_eq!(tombstones[0].1.len(), ENDED_BYTES + 8 + "scope".len() + "gone".len());
+}
+
+/// A client who knew it could send a payload that a crash makes an entry of the journal of.
+#[test]
+fn p9_every_store_draws_a_secret_of_its_own_that_is_not_its_id() {
+    const PAGE: usize = 4096;
+    let drawn = [0, 1].map(|_| {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("orders.reentry");
+        let store = Store::open(&path).unwrap();
+        run(&store, &key("first")).release();
+        // The journal's first entry begins with it.
+        let secret = fs::read(&path).unwrap()[PAGE..][..16].to_vec();
+        store.close().unwrap();
+        let id = rows(&database(&path), META)[0].1[4..20].to_vec();
+        [secret, id]
+    });
+    let known: BTreeSet<_> = drawn.concat().into_iter().chain([vec![0; 16]]).collect();
+    assert_eq!(known.len(), 5, "{known:?}");
 }
 
 #[test]

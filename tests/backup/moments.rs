@@ -166,6 +166,21 @@ fn p2_a_copy_shows_the_moment_at_which_it_was_asked_for_whatever_is_written_mean
     assert!(met.grew > 0 && met.cut > 0, "{met:?}");
 }
 
+/// Whoever restores it asks the other side what was done since: from a later moment on he would not be told of all.
+#[test]
+fn a_copy_tells_the_moment_that_it_shows_and_not_the_one_at_which_it_was_finished() {
+    let clock = ManualClock::at(START);
+    let store = Store::builder().clock(clock.clone()).open_on(&SimulatedDisk::new()).unwrap();
+    drop(run(&store, &key("order")));
+    clock.advance(Duration::from_secs(60));
+    let asked_at = reentry::Clock::wall(&clock);
+    let made = store.backup_onto(&SimulatedDisk::new(), move |_| {
+        clock.advance(Duration::from_secs(60));
+        GO_ON
+    });
+    assert_eq!(made.unwrap().at, asked_at);
+}
+
 #[test]
 fn two_copies_at_once_show_their_own_moments() {
     let disk = SimulatedDisk::new();

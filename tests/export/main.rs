@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 use std::time::Duration;
 
 use reentry::{
-    DiskCall, DiskFault, ErrorKind, Fingerprint, Imported, Key, Loss, ManualClock, Request, Resolution, SimulatedDisk,
-    State, Store, check_export, not_applied,
+    DiskCall, DiskFault, ErrorKind, Failure, Fingerprint, Imported, Key, Loss, ManualClock, Request, Resolution,
+    SimulatedDisk, State, Store, check_export, not_applied,
 };
 use support::{START, does, key, kind, request, run, run_of, times_out};
 
@@ -54,7 +54,7 @@ fn fill(store: &Store, clock: &ManualClock) {
     let fenced = again.step("mail").run_keyed(|_| {
         store.revoke(&key_of_it).wait().unwrap();
         drop(run_of(store.claim_unfinished(&key_of_it).wait().unwrap()));
-        Ok::<_, reentry::Failure>(vec![4_u8; 1_500])
+        Ok::<_, Failure>(vec![4_u8; 1_500])
     });
     assert_eq!(kind(fenced), ErrorKind::Fenced);
     drop(again);
@@ -136,6 +136,23 @@ fn p3_p5_what_is_imported_tells_all_that_was_exported() {
     for state in [State::Unfinished, State::Succeeded, State::Failed, State::Gone] {
         assert!(states.contains(&state), "none is {state}");
     }
+}
+
+/// One line holds all of an operation, and each of its payloads may be as large as one is by default.
+#[test]
+fn p3_an_operation_with_several_large_results_comes_back_from_its_line() {
+    let clock = ManualClock::at(START);
+    let [one, other] = [0, 1].map(|_| builder(&clock).in_memory().unwrap());
+    let mut large = run(&one, &key("large"));
+    for nth in 0..6_u8 {
+        let result = vec![nth; 1_000_000];
+        large.step(&nth.to_string()).run_keyed(|_| Ok::<_, Failure>(result)).unwrap();
+    }
+    drop(large);
+    let lines = exported(&one);
+    assert_eq!(check_export(lines.as_bytes(), |_| GO_ON).unwrap(), 1);
+    assert_eq!(import(&other, &lines).unwrap().new, 1);
+    assert!(exported(&other) == lines, "it came back as another");
 }
 
 /// A late result of no bytes would say that the effect happened.
