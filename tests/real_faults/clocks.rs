@@ -10,9 +10,9 @@ use std::{env, fs};
 
 use reentry::{Claim, Run, Store};
 
-use super::folder;
 use super::server::{Process, store_in, tell};
 use super::support::{key, request};
+use super::{folder, signal};
 
 const PLACE: &str = "REENTRY_CLOCKS_PLACE";
 
@@ -79,19 +79,14 @@ fn end(mut process: Process) {
     assert!(process.child.wait().unwrap().success());
 }
 
-fn signal(process: &Process, name: &str) {
-    let kill = format!("kill -{name} {}", process.child.id());
-    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
-}
-
 #[test]
 fn p7_an_owner_whose_whole_process_stood_still_past_its_lease_is_fenced() {
     let folder = folder();
     let mut process = asked(folder.path(), &[]);
     assert_eq!(ask(&mut process, "claim").0, "run 1");
-    signal(&process, "STOP");
+    signal(&process.child, "STOP");
     assert!(process.hear_for(LEASE + LEASE / 2).is_empty());
-    signal(&process, "CONT");
+    signal(&process.child, "CONT");
     assert_eq!(ask(&mut process, "claim").0, "run 2");
     assert_eq!(ask(&mut process, "complete 1").0, "refused Fenced");
     assert_eq!(ask(&mut process, "complete 2").0, "ended 2");

@@ -7,8 +7,9 @@ use std::{env, fs};
 use reentry::{Claim, Fingerprint, Key, Store};
 
 use super::audit::Told;
-use super::folder;
 use super::server::{Process, store_in};
+use super::support::until;
+use super::{folder, signal};
 
 /// Calls, the errors that fit, and whether they may fail for ever: a call that is interrupted for ever is none.
 const FAULTS: [(&str, &[&str], bool); 8] = [
@@ -219,6 +220,38 @@ fn an_export_replaces_no_file_that_was_made_meanwhile_where_there_are_no_hard_li
     let done = export("").wait_with_output().unwrap();
     assert!(done.status.success(), "{done:?}");
     assert!(fs::read_to_string(&to).unwrap().starts_with("{\"reentry_export\":1}\n") && !creating.exists());
+}
+
+/// The process is stopped as it has written all of its copy, and goes on when the other file is there.
+#[test]
+fn a_copy_replaces_no_file_that_was_made_meanwhile_where_there_are_no_hard_links_either() {
+    if !can_trace() {
+        return;
+    }
+    let folder = folder();
+    let [to, creating, trace] = ["monday", "monday.creating", "trace"].map(|name| folder.path().join(name));
+    let path = store_in(folder.path());
+    Store::open(&path).unwrap().close().unwrap();
+    let backup = |stop: &[&str]| {
+        let mut strace = Command::new("strace");
+        // Its tracer stands aside: the child is the tool itself.
+        strace.args(["-D", "-f", "-qqq", "-o"]).arg(&trace).args(["-e", "trace=link,linkat,fsync"]);
+        strace.args(["-e", "inject=link,linkat:error=EPERM"]).args(stop);
+        strace.arg(env!("CARGO_BIN_EXE_reentry")).arg("backup").arg(&path).arg(&to);
+        strace.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+    };
+    let late = backup(&["-e", "inject=fsync:signal=STOP:when=1"]);
+    until("it is stopped", || fs::read_to_string(&trace).is_ok_and(|told| told.contains("stopped by SIGSTOP")));
+    fs::write(&to, "somebody's own").unwrap();
+    signal(&late, "CONT");
+    let late = late.wait_with_output().unwrap();
+    assert_eq!(late.status.code(), Some(1), "{late:?}");
+    assert_eq!(fs::read_to_string(&to).unwrap(), "somebody's own");
+    assert!(!creating.exists());
+    fs::remove_file(&to).unwrap();
+    let done = backup(&[]).wait_with_output().unwrap();
+    assert!(done.status.success() && !creating.exists(), "{done:?}");
+    Store::open(&to).unwrap().verify().unwrap();
 }
 
 /// A power cut after it would else leave pages half moved.

@@ -29,6 +29,7 @@ mod server;
 mod starved;
 
 use std::env;
+use std::process::{Child, Command};
 
 use tempfile::TempDir;
 
@@ -40,4 +41,10 @@ fn seed() -> u64 {
 /// A folder on the disk that the build is on: the system's own for temporary files is often none.
 fn folder() -> TempDir {
     tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+}
+
+/// Sends a signal to a process that was started here.
+fn signal(process: &Child, name: &str) {
+    let kill = format!("kill -{name} {}", process.id());
+    assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
 }
