@@ -48,6 +48,31 @@ fn what_is_built_shows_its_settings_and_nothing_that_is_kept() {
     assert!(page.contains("is_writable: true") && page.contains("shows_payloads: false"), "{page}");
 }
 
+/// Whoever sets nothing relies on what the documentation tells: a limit that is ten times as high, or a pause in another
+/// unit, is met only in production.
+#[test]
+fn the_defaults_of_a_resumer_are_those_that_are_documented() {
+    let shown = format!("{:?}", Resumer::builder(&Store::builder().in_memory().unwrap()));
+    for default in ["concurrency: 4", "every: 10s", "backoff_min: 1s", "backoff_max: 300s"] {
+        assert!(shown.contains(&format!("{default},")), "{default}: {shown}");
+    }
+}
+
+#[test]
+fn the_defaults_of_a_store_are_those_that_are_documented() {
+    let shown = format!("{:?}", Store::builder());
+    let defaults = [
+        "retention: 86400s, tombstones: 0ns, lease: None, attempts_max: 16",
+        "all: Most { operations: Some(30000000), bytes: None, unfinished: None }",
+        "scope: Most { operations: None, bytes: None, unfinished: None }",
+        "payload_bytes_max: 1048576, queue: QueueLimits { commands_max: 16384, bytes_max: 67108864 }",
+        "check: Full, cache_bytes: 67108864, clock: SystemClock",
+    ];
+    for default in defaults {
+        assert!(shown.contains(default), "{default}: {shown}");
+    }
+}
+
 #[test]
 fn opening_tells_how_far_it_is_and_ends_with_all_of_it() {
     let disk = SimulatedDisk::new();

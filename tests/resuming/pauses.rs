@@ -210,6 +210,58 @@ fn what_failed_is_left_alone_for_its_pause_until_a_wake_ends_that() {
     store.verify().unwrap();
 }
 
+/// One order that cannot be finished is no reason to look less often for all the others.
+#[test]
+fn what_failed_keeps_no_other_waiting_for_its_pause() {
+    let store = in_memory();
+    leave(&store, &key("unlucky"));
+    let hour = Duration::from_secs(3600);
+    let resumer = builder(&store).backoff(hour, hour).every(Duration::from_millis(1));
+    let resumer = resumer.start(|run: Run| match run.key().key() {
+        "unlucky" => Err(io::Error::other("no flour")),
+        _ => complete(run).map_err(io::Error::other),
+    });
+    let resumer = resumer.unwrap();
+    until("it has failed", || resumer.stats().failed == 1);
+    for nth in 1..=3 {
+        // A look that was due before the failure may find the first.
+        leave(&store, &key(&nth.to_string()));
+        until("the younger one is finished", || resumer.stats().finished == nth);
+    }
+    assert_eq!((attempt(&store, &key("unlucky")), resumer.stats().failed), (2, 1));
+    resumer.stop();
+    store.verify().unwrap();
+}
+
+/// Its run is over by then and the operation free, so that another thread of the resumer could take it up: an order
+/// whose failures are sent somewhere slow would have all of its runs in seconds.
+#[test]
+fn what_is_being_told_to_have_failed_is_not_taken_up_meanwhile() {
+    let store = in_memory();
+    leave(&store, &key("unlucky"));
+    let (tell, told) = channel();
+    let (go_on, may_go_on) = channel::<()>();
+    let hook = Mutex::new((tell, may_go_on));
+    let resumer = builder(&store).concurrency(2).backoff(NEVER, NEVER).on_failure(move |_, _| {
+        let hook = hook.lock().unwrap();
+        hook.0.send(()).unwrap();
+        hook.1.recv().unwrap();
+    });
+    let resumer = resumer.start(|run: Run| match (run.key().key(), run.attempt()) {
+        ("unlucky", 2) => Err(io::Error::other("no flour")),
+        _ => complete(run).map_err(io::Error::other),
+    });
+    let resumer = resumer.unwrap();
+    got(&told);
+    look(&store, &resumer, "another");
+    assert_eq!((attempt(&store, &key("unlucky")), resumer.stats().runs), (2, 2));
+    until("one is at work still", || resumer.stats().at_work == 1);
+    go_on.send(()).unwrap();
+    until("its failure is told", || resumer.stats().failed == 1);
+    resumer.stop();
+    store.verify().unwrap();
+}
+
 /// Nothing here is measured but that it was not too early, which no slow machine changes.
 #[test]
 fn what_fails_again_is_left_alone_twice_as_long_each_time_up_to_the_most() {
