@@ -497,3 +497,45 @@ enum Ended {
 fn is_gone(error: &Error) -> bool {
     matches!(error.kind(), ErrorKind::Closed | ErrorKind::Failed)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Fingerprint;
+
+    const NEVER: Duration = Duration::MAX;
+
+    #[track_caller]
+    fn until(mut is_so: impl FnMut() -> bool) {
+        let began = Instant::now();
+        while !is_so() {
+            assert!(began.elapsed() < Duration::from_secs(120), "it never came");
+            thread::yield_now();
+        }
+    }
+
+    /// Nobody tells a resumer that a client came back after all; it sees at its next look that there is nothing left.
+    #[test]
+    fn what_failed_and_was_finished_by_its_client_is_remembered_no_longer() {
+        let store = Store::builder().in_memory().unwrap();
+        let claim = |nth: u32| {
+            let key = Key::new("orders", nth.to_string()).unwrap();
+            match store.claim(&key, Fingerprint::of("two pizzas")).wait().unwrap() {
+                Claim::Run(run) => run,
+                other => panic!("{other:?}"),
+            }
+        };
+        (0..100).for_each(|nth| drop(claim(nth)));
+        let fails = |_| Err(Error::new(ErrorKind::Aborted, "no flour"));
+        let resumer = Resumer::builder(&store).every(NEVER).backoff(NEVER, NEVER).start(fails).unwrap();
+        let remembered = || resumer.shared.work.lock().backoffs.len();
+        until(|| resumer.stats().failed == 100);
+        assert_eq!(remembered(), 100);
+        for nth in 0..100 {
+            claim(nth).complete(&()).wait().unwrap();
+        }
+        resumer.wake();
+        until(|| remembered() == 0);
+        resumer.stop();
+    }
+}

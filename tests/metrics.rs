@@ -6,12 +6,14 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use metrics_util::MetricKind;
 use metrics_util::debugging::{DebugValue, DebuggingRecorder};
-use reentry::{ErrorKind, Fingerprint, Key, Stats, Store};
-use support::{Gate, key, kind, request, run, settle, stand_in_line, times_out};
+use reentry::{
+    Condition, DiskCall, DiskFault, ErrorKind, Fingerprint, Key, Percentiles, Request, SimulatedDisk, Stats, Store,
+};
+use support::{Gate, full, key, kind, request, run, run_of, settle, stand_in_line, times_out, until};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const CANARY: &str = "canary-4111111111111111";
@@ -160,12 +162,79 @@ fn each_figure_is_published_under_its_own_name() {
     drop((owned, in_line));
 }
 
+/// An alarm listens to this one: whatever keeps a store from serving has to set it off, and it has to end once the
+/// store serves again.
 #[test]
-fn a_store_that_serves_no_more_is_published_as_such() {
-    let store = busy_store();
+fn p10_a_store_that_serves_no_more_is_published_as_such() {
+    let serves = |store: &Store, condition: Condition| {
+        assert_eq!(store.stats().unwrap().condition, condition);
+        let found = published(|| store.publish_metrics("orders").unwrap());
+        let serving = found["reentry_serving store=orders"].1;
+        let expected = if condition == Condition::Serving { 1.0 } else { 0.0 };
+        assert!((serving - expected).abs() < 1e-9, "{serving} is published of a store that is {condition}");
+    };
+    let disk = SimulatedDisk::new();
+    let store = Store::builder().open_on(&disk).unwrap();
+    serves(&store, Condition::Serving);
+    disk.fail(Some(full()));
+    store.claim(&key("order"), request()).wait().unwrap_err();
+    serves(&store, Condition::Full);
+    disk.fail(None);
+    until("the disk has room again", || store.claim(&key("order"), request()).wait().is_ok());
+    serves(&store, Condition::Serving);
     store.close().unwrap();
+    serves(&store, Condition::Closed);
+    serves(&Store::builder().open_to_read_on(&disk).unwrap(), Condition::ReadOnly);
+    let store = Store::builder().open_on(&disk).unwrap();
+    disk.fail(Some(DiskFault::os(5).on(&[DiskCall::Sync])));
+    store.claim(&key("another"), request()).wait().unwrap_err();
+    serves(&store, Condition::Failed);
+}
+
+/// A store of 119 commits, of which a hundred took in one command, fifteen two, three three and one four, so that no
+/// quantile is another. Each took a millisecond more than its sync, for rows of the server's own.
+fn store_of_many_commits() -> Store {
+    let store = Store::builder().open_by_hand(&SimulatedDisk::new()).unwrap();
+    // That is no commit.
+    let claim = store.claim(&key("order"), Request::from(request()).deferred());
+    store.work_by_hand();
+    let (mut order, mut claims) = (run_of(claim.wait().unwrap()), Vec::new());
+    let sizes = [(1, 100), (2, 15), (3, 3), (4, 1)].into_iter().flat_map(|(size, times)| [size].repeat(times));
+    for (nth, size) in sizes.enumerate() {
+        let moved = order.advance_with("paid", &(), |_| {
+            let began = Instant::now();
+            until("it has taken a millisecond", || began.elapsed() > Duration::from_millis(1));
+            Ok(())
+        });
+        // They are kept to the end, so that no run is given back in between.
+        claims.extend((1..size).map(|other| store.claim(&key(&format!("{nth} {other}")), request())));
+        store.work_by_hand();
+        moved.wait().unwrap();
+    }
+    store
+}
+
+/// A disk that slows down and a server whose own rows take too long are told apart by these.
+#[test]
+fn commits_and_syncs_and_batches_are_each_published_with_their_own_quantiles() {
+    let store = store_of_many_commits();
     let found = published(|| store.publish_metrics("orders").unwrap());
-    assert!(found["reentry_serving store=orders"].1 < 0.5);
+    let Stats { commit_time: Some(commit), sync_time: Some(sync), batch: Some(batch), .. } = store.stats().unwrap()
+    else {
+        panic!("nothing was committed")
+    };
+    assert!(commit.max > sync.max && commit.p50 > sync.p50, "one would not be told from another: {commit:?} {sync:?}");
+    assert_eq!([batch.p50, batch.p90, batch.p99, batch.max], [1, 2, 3, 4]);
+    let of = |Percentiles { p50, p90, p99, max, .. }: Percentiles<Duration>| {
+        [p50, p90, p99, max].map(|span| span.as_secs_f64())
+    };
+    let spreads = [("commit_seconds", of(commit)), ("sync_seconds", of(sync)), ("batch_size", [1.0, 2.0, 3.0, 4.0])];
+    for (name, spread) in spreads {
+        for (quantile, told) in ["0.5", "0.9", "0.99", "1"].into_iter().zip(spread) {
+            let (_, value) = found[&format!("reentry_{name} store=orders quantile={quantile}")];
+            assert!((value - told).abs() < 1e-9, "{name} of {quantile} is {told}, and {value} is published");
+        }
+    }
 }
 
 #[test]

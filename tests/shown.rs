@@ -48,8 +48,8 @@ fn what_is_built_shows_its_settings_and_nothing_that_is_kept() {
     assert!(page.contains("is_writable: true") && page.contains("shows_payloads: false"), "{page}");
 }
 
-/// Whoever sets nothing relies on what the documentation tells: a limit that is ten times as high, or a pause in another
-/// unit, is met only in production.
+/// Whoever sets nothing relies on what the documentation tells: a limit that is ten times as high, or a pause in
+/// another unit, is met only in production.
 #[test]
 fn the_defaults_of_a_resumer_are_those_that_are_documented() {
     let shown = format!("{:?}", Resumer::builder(&Store::builder().in_memory().unwrap()));

@@ -4,9 +4,7 @@
 
 mod support;
 
-use std::fs::{self, File};
 use std::ops::ControlFlow;
-use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
@@ -14,7 +12,7 @@ use reentry::{
     Busy, Claim, Claims, Condition, DiskCall, DiskFault, ErrorKind, Fingerprint, Key, ManualClock, SimulatedDisk,
     Stats, Store,
 };
-use support::{Gate, START, full, key, kind, request, run, settle, times_out, until};
+use support::{Gate, START, damage_wherever_it_stands, full, key, kind, request, run, settle, times_out, until};
 use tempfile::tempdir;
 
 const MINUTE: Duration = Duration::from_secs(60);
@@ -280,7 +278,7 @@ fn p10_damage_that_a_caller_meets_is_a_fault() {
     run(&store, &key("order")).complete(&"the canary".to_owned()).wait().unwrap();
     store.close().unwrap();
     let store = Store::builder().cache_bytes(0).open(&path).unwrap();
-    harm(&path);
+    damage_wherever_it_stands(&path, b"the canary");
     assert_eq!(kind(store.claim(&key("order"), request()).wait()), ErrorKind::Corrupt);
     let stats = figures(&store);
     assert_eq!((stats.faults, stats.condition), (1, Condition::Serving), "it stops nobody else");
@@ -302,19 +300,9 @@ fn p10_damage_among_the_unfinished_is_a_fault_to_whoever_lists_them() {
     run(&store, &key("order")).advance("the canary", &()).wait().unwrap();
     store.close().unwrap();
     let store = Store::builder().cache_bytes(0).open(&path).unwrap();
-    harm(&path);
+    damage_wherever_it_stands(&path, b"the canary");
     assert!(store.unfinished().all(|row| row.is_err_and(|error| error.kind() == ErrorKind::Corrupt)));
     assert_eq!(figures(&store).faults, 1);
-}
-
-/// Harms the canary behind the store's back, in every page that ever held it.
-fn harm(path: &Path) {
-    let bytes = fs::read(path).unwrap();
-    let file = File::options().write(true).open(path).unwrap();
-    for (at, _) in bytes.windows(10).enumerate().filter(|(_, window)| *window == b"the canary") {
-        std::io::Seek::seek(&mut &file, std::io::SeekFrom::Start(at as u64)).unwrap();
-        std::io::Write::write_all(&mut &file, b"T").unwrap();
-    }
 }
 
 /// Scopes are counted only where they have a limit, and what that takes is told.

@@ -171,6 +171,33 @@ mod tests {
         assert!(size::bytes(&ended) <= room().operation_bytes_max);
     }
 
+    /// What did not happen is tried again, and takes as much then as what is new.
+    #[test]
+    fn a_withdrawn_step_that_may_begin_again_leaves_room_for_its_result_and_the_outcome() {
+        let withdrawn = |nth| match report(nth, TOKEN) {
+            Command::Report { by, name, .. } => Command::Report { by, name, result: None },
+            other => panic!("{other:?}"),
+        };
+        let mut record = begun();
+        for nth in 0..10 {
+            let begun = tried(&record, Some(TOKEN), &intend(nth)).unwrap();
+            record = tried(&begun, Some(TOKEN), &withdrawn(nth)).unwrap();
+        }
+        let mut done = 0;
+        for nth in 0..10 {
+            match tried(&record, Some(TOKEN), &intend(nth)) {
+                Ok(begun) => {
+                    record = tried(&begun, Some(TOKEN), &report(nth, TOKEN)).unwrap();
+                    done += 1;
+                }
+                Err(refusal) => assert_eq!(refusal, Refusal::NoRoom),
+            }
+        }
+        assert!((1..10).contains(&done), "{done} have room for their results");
+        let ended = tried(&record, Some(TOKEN), &end()).unwrap();
+        assert!(size::bytes(&ended) <= room().operation_bytes_max);
+    }
+
     #[test]
     fn a_checkpoint_that_grows_is_refused_at_the_limit_and_one_that_does_not_is_moved() {
         let mut record = tried(&begun(), Some(TOKEN), &advance(&begun(), 1500)).unwrap();

@@ -2,9 +2,12 @@
 
 use std::time::Duration;
 
-use reentry::{ErrorKind, Failure, Fingerprint, Loss, ManualClock, Request, Resolution, SimulatedDisk, State, Store};
+use reentry::{
+    ErrorKind, Failure, Fingerprint, Loss, ManualClock, Request, Resolution, SimulatedDisk, State, StepState, Store,
+    not_applied,
+};
 
-use super::support::{START, does, key, kind, request, run, run_of, times_out};
+use super::support::{START, does, key, kind, request, run, run_of, step_of, times_out};
 use super::{GO_ON, HOUR, builder, exported, import};
 
 /// A step that was begun in the future would be in doubt until then.
@@ -18,6 +21,8 @@ fn p11_no_time_of_what_is_imported_is_later_than_the_stores_own() {
     let mut open = run(&one, &key("open"));
     does(&mut open, "charge", "receipt");
     open.advance("paid", &()).wait().unwrap();
+    let withdrawn = open.step("sms").run_keyed(|_| Err::<(), _>(not_applied("no number")));
+    assert_eq!(kind(withdrawn), ErrorKind::NotApplied);
     times_out(&mut open, "mail");
     drop(open);
     one.resolve(&key("open"), "mail", Resolution::DidNotHappen, "the mailer said so").wait().unwrap();
@@ -35,6 +40,10 @@ fn p11_no_time_of_what_is_imported_is_later_than_the_stores_own() {
     let now = START + HOUR * 24 * 3649;
     let other = builder(&ManualClock::at(now)).in_memory().unwrap();
     assert_eq!(import(&other, &lines).unwrap().new, 3);
+    let states = [("charge", StepState::Done), ("sms", StepState::Withdrawn), ("mail", StepState::InDoubt)];
+    for (name, state) in states {
+        assert_eq!(step_of(&other, &key("open"), name).unwrap().state(), state, "{name}");
+    }
     for told in other.operations().map(Result::unwrap) {
         let mut times = vec![told.since(), told.changed_at()];
         times.extend(told.ended_at());

@@ -132,6 +132,17 @@ pub(crate) fn damage_payloads(path: &Path) {
     transaction.commit().unwrap();
 }
 
+/// Spoils, behind the back of whoever has the file open, the first byte of this wherever it stands, and so in every
+/// page that ever held it.
+pub(crate) fn damage_wherever_it_stands(path: &Path, what: &[u8]) {
+    let bytes = std::fs::read(path).unwrap();
+    let mut file = File::options().write(true).open(path).unwrap();
+    for (at, _) in bytes.windows(what.len()).enumerate().filter(|(_, window)| *window == what) {
+        file.seek(SeekFrom::Start(at as u64)).unwrap();
+        file.write_all(&[!what[0]]).unwrap();
+    }
+}
+
 /// Claims a key that must be free.
 #[track_caller]
 pub(crate) fn run(store: &Store, key: &Key) -> Run {
