@@ -276,4 +276,21 @@ mod tests {
         let ends: Vec<_> = (0..=said.len()).filter(|end| Changes::said(&said[..*end]).is_ok()).collect();
         assert_eq!(ends, [0, 16 + 4 + 10, said.len()], "a change is whole or none");
     }
+
+    /// Which of the operations ends or moves first has nothing to do with which began first.
+    #[test]
+    fn p5_what_entries_remove_in_any_order_is_gone_for_who_reads_them_beside_redb() {
+        let mut said = Vec::new();
+        let tables = [Of::Log, Of::Tombstones, Of::Bodies, Of::Unfinished];
+        for number in [9, 4, 7, 2] {
+            let mut changes = Changes::default();
+            tables.into_iter().for_each(|of| changes.of_mut(of).remove(number));
+            assert!(changes.say(&mut said, 1_000).unwrap());
+        }
+        let mut again = Changes::said(&said).unwrap();
+        for of in tables {
+            let gone: Vec<_> = (0..12).filter(|number| again.of_mut(of).removes(*number)).collect();
+            assert_eq!(gone, [2, 4, 7, 9], "{of:?}");
+        }
+    }
 }

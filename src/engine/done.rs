@@ -231,3 +231,44 @@ fn answer(shared: &Arc<Shared>, request: Request, told: Told, freed: Vec<Waiter>
         (_, _) => {}
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Engine;
+    use super::super::request::Carried;
+    use super::super::verify::tests::{engine, record};
+    use super::*;
+    use crate::record::Phase;
+    use crate::record::transitions::{Command, Reporter};
+
+    /// How many keys have a seat in memory.
+    fn seats(engine: &Engine) -> usize {
+        engine.shared.index.shards().map(|shard| shard.seats().count()).sum()
+    }
+
+    /// A step's result may be large, and nobody may ever enter that key again.
+    #[test]
+    fn nothing_stays_in_memory_of_a_run_that_left_with_a_report_once_that_is_taken_in() {
+        for is_forgotten in [false, true] {
+            let (engine, order) = (engine(), record("order", 20, Phase::Unfinished));
+            let ask = Ask { fingerprint: Some(order.fingerprint), request: None, deferred: false };
+            let claim = engine.claim(&order.key, ask, |_, claimed| claimed);
+            engine.work_by_hand();
+            let Claimed::Run(Granted { ownership, record, .. }) = claim.wait().unwrap() else { panic!("it is free") };
+            let (token, name) = (ownership.token(), Arc::<str>::from("charge"));
+            let intent = Command::Intend { token, name: Arc::clone(&name), again: false };
+            let begun = engine.step(&order.key, Carried::default(), intent, Ok);
+            engine.work_by_hand();
+            assert!(matches!(begun.wait().unwrap(), Stepped::Changed { .. }));
+            let by = Reporter { token, born: record.born, attempt: 1, was_owner: true };
+            let result: Arc<[u8]> = vec![7; 100].into();
+            engine.report(&ownership, Command::Report { by, name, result: Some(Arc::clone(&result)) });
+            drop(ownership);
+            assert_eq!(seats(&engine), 1, "who enters next finds it there");
+            let forgotten = is_forgotten.then(|| engine.by_name(&order.key, Command::Forget));
+            engine.work_by_hand();
+            assert!(forgotten.is_none_or(|forgotten| forgotten.wait().unwrap()));
+            assert_eq!((seats(&engine), Arc::strong_count(&result)), (0, 1), "is it forgotten: {is_forgotten}");
+        }
+    }
+}

@@ -451,6 +451,7 @@ const _: () = assert!((size_of::<Slot>() + 1) * 16 / 7 <= 32);
 mod tests {
     use super::super::place::NUMBER_MAX;
     use super::*;
+    use crate::pending::promise;
     use crate::record::transitions::Command;
 
     /// All under one hash, so that its part takes some of them in before the end.
@@ -564,5 +565,28 @@ mod tests {
         // One that lost its operation leaves what it reported too.
         assert!(shard.unseat(hash, &key, 9, || vec![Report::new(Command::Look)]).is_none());
         assert_eq!(shard.seated(hash, &key).1.len(), 1);
+    }
+
+    /// Clients that wait a while and come again would else fill the memory as long as one run lives.
+    #[test]
+    fn who_gave_up_does_not_stay_in_a_line_that_others_join() {
+        let index = Index::new(u64::MAX, 16);
+        let (key, hash) = (key(1), index.hash(&key(1)));
+        let (at, fingerprint) = (Timestamp::from_millis(1), Fingerprint::of("request"));
+        let owner = Owner { token: 7, attempt: 1, since: at, moved: at, born: 7, fingerprint };
+        let mut shard = index.shard(hash);
+        assert!(shard.seat(hash, &key, owner, None).is_empty());
+        let mut join = || {
+            let ask = Ask { fingerprint: Some(fingerprint), request: None, deferred: false };
+            let (promise, answer) = promise();
+            assert!(shard.park(hash, &key, Waiter { ask, promise }).is_ok());
+            answer
+        };
+        let mut waits: Vec<_> = (0..3).map(|_| join()).collect();
+        (0..10_000).for_each(|_| drop(join()));
+        waits.extend((0..3).map(|_| join()));
+        let waiters = &shard.seats().next().unwrap().waiters;
+        assert!(waiters.len() < 100, "{} stand in the line", waiters.len());
+        assert_eq!(waiters.iter().filter(|waiter| !waiter.promise.is_abandoned()).count(), waits.len());
     }
 }

@@ -167,9 +167,14 @@ enum Lookup {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::Engine;
     use super::*;
     use crate::clock::Timestamp;
-    use crate::engine::verify::tests::{engine, index, keep, record};
+    use crate::engine::verify::tests::{engine, engine_of, index, keep, record};
+    use crate::key::Fingerprint;
+    use crate::record::transitions::Ask;
 
     #[test]
     fn p10_a_row_that_holds_another_operation_than_the_one_that_is_followed_is_damaged() {
@@ -201,5 +206,36 @@ mod tests {
             Timestamp::from_millis(2_000),
             "what is there is found"
         );
+    }
+
+    /// What the writer answers to whoever would enter this operation next, and to who would forget it, in a batch that
+    /// forgets another before.
+    fn decided(engine: &Arc<Engine>, hidden: &Record) -> [ErrorKind; 2] {
+        let ask = Ask { fingerprint: Some(Fingerprint::of("request")), request: None, deferred: false };
+        let other = engine.by_name(&record("open", 1, Phase::Unfinished).key, Command::Forget);
+        let claim = engine.claim_after(&hidden.key, ask, |_, claimed| claimed);
+        let forgotten = engine.by_name(&hidden.key, Command::Forget);
+        engine.work_by_hand();
+        assert!(other.wait().unwrap(), "it stops nobody else");
+        [claim.wait().unwrap_err().kind(), forgotten.wait().unwrap_err().kind()]
+    }
+
+    /// A damaged page may hide a row behind an open store. Its key is not new: what was done for it would be done again.
+    #[test]
+    fn p1_p10_the_writer_begins_nothing_anew_whose_row_it_does_not_find() {
+        // All keys under one hash too, so that what this batch removed stands before the row that is hidden.
+        for hash_mask in [u64::MAX, 0] {
+            let (engine, hidden) = (engine_of(hash_mask), record("hidden", 20, Phase::Unfinished));
+            index(&engine, Place::Unfinished(20), &hidden);
+            assert_eq!(decided(&engine, &hidden), [ErrorKind::Corrupt; 2], "mask {hash_mask}");
+        }
+    }
+
+    #[test]
+    fn p1_p10_the_writer_begins_nothing_anew_whose_row_was_exchanged_for_another() {
+        let (engine, hidden) = (engine(), record("hidden", 20, Phase::Unfinished));
+        keep(&engine, Place::Unfinished(20), &record("there", 20, Phase::Unfinished));
+        index(&engine, Place::Unfinished(20), &hidden);
+        assert_eq!(decided(&engine, &hidden), [ErrorKind::Corrupt; 2]);
     }
 }

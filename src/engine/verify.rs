@@ -193,6 +193,11 @@ pub(super) mod tests {
     /// A store that counts scopes, with an operation of each kind in it. Its writer, which would change it beside the
     /// tests, does nothing.
     pub(in crate::engine) fn engine() -> Arc<Engine> {
+        engine_of(u64::MAX)
+    }
+
+    /// The same, where only these bits of a key's hash count.
+    pub(in crate::engine) fn engine_of(hash_mask: u64) -> Arc<Engine> {
         let room = Room { operation_bytes_max: u64::MAX, payload_bytes_max: 1000 };
         let (retention, tombstones) = (Duration::from_secs(1), Duration::ZERO);
         let progress = Arc::new(|_| ControlFlow::Continue(()));
@@ -200,7 +205,7 @@ pub(super) mod tests {
             policy: Policy { retention, tombstones, lease: None, attempts_max: 3, room },
             queue: QueueLimits { commands_max: 9, bytes_max: 9000 },
             capacity: Capacity { all: Most::default(), scope: Most { operations: Some(9), ..Most::default() } },
-            hash_mask: u64::MAX,
+            hash_mask,
             trace: Trace::default(),
             opening: Opening {
                 access: Access::Write,

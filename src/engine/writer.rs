@@ -525,7 +525,7 @@ mod tests {
 
     use super::super::mishap::{DiskCall, DiskFault};
     use super::super::simulated::SimulatedDisk;
-    use super::super::verify::tests::Named;
+    use super::super::verify::tests::{Named, engine};
     use super::*;
     use crate::key::{Fingerprint, Key};
     use crate::store::Store;
@@ -558,5 +558,25 @@ mod tests {
             }
         }
         assert!(met.iter().all(|met| *met > 9), "{met:?} faults came");
+    }
+
+    /// However long there was no room: whoever makes some finds the store at work again a moment later.
+    #[test]
+    fn p10_a_disk_that_was_full_for_long_is_left_alone_for_no_longer_than_at_most() {
+        let mut writer = Writer::new(Arc::clone(&engine().shared), Meta::new([0; 16]));
+        let now = writer.shared.timeline.now();
+        for is_closed in [false; 9].into_iter().chain([true; 3]) {
+            let began = Instant::now();
+            let failure = Failure::Before(Error::new(ErrorKind::Full, "no room"));
+            writer.recover(failure, &mut Vec::new(), Done::default(), now);
+            if let Some(full) = &mut writer.full {
+                (full.until, full.is_closed) = (began, is_closed);
+            }
+            writer.mend().unwrap();
+            let backoff = writer.full.as_ref().unwrap().backoff;
+            // It may be longer only where opening the file took long.
+            assert!(backoff <= BACKOFF_MAX.max(began.elapsed() * REOPEN_SHARE), "{backoff:?}");
+        }
+        assert!(writer.full.unwrap().backoff >= BACKOFF_MAX, "it was doubled often enough");
     }
 }
