@@ -15,11 +15,11 @@ use std::time::Duration;
 
 use redb::{ReadableTable, TableDefinition};
 use reentry::{
-    Advance, Builder, Claim, ErrorKind, Loss, ManualClock, OpenCheck, Request, Revision, SimulatedDisk, Store, Table,
-    Transaction,
+    Advance, Builder, Claim, ErrorKind, Failure, Loss, ManualClock, OpenCheck, Request, Resolution, Revision,
+    SimulatedDisk, Store, Table, Transaction,
 };
 
-use support::{START, database, head_bytes, keep_one_damaged_of_three, key, kind, request, run, run_of};
+use support::{START, database, head_bytes, keep_one_damaged_of_three, key, kind, never, request, run, run_of};
 
 const UNFINISHED: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/unfinished");
 const LOG: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("reentry/log");
@@ -122,6 +122,32 @@ fn p7_p10_whoever_would_enter_next_is_told_that_the_request_is_damaged_and_the_s
     damage(&path, b"a request of its own");
     drop(owner);
     assert_eq!(kind(waits.wait()), ErrorKind::Corrupt);
+    other.complete(&()).wait().unwrap();
+    run(&store, &key("next")).complete(&()).wait().unwrap();
+}
+
+/// What was reported late of a step is evidence, which whoever decides what became of the step is shown.
+#[test]
+fn p10_who_decides_by_evidence_that_is_damaged_is_told_so_and_the_store_goes_on() {
+    let (_folder, path) = folder();
+    let store = builder(&ManualClock::at(START)).open(&path).unwrap();
+    let (damaged, mut next) = (key("damaged"), None);
+    let mut fenced = run(&store, &damaged);
+    let late = fenced.step("charge").run_keyed(|_| {
+        store.revoke(&damaged).wait().unwrap();
+        next = Some(run(&store, &damaged));
+        Ok::<_, Failure>(format!("a receipt of its own{}", "7".repeat(2000)))
+    });
+    assert_eq!(kind(late), ErrorKind::Fenced);
+    let other = run(&store, &key("other"));
+    // By then it is not in the journal alone.
+    (0..300).for_each(|nth| drop(run(&store, &key(&nth.to_string()))));
+    damage(&path, b"a receipt of its own");
+    let mut next = next.unwrap();
+    assert_eq!(kind(next.step("charge").run_keyed(never::<String>)), ErrorKind::Corrupt);
+    drop(next);
+    let resolved = store.resolve(&damaged, "charge", Resolution::DidNotHappen, "asked the bank").wait();
+    assert_eq!(kind(resolved), ErrorKind::Corrupt);
     other.complete(&()).wait().unwrap();
     run(&store, &key("next")).complete(&()).wait().unwrap();
 }

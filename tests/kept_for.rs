@@ -5,7 +5,7 @@ mod support;
 use std::time::Duration;
 
 use reentry::{Claim, ErrorKind, ManualClock, SimulatedDisk, Store};
-use support::{START, key, kind, request, run};
+use support::{START, key, kind, request, run, run_of};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const MOMENT: Duration = Duration::from_millis(1);
@@ -87,6 +87,23 @@ fn p6_what_is_kept_longer_makes_room_for_its_neighbours_once_a_retention() {
     assert_eq!(store.stats().unwrap().operations, 1);
     let hours = |hours: u32| START + HOUR * hours;
     assert_eq!(written, [START, hours(1), hours(1), hours(2), hours(2), hours(3)]);
+}
+
+/// As many end in a batch as in the one before, and no batch has time to spare: what is kept is what a retention needs.
+#[test]
+fn p6_retention_keeps_up_with_batches_of_any_size_that_follow_each_other() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let store = Store::builder().retention(HOUR).clock(clock.clone()).open_by_hand(&disk).unwrap();
+    for round in 0..12 {
+        let claims: Vec<_> = (0..100).map(|nth| store.claim(&key(&format!("{round} {nth}")), request())).collect();
+        store.work_by_hand();
+        let ended: Vec<_> = claims.into_iter().map(|claim| run_of(claim.wait().unwrap()).complete(&())).collect();
+        store.work_by_hand();
+        ended.into_iter().for_each(|ended| drop(ended.wait().unwrap()));
+        assert!(store.stats().unwrap().completed <= 300, "{:?} in round {round}", store.stats().unwrap());
+        clock.advance(HOUR / 2);
+    }
+    store.verify().unwrap();
 }
 
 /// Not at the end of the store's own retention.

@@ -81,6 +81,27 @@ fn p6_each_limit_is_exact_at_its_border_and_says_which_it_is() {
     }
 }
 
+/// It is most of what begins, and stays for as long as the operation is unfinished.
+#[test]
+fn p6_a_request_that_is_kept_counts_before_its_operation_begins() {
+    for len in [0, 1, 1024, 1025, 5000] {
+        let request = || Request::of(vec![7_u8; len]);
+        let store = Store::builder().in_memory().unwrap();
+        drop(run_of(store.claim(&key("a", 0), request()).wait().unwrap()));
+        let begun = store.stats().unwrap().bytes;
+        assert!(begun > len as u64);
+        for limit in [Builder::scope_bytes_max as Limit, Builder::bytes_max] {
+            for is_deferred in [false, true] {
+                let asked = || if is_deferred { request().deferred() } else { request() };
+                let claim =
+                    |most| limit(Store::builder(), most).in_memory().unwrap().claim(&key("a", 0), asked()).wait();
+                assert_eq!(kind(claim(begun - 1)), ErrorKind::Capacity, "{len} bytes");
+                assert_eq!(run_of(claim(begun).unwrap()).attempt(), 1, "{len} bytes");
+            }
+        }
+    }
+}
+
 #[test]
 fn p6_what_has_begun_goes_on_in_a_full_scope() {
     let clock = ManualClock::at(START);

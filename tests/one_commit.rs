@@ -256,6 +256,29 @@ fn p8_in_one_batch_the_others_commit_although_some_closures_fail() {
     store.verify().unwrap();
 }
 
+/// One that gives its row away can be called once only. It is done again where one behind it in the batch fails.
+#[test]
+fn p8_a_closure_that_fails_when_it_is_called_again_takes_nobody_along_who_stands_behind_it() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).in_memory().unwrap();
+    let [mut once, mut fails, ends] = ["once", "fails", "ends"].map(|name| run(&store, &key(name)));
+    gate.hold(&store);
+    let mut row = Some("row");
+    let given = once.advance_with("cooked", &(), move |tx| {
+        tx.open_table(ORDERS)?.insert("once", row.take().ok_or("it was given away")?)?;
+        Ok(())
+    });
+    let failed = fails.advance_with("cooked", &(), FAILS[0]);
+    let (claimed, ended) = (store.claim(&key("new"), request()), ends.complete(&"done".to_owned()));
+    gate.open();
+    assert_eq!([kind(given.wait()), kind(failed.wait())], [ErrorKind::Aborted; 2]);
+    assert_eq!(support::run_of(claimed.wait().unwrap()).attempt(), 1);
+    assert_eq!(ended.wait().unwrap().decode::<String>().unwrap(), "done");
+    assert_eq!(rows(&store), 0);
+    drop((once, fails));
+    store.verify().unwrap();
+}
+
 #[test]
 fn p8_a_closure_is_called_only_where_its_change_is_made() {
     let store = in_memory();

@@ -237,6 +237,33 @@ fn p11_what_a_list_leaves_out_as_over_stays_so_after_a_restart_with_the_clock_tu
     assert_eq!(store.operations().count(), 0);
 }
 
+/// The time that it rests on cannot be put on disk: with the clock turned back it would be there again.
+#[test]
+fn p10_p11_a_list_tells_of_no_expiry_while_the_disk_is_full() {
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+        Store::builder().clock(clock.clone()).retention(HOUR).tombstones(HOUR).open_by_hand(disk).unwrap()
+    };
+    let states = |store: &Store| -> Vec<_> {
+        store.operations().map(|it| it.map(|it| it.state()).map_err(|error| error.kind())).collect()
+    };
+    let store = open(&disk, &clock);
+    let claim = store.claim(&key("a"), support::request());
+    store.work_by_hand();
+    let ended = support::run_of(claim.wait().unwrap()).complete(&());
+    store.work_by_hand();
+    ended.wait().unwrap();
+    clock.advance(HOUR);
+    disk.fail([support::full()]);
+    assert_eq!(states(&store), [Err(ErrorKind::Full)]);
+    let cut = disk.cut(disk.calls(), |_| reentry::Loss::Lost);
+    assert_eq!(states(&open(&cut, &ManualClock::at(START))), [Ok(State::Succeeded)]);
+    disk.fail(None);
+    // The file is opened anew.
+    store.work_by_hand();
+    assert_eq!(states(&store), [Ok(State::Gone)]);
+}
+
 #[test]
 fn what_is_over_stands_at_no_checkpoint_whether_it_was_removed_or_not() {
     let clock = ManualClock::at(START);
