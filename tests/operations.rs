@@ -4,7 +4,7 @@ mod support;
 
 use std::time::Duration;
 
-use reentry::{Cursor, ErrorKind, ManualClock, Operations, Progress, SimulatedDisk, State, Store};
+use reentry::{Cursor, DiskCall, DiskFault, ErrorKind, ManualClock, Operations, Progress, SimulatedDisk, State, Store};
 use support::{START, does, key, run, times_out};
 
 const HOUR: Duration = Duration::from_secs(3600);
@@ -237,31 +237,32 @@ fn p11_what_a_list_leaves_out_as_over_stays_so_after_a_restart_with_the_clock_tu
     assert_eq!(store.operations().count(), 0);
 }
 
-/// The time that it rests on cannot be put on disk: with the clock turned back it would be there again.
+/// Where the time that it rests on is not put on disk it would be there again, with the clock turned back.
 #[test]
-fn p10_p11_a_list_tells_of_no_expiry_while_the_disk_is_full() {
-    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
-    let open = |disk: &SimulatedDisk, clock: &ManualClock| {
-        Store::builder().clock(clock.clone()).retention(HOUR).tombstones(HOUR).open_by_hand(disk).unwrap()
-    };
-    let states = |store: &Store| -> Vec<_> {
-        store.operations().map(|it| it.map(|it| it.state()).map_err(|error| error.kind())).collect()
-    };
-    let store = open(&disk, &clock);
-    let claim = store.claim(&key("a"), support::request());
-    store.work_by_hand();
-    let ended = support::run_of(claim.wait().unwrap()).complete(&());
-    store.work_by_hand();
-    ended.wait().unwrap();
-    clock.advance(HOUR);
-    disk.fail([support::full()]);
-    assert_eq!(states(&store), [Err(ErrorKind::Full)]);
-    let cut = disk.cut(disk.calls(), |_| reentry::Loss::Lost);
-    assert_eq!(states(&open(&cut, &ManualClock::at(START))), [Ok(State::Succeeded)]);
-    disk.fail(None);
-    // The file is opened anew.
-    store.work_by_hand();
-    assert_eq!(states(&store), [Ok(State::Gone)]);
+fn p10_p11_a_list_tells_of_no_expiry_whose_time_the_disk_does_not_take() {
+    let no_room = DiskFault::kind(std::io::ErrorKind::StorageFull).on(DiskCall::GROWS);
+    for (fault, expected) in [
+        (no_room.for_ever(), ErrorKind::Full),
+        (no_room, ErrorKind::Full),
+        (support::broken(&[DiskCall::Sync]), ErrorKind::Failed),
+    ] {
+        let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+        let open = |disk: &SimulatedDisk, clock: &ManualClock| {
+            Store::builder().clock(clock.clone()).retention(HOUR).tombstones(HOUR).open_by_hand(disk).unwrap()
+        };
+        let store = open(&disk, &clock);
+        let claim = store.claim(&key("a"), support::request());
+        store.work_by_hand();
+        let ended = support::run_of(claim.wait().unwrap()).complete(&());
+        store.work_by_hand();
+        ended.wait().unwrap();
+        clock.advance(HOUR);
+        disk.fail([fault]);
+        let told: Vec<_> = store.operations().map(|it| it.map(|it| it.state()).map_err(|e| e.kind())).collect();
+        assert_eq!(told, [Err(expected)], "{fault:?}");
+        let left = open(&disk.cut(disk.calls(), |_| reentry::Loss::Lost), &ManualClock::at(START));
+        assert_eq!(left.progress(&key("a")).unwrap().unwrap().state(), State::Succeeded);
+    }
 }
 
 #[test]

@@ -284,7 +284,9 @@ mod tests {
         let tables = [Of::Log, Of::Tombstones, Of::Bodies, Of::Unfinished];
         for number in [9, 4, 7, 2] {
             let mut changes = Changes::default();
-            tables.into_iter().for_each(|of| changes.of_mut(of).remove(number));
+            for of in tables {
+                changes.of_mut(of).remove(number);
+            }
             assert!(changes.say(&mut said, 1_000).unwrap());
         }
         let mut again = Changes::said(&said).unwrap();

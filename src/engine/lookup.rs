@@ -208,8 +208,8 @@ mod tests {
         );
     }
 
-    /// What the writer answers to whoever would enter this operation next, and to who would forget it, in a batch that
-    /// forgets another before.
+    /// What the writer answers to whoever would enter this operation next, and to who would forget it, in a batch
+    /// that forgets another before.
     fn decided(engine: &Arc<Engine>, hidden: &Record) -> [ErrorKind; 2] {
         let ask = Ask { fingerprint: Some(Fingerprint::of("request")), request: None, deferred: false };
         let other = engine.by_name(&record("open", 1, Phase::Unfinished).key, Command::Forget);
@@ -220,7 +220,8 @@ mod tests {
         [claim.wait().unwrap_err().kind(), forgotten.wait().unwrap_err().kind()]
     }
 
-    /// A damaged page may hide a row behind an open store. Its key is not new: what was done for it would be done again.
+    /// A damaged page may hide a row behind an open store. Were its key new, what was done for it would be done
+    /// again.
     #[test]
     fn p1_p10_the_writer_begins_nothing_anew_whose_row_it_does_not_find() {
         // All keys under one hash too, so that what this batch removed stands before the row that is hidden.
