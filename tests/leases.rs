@@ -376,7 +376,7 @@ type Keeps = fn(&mut Run);
 
 #[test]
 fn p7_whatever_an_owner_does_keeps_its_lease() {
-    let keeps: [(&str, Keeps); 7] = [
+    let keeps: [(&str, Keeps); 9] = [
         ("renew", |run| run.renew().wait().unwrap()),
         ("advance", |run| assert!(run.advance("on", &()).wait().is_ok())),
         ("advance_with", |run| assert!(run.advance_with("on", &(), |_| Ok(())).wait().is_ok())),
@@ -388,6 +388,12 @@ fn p7_whatever_an_owner_does_keeps_its_lease() {
         }),
         ("resolve", |run| run.resolve("charge", Resolution::DidNotHappen, "note").wait().unwrap()),
         ("a step's second run", |run| does(run, "charge", "paid")),
+        ("an end that is aborted", |run| {
+            assert_eq!(kind(run.complete_with(&(), |_| Err("no flour".into())).wait()), ErrorKind::Aborted);
+        }),
+        ("a failure that is aborted", |run| {
+            assert_eq!(kind(run.fail_with(&(), |_| Err("no flour".into())).wait()), ErrorKind::Aborted);
+        }),
     ];
     let (store, clock) = leased();
     let mut owner = run(&store, &key("order"));

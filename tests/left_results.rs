@@ -272,6 +272,28 @@ impl Refused {
     }
 }
 
+/// The same where both tries are of one run.
+#[test]
+fn p4_what_is_said_of_one_try_of_a_run_does_not_withdraw_its_next() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    let mut order = run(&store, &key("order"));
+    order.step("charge").run_at_most_once(|_| lost()).unwrap_err();
+    gate.clock.advance(Duration::from_millis(1));
+    gate.hold(&store);
+    let inside = store.revoke(&key("other"));
+    let resolved = order.resolve("charge", Resolution::DidNotHappen, "nothing is in the ledger");
+    gate.open();
+    assert!(!inside.wait().unwrap());
+    let charged = order.step("charge").recheck(|_| Ok::<_, Error>(None)).run(|_| {
+        assert_eq!(kind(resolved.wait()), ErrorKind::NotInDoubt);
+        Ok::<_, Error>("receipt".to_owned())
+    });
+    assert_eq!(charged.unwrap(), "receipt");
+    drop(order);
+    assert_eq!(run(&store, &key("order")).step("charge").run_at_most_once(never).unwrap(), "receipt");
+}
+
 /// The story: what somebody said of a step was on its way, outside a full queue, while the run itself began it anew. It
 /// came behind that, and withdrew the new try, whose effect then ran again.
 #[test]

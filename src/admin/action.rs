@@ -206,22 +206,27 @@ pub(super) fn act(asked: &Asked, action: Action) -> Result<Answer, Problem> {
                     load the form anew, and send it again. Nothing was done.";
         return Err(Problem::new(StatusCode::FORBIDDEN, "Not a form of this page", text));
     }
-    if Target::of(asked, action)?.seen != fields.get("seen") {
+    let target = Target::of(asked, action)?;
+    if target.seen != fields.get("seen") {
         let text = "The operation has moved since the form was made: nothing was done. Look at it anew.";
         return Err(Problem::new(StatusCode::CONFLICT, "It has moved", text));
     }
     let again = |problem: Problem| problem.with(filled_form(asked, action).ok());
-    let done = perform(asked.store(), &key, action, fields).map_err(again)?;
+    let done = perform(asked.store(), &target.progress, action, fields).map_err(again)?;
     Ok(Answer::To(link_to("operation", &key, &[("done", done)])))
 }
 
 /// Does it, and waits until it is durable.
-fn perform(store: &Store, key: &Key, action: Action, fields: &Fields) -> Result<&'static str, Problem> {
+fn perform(store: &Store, seen: &Progress, action: Action, fields: &Fields) -> Result<&'static str, Problem> {
+    let key = seen.key();
     let word = |is_done: bool, word| if is_done { word } else { "late" };
     Ok(match action {
         Action::Resolve => {
             let resolution = resolution(fields)?;
-            let resolved = store.resolve(key, fields.get("step"), resolution, fields.get("note"));
+            let in_doubt = seen.in_doubt().find(|step| step.name() == fields.get("step"));
+            let step = in_doubt.ok_or_else(|| unsaid("The step is not in doubt."))?;
+            // Of the try that was looked at: a run may have begun it anew since.
+            let resolved = store.resolve_as_seen(key, step, resolution, fields.get("note"));
             resolved.wait_for(PATIENCE).map(|()| "resolved")?
         }
         Action::Release => word(store.release_stuck(key).wait_for(PATIENCE)?, "released"),

@@ -80,7 +80,9 @@ impl Engine {
             progress: Arc::new(move |share| told(SHARE_OF_COPY + share * (1.0 - SHARE_OF_COPY))),
         };
         let found = Mutex::new((Kept::default(), 0_u64));
-        Log::settle_copy(Arc::clone(target), &opening, at, |rows| {
+        // Whoever only reads has a clock of his own, which is not the store's time.
+        let known = if self.shared.is_read_only { Timestamp::default() } else { at };
+        Log::settle_copy(Arc::clone(target), &opening, known, |rows| {
             let places = rows.iter().fold(0_u64, |sum, (place, _)| sum.wrapping_add(place.word()));
             let rows = Kept::of_all(rows.iter().map(|(_, record)| record));
             let mut found = found.lock();

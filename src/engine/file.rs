@@ -105,7 +105,8 @@ impl Disk for RealFile {
         self.check_len()?;
         // A file that was removed, renamed or replaced is called otherwise. Whoever looks at a file's times, as
         // `is_same` does, makes the system note the next write by a time of its own, which the next sync pays for.
-        let is_called_the_same = self.known_as.is_some() && known_as(&self.file) == self.known_as;
+        // Where a folder in the name is a link, the file is called otherwise from the beginning.
+        let is_called_the_same = self.known_as.as_deref() == Some(&self.path) && known_as(&self.file) == self.known_as;
         if is_called_the_same || is_same(&self.file, &self.path)? {
             Ok(())
         } else {

@@ -238,12 +238,14 @@ impl Snapshot {
         let start = self.done();
         let len = usize::try_from(self.len - start).unwrap_or(usize::MAX).min(most);
         let mut bytes = vec![0; len];
-        // What is written over meanwhile was put aside before: that is asked after this.
-        self.live.disk.read(start, &mut bytes)?;
+        // What is written over meanwhile was put aside before: that is asked after this. So is whether it was given up:
+        // as the store is closed its file may become shorter.
+        let read = self.live.disk.read(start, &mut bytes);
         let mut left = self.left.lock();
         if let Some(why) = left.given_up {
             return Err(why.error());
         }
+        read?;
         if bytes.is_empty() && left.aside.is_empty() {
             return Ok(None);
         }
@@ -326,6 +328,17 @@ mod tests {
                 live.write(chance.below(len + 1), &bytes).unwrap();
             }
         }
+    }
+
+    /// The file is cut as it is let go of, where that was owed: what then lies behind its end is no damage.
+    #[test]
+    fn p10_a_snapshot_that_is_given_up_says_so_though_the_file_is_shorter_by_then() {
+        let (_, live) = disk(4 * BLOCK_BYTES);
+        let snapshot = live.snapshot().unwrap();
+        assert!(snapshot.read(3 * 4096).unwrap().is_some());
+        live.set_len(BLOCK_BYTES).unwrap();
+        live.release().unwrap();
+        assert_eq!(snapshot.read(4096).map(drop).unwrap_err().kind(), io::ErrorKind::NotConnected);
     }
 
     /// Its lock is gone, and whoever opened the file since may write to it.

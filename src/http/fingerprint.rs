@@ -159,6 +159,28 @@ mod tests {
         assert_eq!(seen.len(), tried);
     }
 
+    /// Where each of two headers may be missing, and the query too, none is taken for another.
+    #[test]
+    fn p5_what_is_missing_counts_in_its_place() {
+        let headers = ["x-a", "x-b"].map(HeaderName::from_static);
+        let of = |uri: &str, of: &[(&str, &str)]| {
+            let request = Request::post(uri);
+            let request = of.iter().fold(request, |request, (name, value)| request.header(*name, *value));
+            let (parts, ()) = request.body(()).unwrap().into_parts();
+            Parting::Of(headers.to_vec()).fingerprint("", &parts, &[])
+        };
+        assert_ne!(of("/p", &[("x-a", "x")]), of("/p", &[("x-b", "x")]));
+        assert_ne!(of("/p?x", &[]), of("/p", &[("x-a", "x")]));
+        assert_ne!(of("/p", &[("x-a", "x"), ("x-a", "y")]), of("/p", &[("x-a", "x"), ("x-b", "y")]));
+    }
+
+    /// It is kept with each operation: another digest of the same request would refuse every retry after an upgrade.
+    #[test]
+    fn p5_the_fingerprint_of_a_request_is_the_same_for_ever() {
+        let shown = blake3::Hash::from(of("POST", "/orders?a=b", &["application/json"], &["body"]).digest).to_hex();
+        assert_eq!(shown.as_str(), "c32642c2ebb7abc2e2303cfd62c2a1f2ca93020db081601e0e90a49846279426");
+    }
+
     #[test]
     fn the_name_and_the_servers_own_choice_of_parts_count() {
         let (parts, ()) = Request::post("/orders").header("x-version", "1").body(()).unwrap().into_parts();

@@ -238,7 +238,11 @@ impl Work {
         if let Some(error) = problem.as_ref().and_then(Problem::cause) {
             self.settings.tell(&self.key, error);
         }
-        let run = self.lender.close().filter(|run| !run.is_over());
+        let run = self.lender.close();
+        if run.as_ref().is_some_and(Run::is_over) {
+            self.settings.handle.count(Count::Kept);
+        }
+        let run = run.filter(|run| !run.is_over());
         self.is_open = run.is_some();
         Ok(match (run, problem) {
             (Some(run), Some(problem)) => {
@@ -343,10 +347,7 @@ impl Work {
         };
         let progress = settings.store.progress(&self.key);
         let kept = progress.and_then(|progress| match progress.as_ref().and_then(Progress::outcome) {
-            Some(outcome) => {
-                settings.handle.count(Count::Kept);
-                settings.kept(outcome)
-            }
+            Some(outcome) => settings.kept(outcome),
             None => Ok(None),
         });
         let (mut kept, trailers) = match kept {

@@ -304,7 +304,7 @@ impl ProblemStyle {
     fn add_times_and_links(&self, code: ProblemCode, headers: &mut HeaderMap) {
         if code.is_for_now() {
             // A second at least: zero would be "at once, and again".
-            let seconds = self.retry_after.as_secs() + u64::from(self.retry_after.subsec_nanos() > 0);
+            let seconds = self.retry_after.as_secs().saturating_add(u64::from(self.retry_after.subsec_nanos() > 0));
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         let link = self.documentation.as_ref().filter(|_| self.is_linked);

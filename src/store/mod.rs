@@ -169,6 +169,21 @@ impl Store {
         }
     }
 
+    /// The same of the try that this step was seen in, and of no later one.
+    #[cfg(feature = "admin")]
+    pub(crate) fn resolve_as_seen(
+        &self,
+        key: &Key,
+        step: &crate::record::Step,
+        resolution: Resolution,
+        note: &str,
+    ) -> Pending<()> {
+        match resolve_command(None, step.name(), Some(step.last_try()), resolution, note, self.limits) {
+            Err(error) => Pending::ready(Err(error)),
+            Ok(command) => self.engine.step(key, Carried::default(), command, |_| Ok(())),
+        }
+    }
+
     /// Lets an operation that is [stuck](crate::State::Stuck) be tried again (P6): the runs it has had no longer count.
     /// The answer tells whether there were any. **Durable when it answers.**
     ///

@@ -1,10 +1,14 @@
 //! What can be done from the page, and that it is done exactly so.
 
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
 use http::StatusCode;
-use reentry::{ErrorKind, State, StepState};
+use reentry::{Clock, ErrorKind, Failure, ManualClock, State, StepState, Store, Timestamp};
 
 use super::server::{Got, completed, in_doubt, link, owned, owned_by, serve, store, stuck};
-use super::support::{key, kind, run, step_of, times_out};
+use super::support::{START, key, kind, run, step_of, times_out};
 
 /// Where an act leads to that was done: back to its operation, which says so.
 #[track_caller]
@@ -38,6 +42,59 @@ fn p4_a_step_in_doubt_is_resolved_with_its_result_as_text_or_as_bytes() {
         );
         assert!(!page.links().iter().any(|link| link.starts_with("resolve")), "there is nothing left to resolve");
     }
+}
+
+/// A clock that does something once, as it is asked for the time, which whoever looks at an operation does behind that.
+struct Hooked(ManualClock, Hook);
+
+type Hook = Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>;
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Hooked")
+    }
+}
+
+impl Clock for Hooked {
+    fn wall(&self) -> Timestamp {
+        self.0.wall()
+    }
+
+    fn elapsed(&self) -> Duration {
+        // The writer is asked for what is done then.
+        if thread::current().name() != Some("reentry-writer") {
+            let hook = self.1.lock().unwrap().take();
+            if let Some(hook) = hook {
+                hook();
+            }
+        }
+        self.0.elapsed()
+    }
+}
+
+/// The story: what was said of one try was done to the next, which a run had begun between the look and the act.
+#[test]
+fn p4_what_is_said_of_a_step_is_not_said_of_a_try_that_began_since_it_was_looked_at() {
+    let hook = Hook::default();
+    let clock = Hooked(ManualClock::at(START), Arc::clone(&hook));
+    let store = Store::builder().clock(clock).in_memory().unwrap();
+    let served = serve(&store);
+    in_doubt(&store, &key("k"), "charge");
+    let (other, form) = (store.clone(), link("resolve", &key("k"), &[("step", "charge")]));
+    let again = move || {
+        let tries = thread::spawn(move || {
+            let mut next = run(&other, &key("k"));
+            let charged =
+                next.step("charge").recheck(|_| Ok::<_, Failure>(None)).run(|_| Err::<String, _>("timed out"));
+            assert_eq!(kind(charged), ErrorKind::EffectFailed);
+        });
+        tries.join().unwrap();
+    };
+    let no = [("happened", "no"), ("note", "the bank knows nothing of it"), ("form", "text"), ("result", "")];
+    let got = served.act_after(&form, &no, || *hook.lock().unwrap() = Some(Box::new(again)));
+    assert_eq!(got.status, StatusCode::CONFLICT, "{}", got.body);
+    assert_eq!(step_of(&store, &key("k"), "charge").unwrap().state(), StepState::InDoubt);
+    assert!(hook.lock().unwrap().is_none(), "it was tried again");
 }
 
 #[test]

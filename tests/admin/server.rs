@@ -125,7 +125,14 @@ impl Served {
     /// Fills in the form behind a link, and sends it as a browser does.
     #[track_caller]
     pub(crate) fn act(&self, link: &str, filled_in: &[(&str, &str)]) -> Got {
+        self.act_after(link, filled_in, || {})
+    }
+
+    /// The same, where something is done between the form and the act.
+    #[track_caller]
+    pub(crate) fn act_after(&self, link: &str, filled_in: &[(&str, &str)], meanwhile: impl FnOnce()) -> Got {
         let mut fields = self.get(link).hidden();
+        meanwhile();
         fields.extend(owned(filled_in));
         let verb = link.split('?').next().unwrap();
         self.post_as("writer", verb, &fields, &[("sec-fetch-site", "same-origin")])

@@ -62,6 +62,21 @@ fn p11_what_had_expired_at_the_moment_of_a_copy_is_over_in_it_whatever_the_clock
     restored.verify().unwrap();
 }
 
+/// Whoever only reads a file to copy it has a clock of his own.
+#[test]
+fn p11_a_copy_that_is_made_by_somebody_whose_clock_is_ahead_has_the_time_of_the_file() {
+    let folder = tempdir().unwrap();
+    let [path, copy] = ["orders.reentry", "copy.reentry"].map(|name| folder.path().join(name));
+    let builder = |at| Store::builder().clock(ManualClock::at(at)).retention(Duration::from_secs(86_400));
+    let store = builder(START).open(&path).unwrap();
+    run(&store, &key("order")).complete(&"paid".to_owned()).wait().unwrap();
+    store.close().unwrap();
+    let ahead = START + Duration::from_secs(365 * 86_400);
+    builder(ahead).open_to_read(&path).unwrap().backup(&copy).unwrap();
+    let restored = builder(START + Duration::from_secs(3_600)).open(&copy).unwrap();
+    assert!(matches!(restored.claim(&key("order"), request()).wait().unwrap(), Claim::Replay(_)));
+}
+
 #[test]
 fn a_store_in_memory_is_kept_by_its_copy() {
     let folder = tempdir().unwrap();

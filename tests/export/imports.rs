@@ -105,6 +105,34 @@ fn p4_p11_an_imported_step_has_the_whole_time_to_settle() {
     assert_eq!(charge().unwrap(), "receipt");
 }
 
+/// A wall clock that is ahead while the store is open is not its time, for what is taken in either.
+#[test]
+fn p5_p11_an_import_beside_a_wall_clock_that_jumped_ahead_and_back_keeps_what_is_kept_and_takes_in_no_later_time() {
+    let clock = ManualClock::at(START);
+    let old = builder(&clock).in_memory().unwrap();
+    run(&old, &key("kept there")).complete(&()).wait().unwrap();
+    let kept = exported(&old);
+    clock.advance(HOUR * 24 * 3650);
+    drop(run(&old, &key("ahead")));
+    let ahead = exported(&old);
+    let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
+    let store = builder(&clock).open_on(&disk).unwrap();
+    run(&store, &key("kept here")).complete(&()).wait().unwrap();
+    clock.set_wall(START + HOUR * 24 * 3650);
+    let imported = import(&store, &kept).unwrap();
+    assert_eq!((imported.new, imported.over), (1, 0));
+    assert_eq!(import(&store, &ahead).unwrap().new, 1);
+    clock.set_wall(START);
+    store.close().unwrap();
+    let store = builder(&clock).open_on(&disk).unwrap();
+    for name in ["kept here", "kept there"] {
+        assert_eq!(store.progress(&key(name)).unwrap().unwrap().state(), State::Succeeded, "{name}");
+    }
+    let taken = store.progress(&key("ahead")).unwrap().unwrap();
+    assert_eq!((taken.since(), taken.changed_at()), (START, START));
+    store.verify().unwrap();
+}
+
 /// What a batch removes as over leaves no row of its time where all that it writes comes from an export.
 #[test]
 fn p5_p11_what_is_over_as_something_is_imported_stays_so_after_a_restart_with_the_clock_turned_back() {

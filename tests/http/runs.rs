@@ -155,7 +155,9 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
         let body = format!("order {}", runs.next());
         let answer = StoredResponse::new(StatusCode::CREATED, body.clone())
             .header(http::header::LOCATION, HeaderValue::from_static("/orders/1"))
-            .header(HeaderName::from_static("x-order"), HeaderValue::from_static("1"));
+            .header(HeaderName::from_static("x-order"), HeaderValue::from_static("1"))
+            .header(http::header::LINK, HeaderValue::from_static("<a>"))
+            .header(http::header::LINK, HeaderValue::from_static("<b>"));
         let row = run.effect_id("order");
         run.complete_with(&answer, move |tx| {
             tx.open_table(ORDERS)?.insert(row, &body)?;
@@ -176,6 +178,8 @@ fn p8_a_handler_that_completes_by_itself_is_replayed_too() {
     for answer in [&first, &retry] {
         assert_eq!((answer.header("location"), answer.header("content-type")), (Some(&b"/orders/1"[..]), None));
         assert_eq!(answer.headers.iter().filter(|(name, _)| name == "x-order").count(), 1, "once");
+        let links = answer.headers.iter().filter(|(name, _)| name == "link");
+        assert!(links.map(|(_, value)| value.as_slice()).eq([b"<a>", b"<b>"]), "both, in order");
     }
     assert!(is_replayed(&retry) && !is_replayed(&first) && retry.header("x-request-id").is_none());
     assert_eq!((runs.count(), server.store.read(|tx| tx.open_table(ORDERS)?.len()).unwrap().unwrap()), (1, 1));
@@ -273,6 +277,33 @@ fn a_problem_of_a_run_that_is_over_or_was_handed_on_is_a_problem_all_the_same() 
     assert_eq!(counted(server.handle.stats()), (2, 1, 0, 0), "one is at work still");
     gate.add_permits(1);
     server.until("it is interrupted", || counted(server.handle.stats()) == (2, 1, 1, 0));
+}
+
+/// A run that was handed on and completed before its handler answered is counted once, as it comes back.
+#[test]
+fn a_run_that_is_handed_on_and_completed_at_once_is_counted_once() {
+    type Gate = Arc<Semaphore>;
+    async fn order(State(gate): State<Gate>, Idempotent(mut run): Idempotent) -> &'static str {
+        let (ended, ends) = tokio::sync::oneshot::channel();
+        tokio::spawn(async move {
+            drop(run.complete_with(&StoredResponse::new(StatusCode::CREATED, "done"), |_| Ok(())).await);
+            ended.send(()).unwrap();
+            drop(gate.acquire().await);
+            drop(run);
+        });
+        ends.await.unwrap();
+        "told"
+    }
+    let (store, gate) = (store(), Arc::new(Semaphore::new(0)));
+    let layer = layer(&store);
+    let server = serve(store, layer, Router::new().route("/orders", post(order)).with_state(Arc::clone(&gate)));
+    assert_eq!(text(&server.post("/orders", "k", "")), "done");
+    assert_eq!(server.handle.stats().kept, 0, "its task has it still");
+    gate.add_permits(1);
+    server.until("it has come back", || server.handle.stats().kept > 0);
+    assert!(is_replayed(&server.post("/orders", "k", "")));
+    let stats = server.handle.stats();
+    assert_eq!((stats.runs, stats.kept, stats.interrupted, stats.replayed), (1, 1, 0, 1));
 }
 
 /// Each run is counted once, whatever ended it: here nobody is left to say so.

@@ -19,7 +19,7 @@ use reentry::http::{
     ResponseFuture, StoredResponse,
 };
 use reentry::testing::conformance::{Client, Sockets};
-use reentry::{Fingerprint, Store};
+use reentry::{Fingerprint, Key, Store};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
@@ -86,6 +86,17 @@ fn post(key: Option<&str>, body: &'static str) -> Request<Full<Bytes>> {
 
 async fn text<E: std::fmt::Debug>(body: impl http_body::Body<Data = Bytes, Error = E>) -> String {
     String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap()
+}
+
+/// The scope of all its keys is on disk, so it is the same in every version.
+#[tokio::test]
+async fn p5_the_keys_of_a_single_tenant_have_this_scope_for_ever() {
+    let store = store();
+    let service = tower::service_fn(|_: Request<PassedBody<Full<Bytes>>>| {
+        ready(Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("done"))))
+    });
+    layer(&store).layer(service).oneshot(post(Some("k"), "")).await.unwrap();
+    assert!(store.progress(&Key::new("http", "k").unwrap()).unwrap().is_some());
 }
 
 #[tokio::test]
@@ -233,7 +244,8 @@ impl Service<Request<PassedBody<Full<Bytes>>>> for Grpc {
     }
 
     fn call(&mut self, _: Request<PassedBody<Full<Bytes>>>) -> Self::Future {
-        let trailers = HeaderMap::from_iter([(STATUS, HeaderValue::from_static(self.status))]);
+        let told = [(STATUS, self.status), (MESSAGE, "why"), (DETAILS, "AA")];
+        let trailers = HeaderMap::from_iter(told.map(|(name, value)| (name, HeaderValue::from_static(value))));
         let message = Bytes::from(format!("\0\0\0\0\x01{}", self.runs.next()));
         let frames = vec![Frame::trailers(trailers), Frame::data(message)];
         let mut response = Response::new(GrpcBody { frames, pauses: self.pauses });
@@ -247,6 +259,8 @@ impl Service<Request<PassedBody<Full<Bytes>>>> for Grpc {
 }
 
 const STATUS: HeaderName = HeaderName::from_static("grpc-status");
+const MESSAGE: HeaderName = HeaderName::from_static("grpc-message");
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 /// As tonic's: nobody knows how long it is.
 struct GrpcBody {
@@ -289,6 +303,11 @@ where
 {
     let (parts, body) = service.clone().oneshot(request).await.unwrap().into_parts();
     let collected = body.collect().await.unwrap();
+    // What the service says of its status comes with it, in a repetition too.
+    for (name, value) in [(MESSAGE, "why"), (DETAILS, "AA")] {
+        let trailer = collected.trailers().and_then(|trailers| trailers.get(&name));
+        assert!(trailer.is_none_or(|found| found == value) && trailer.is_some() == collected.trailers().is_some());
+    }
     let status = parts.headers.get("grpc-status").or(collected.trailers().and_then(|t| t.get("grpc-status"))).cloned();
     let message =
         String::from_utf8(collected.to_bytes().to_vec()).unwrap().trim_start_matches(['\0', '\x01']).to_owned();
@@ -347,25 +366,27 @@ async fn every_preset_judges_the_status_of_a_call_of_grpc_wherever_it_stands() {
 /// What the server says of a call counts as it is said, though its status stands behind its message.
 #[tokio::test]
 async fn a_closure_decides_of_a_call_of_grpc_too() {
-    // (what it says, whether the message and the status are there at once, the second call's status, runs)
-    for (keep, pauses, second, expected) in [
-        (Keep::Answer, 0, ("1", "0", true), 1),
-        (Keep::Answer, 1, ("", "9", false), 1),
-        (Keep::WholeAnswer, 1, ("1", "0", true), 1),
-        (Keep::Ended, 0, ("", "9", false), 1),
-        (Keep::Nothing, 0, ("2", "0", false), 2),
+    // (what it says, whether the message and the status are there at once, the status, what the second call gets, runs)
+    for (keep, pauses, status, second, expected) in [
+        (Keep::Answer, 0, "0", ("1", "0", true), 1),
+        (Keep::Answer, 0, "14", ("1", "14", true), 1),
+        (Keep::Answer, 1, "0", ("", "9", false), 1),
+        (Keep::WholeAnswer, 1, "0", ("1", "0", true), 1),
+        (Keep::WholeAnswer, 1, "7", ("1", "7", true), 1),
+        (Keep::Ended, 0, "0", ("", "9", false), 1),
+        (Keep::Nothing, 0, "0", ("2", "0", false), 2),
     ] {
         let by_layer = |layer: IdempotencyLayer, runs: &Runs| {
-            layer.keep_by(move |_| keep).layer(Grpc { pauses, ..grpc("0", runs) })
+            layer.keep_by(move |_| keep).layer(Grpc { pauses, ..grpc(status, runs) })
         };
         let by_handler =
-            |layer: IdempotencyLayer, runs: &Runs| layer.layer(Grpc { pauses, keep: Some(keep), ..grpc("0", runs) });
+            |layer: IdempotencyLayer, runs: &Runs| layer.layer(Grpc { pauses, keep: Some(keep), ..grpc(status, runs) });
         for says in [&by_layer as &dyn Fn(IdempotencyLayer, &Runs) -> Idempotency<Grpc>, &by_handler] {
             let (store, runs) = (store(), Runs::default());
             let service = says(layer(&store), &runs);
-            assert_eq!(answered(&service, call("k", "")).await, ("1".to_owned(), "0".to_owned(), false));
-            let (message, status, is_replayed) = answered(&service, call("k", "")).await;
-            assert_eq!((&*message, &*status, is_replayed), second, "{keep:?} after {pauses} pauses");
+            assert_eq!(answered(&service, call("k", "")).await, ("1".to_owned(), status.to_owned(), false));
+            let (message, again, is_replayed) = answered(&service, call("k", "")).await;
+            assert_eq!((&*message, &*again, is_replayed), second, "{keep:?} of {status} after {pauses} pauses");
             assert_eq!(runs.count(), expected);
         }
     }

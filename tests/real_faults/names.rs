@@ -68,6 +68,34 @@ fn p10_nothing_is_acknowledged_into_a_file_that_its_name_no_longer_leads_to() {
     }
 }
 
+/// A deployment turns a link that stands in the path, to a folder with a copy of the file or with none.
+#[test]
+fn p10_nothing_is_acknowledged_into_a_file_whose_folder_is_reached_by_a_link_that_was_turned() {
+    for is_turned in [false, true] {
+        for has_copy in [false, true] {
+            let folder = folder();
+            let [one, two, current] = ["one", "two", "current"].map(|name| folder.path().join(name));
+            fs::create_dir(&one).unwrap();
+            fs::create_dir(&two).unwrap();
+            symlink(&one, &current).unwrap();
+            let store = Store::open(current.join("orders.reentry")).unwrap();
+            let mut owner = run(&store, &key("owned"));
+            if has_copy {
+                fs::copy(one.join("orders.reentry"), two.join("orders.reentry")).unwrap();
+            }
+            if is_turned {
+                fs::remove_file(&current).unwrap();
+                symlink(&two, &current).unwrap();
+            }
+            let advanced = owner.advance("paid", &()).wait_for(PATIENCE).map(drop).map_err(|error| error.kind());
+            let expected = if is_turned { Err(ErrorKind::OutcomeUnknown) } else { Ok(()) };
+            assert_eq!(advanced, expected, "a copy is there: {has_copy}");
+            drop(owner);
+            drop(store.close());
+        }
+    }
+}
+
 #[test]
 fn p10_a_store_goes_on_where_its_name_still_leads_to_it() {
     let ways: [Way; 3] = [
