@@ -105,6 +105,45 @@ impl Subscriber for Ear {
     fn exit(&self, _: &Id) {}
 }
 
+/// One who hears no more than warnings, as servers are set up.
+struct Hard(Ear);
+
+impl Subscriber for Hard {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        self.0.enabled(metadata) && *metadata.level() <= Level::WARN
+    }
+
+    fn new_span(&self, span: &Attributes<'_>) -> Id {
+        self.0.new_span(span)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        self.0.event(event);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// What somebody must look at is told to whoever hears warnings alone.
+#[test]
+fn a_run_that_leaves_a_step_in_doubt_or_is_the_last_one_warns_who_hears_warnings_alone() {
+    let _turn = Turn::take();
+    let store = Store::builder().attempts_max(1).in_memory().unwrap();
+    let mut order = run(&store, &key());
+    times_out(&mut order, "charge");
+    let ear = Ear::default();
+    tracing::subscriber::with_default(Hard(ear.clone()), || drop(order));
+    let told = ear.0.lock().unwrap();
+    let names: Vec<_> = told.iter().map(|line| line.split(" key=").next().unwrap()).collect();
+    assert_eq!(names, ["WARN in doubt", "WARN stuck"]);
+}
+
 #[test]
 fn a_claim_a_step_and_a_commit_are_spans_and_their_answers_events() {
     let turn = Turn::take();
