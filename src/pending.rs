@@ -160,7 +160,7 @@ pub(crate) fn thread_waited_for<T>(work: impl FnOnce() -> T) -> T {
 
 /// Wakes a task. Where it is run at once it is no part of the work in which it is woken, but it keeps that thread. Its
 /// panic is no matter of this thread, which has others to wake.
-fn wake(waker: Waker) {
+pub(crate) fn wake(waker: Waker) {
     let wake = || match may_ask() {
         Ok(()) => waker.wake(),
         Err(_) => thread_waited_for(|| waker.wake()),

@@ -22,7 +22,10 @@ use bytes::Bytes;
 use http_body::{Body, Frame};
 use http_body_util::Full;
 use reentry::http::{IdempotencyLayer, PassedBody};
-use reentry::{Builder, Claim, ErrorKind, Fingerprint, Key, ManualClock, Outcome, Pending, Run, StepState, Store};
+use reentry::{
+    Builder, Claim, DiskCall, DiskFault, ErrorKind, Fingerprint, Key, ManualClock, Outcome, Pending, Run,
+    SimulatedDisk, StepState, Store,
+};
 use tower::{Layer, ServiceExt};
 
 mod support;
@@ -342,6 +345,32 @@ fn p5_p7_so_many_wait_for_one_key_and_each_gets_its_outcome() {
         }
     }
     assert_eq!(store.stats().unwrap().waiting, 0);
+}
+
+/// The store stops under a line of thousands. Each of them is told, and not by calls within calls: those end a process.
+#[test]
+fn p10_a_failed_sync_under_a_long_line_is_told_to_everybody_in_it() {
+    if !is_child("p10_a_failed_sync_under_a_long_line_is_told_to_everybody_in_it") {
+        return;
+    }
+    let (count, disk) = (20_000, SimulatedDisk::new());
+    let store = builder().open_on(&disk).unwrap();
+    let popular = key("load", 0);
+    let owner = run_of(claim(&store, &popular).wait().unwrap());
+    let line: Vec<_> = (0..count)
+        .map(|_| match claim(&store, &popular).wait().unwrap() {
+            Claim::Wait(busy) => busy.outcome(),
+            other => panic!("somebody else is at work, but there is {other:?}"),
+        })
+        .collect();
+    assert!(!store.revoke(&key("load", 1)).wait().unwrap());
+    disk.fail([DiskFault::os(5).on(&[DiskCall::Sync]).for_ever()]);
+    drop(owner);
+    for answer in line {
+        let told = kind(answer.wait());
+        assert!(matches!(told, ErrorKind::OutcomeUnknown | ErrorKind::Failed), "{told:?}");
+    }
+    println!("load: {count} in a line were told that the store stopped");
 }
 
 /// A scope makes keys as fast as it can on several threads. It gets as many as it may and no more, nothing of it is

@@ -8,9 +8,13 @@ use std::task::Poll;
 use std::thread::{self};
 use std::time::{Duration, Instant};
 
-use reentry::{Advance, Builder, Claim, ErrorKind, Fingerprint, Outcome, Progress, Result, Revision, State, Store};
+use reentry::{
+    Advance, Builder, Claim, ErrorKind, Fingerprint, Outcome, Progress, Resolution, Result, Revision, State, StepState,
+    Store,
+};
 use support::{
     Gate, PATIENCE, Wakes, block_on, key, kind, poll, poll_at_most, request, run, run_of, settle, stand_in_line,
+    step_of, times_out,
 };
 
 /// A whole operation, or the answer of the run that is at it: a task as servers have them.
@@ -391,7 +395,12 @@ fn giving_up_on_a_change_is_an_unknown_outcome_and_the_change_is_made_all_the_sa
     let (completed, failed) = (run(&store, &key("completed")), run(&store, &key("failed")));
     let revoked = run(&store, &key("revoked"));
     drop((run(&store, &key("forgotten")), run(&store, &key("moved by another"))));
+    let mut doubtful = run(&store, &key("doubtful"));
+    times_out(&mut doubtful, "charge");
+    times_out(&mut running, "charge");
+    drop(doubtful);
     gate.hold(&store);
+    let no = || Resolution::DidNotHappen;
     let other = store.advance(&key("moved by another"), Revision::NONE, "paid", &());
     let kinds = [
         running.advance("paid", &()).wait_for(Duration::ZERO).unwrap_err().kind(),
@@ -400,13 +409,18 @@ fn giving_up_on_a_change_is_an_unknown_outcome_and_the_change_is_made_all_the_sa
         other.wait_for(Duration::ZERO).unwrap_err().kind(),
         store.forget(&key("forgotten")).wait_for(Duration::ZERO).unwrap_err().kind(),
         store.revoke(&key("revoked")).wait_for(Duration::ZERO).unwrap_err().kind(),
+        store.resolve(&key("doubtful"), "charge", no(), "why").wait_for(Duration::ZERO).unwrap_err().kind(),
+        running.resolve("charge", no(), "why").wait_for(Duration::ZERO).unwrap_err().kind(),
     ];
-    assert_eq!(kinds, [ErrorKind::OutcomeUnknown; 6]);
+    assert_eq!(kinds, [ErrorKind::OutcomeUnknown; 8]);
     gate.open();
     settle(&store);
     let state = |name| store.progress(&key(name)).unwrap().map(|progress| progress.state());
     assert_eq!((state("completed"), state("failed")), (Some(State::Succeeded), Some(State::Failed)));
     assert_eq!((state("forgotten"), state("revoked")), (None, Some(State::Unfinished)));
+    for name in ["doubtful", "moved"] {
+        assert_eq!(step_of(&store, &key(name), "charge").unwrap().state(), StepState::Withdrawn);
+    }
     for name in ["moved", "moved by another"] {
         let progress = store.progress(&key(name)).unwrap().unwrap();
         assert_eq!(progress.checkpoint().unwrap().name(), "paid");

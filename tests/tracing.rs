@@ -10,7 +10,7 @@ use std::fmt::{Debug, Write};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock};
 
 use reentry::{DiskCall, DiskFault, ErrorKind, Failure, Fingerprint, Key, Request, Resolution, SimulatedDisk, Store};
-use support::{damage_wherever_it_stands, full, kind, run, run_of, times_out, until};
+use support::{PATIENCE, damage_wherever_it_stands, full, kind, run, run_of, times_out, until};
 use tempfile::tempdir;
 use tracing::field::{Field, Visit};
 use tracing::span::{Attributes, Id, Record};
@@ -142,6 +142,50 @@ fn a_run_that_leaves_a_step_in_doubt_or_is_the_last_one_warns_who_hears_warnings
     let told = ear.0.lock().unwrap();
     let names: Vec<_> = told.iter().map(|line| line.split(" key=").next().unwrap()).collect();
     assert_eq!(names, ["WARN in doubt", "WARN stuck"]);
+}
+
+/// One who asks the store whenever he is told something.
+struct Asks(Store);
+
+impl Subscriber for Asks {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "reentry"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        drop(self.0.stats());
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Whoever listens runs the server's code, which may ask for anything, or wait for whoever does.
+#[test]
+fn p10_a_run_that_leaves_tells_of_it_under_no_lock_of_the_store() {
+    let _turn = Turn::take();
+    let store = Store::builder().in_memory().unwrap();
+    let mut order = run(&store, &key());
+    times_out(&mut order, "charge");
+    let (left, leaves) = std::sync::mpsc::channel();
+    let asks = Asks(store.clone());
+    std::thread::spawn(move || {
+        tracing::subscriber::with_default(asks, || drop(order));
+        left.send(()).unwrap();
+    });
+    if leaves.recv_timeout(PATIENCE).is_err() {
+        std::mem::forget(store);
+        panic!("it hangs");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::sync::mpsc::{Sender, channel};
 use std::task::{Context, Poll, Wake, Waker};
 
 use reentry::{Claim, ErrorKind, Pending, Result, Run, Store};
-use support::{Gate, PATIENCE, key, kind, request, run, run_of, settle, stand_in_line};
+use support::{Gate, PATIENCE, Wakes, key, kind, request, run, run_of, settle, stand_in_line, until};
 
 fn poll<T>(pending: &mut Pending<T>, waker: &Waker) -> Poll<Result<T>> {
     Pin::new(pending).poll(&mut Context::from_waker(waker))
@@ -176,6 +176,62 @@ fn p10_a_waker_that_panics_stops_neither_the_store_nor_others_of_its_batch() {
     assert!(poll(&mut waits, &Waker::from(Arc::new(Panics))).is_pending());
     drop(one);
     drop(run_of(waits.wait_for(PATIENCE).unwrap()));
+    store.verify().unwrap();
+}
+
+/// The same of who waits outside a full queue, where others stand in line.
+#[test]
+fn p10_a_waker_outside_a_full_queue_that_panics_stops_nobody_either() {
+    for is_closed in [false, true] {
+        let gate = Gate::new();
+        let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+        let owner = run(&store, &key("owned"));
+        let waits = stand_in_line(&store, &key("owned"));
+        settle(&store);
+        gate.hold(&store);
+        let inside = store.claim(&key("inside"), request());
+        let mut outside = store.claim(&key("outside"), request());
+        assert!(poll(&mut outside, &Waker::from(Arc::new(Panics))).is_pending());
+        let (mut other, woken) = (store.claim(&key("other"), request()), Wakes::new());
+        assert!(poll(&mut other, &Waker::from(Arc::clone(&woken))).is_pending());
+        let closing = is_closed.then(|| {
+            let store = store.clone();
+            std::thread::spawn(move || store.close())
+        });
+        gate.open();
+        drop(inside.wait_for(PATIENCE));
+        until("who waits behind it is woken", || woken.count() > 0);
+        if let Some(closing) = closing {
+            closing.join().unwrap().unwrap();
+            assert_eq!(kind(outside.wait_for(PATIENCE)), ErrorKind::Closed);
+            continue;
+        }
+        drop(run_of(outside.wait_for(PATIENCE).unwrap()));
+        drop(run_of(other.wait_for(PATIENCE).unwrap()));
+        drop(owner);
+        drop(run_of(waits.wait_for(PATIENCE).unwrap()));
+        store.verify().unwrap();
+    }
+}
+
+/// It is woken as the writer takes what is queued, and pushes its next request at once.
+#[test]
+fn a_task_that_is_run_as_there_is_room_in_the_queue_may_ask_the_store() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    gate.hold(&store);
+    let inside = store.claim(&key("inside"), request());
+    let mut outside = store.claim(&key("outside"), request());
+    let (asks, asked) = channel();
+    assert!(poll(&mut outside, &Waker::from(Arc::new(AsksAtOnce(store.clone(), asks)))).is_pending());
+    gate.open();
+    let Ok(next) = asked.recv_timeout(PATIENCE) else {
+        std::mem::forget(store);
+        panic!("waking it hangs");
+    };
+    drop(run_of(inside.wait_for(PATIENCE).unwrap()));
+    drop(run_of(next.wait_for(PATIENCE).unwrap()));
+    drop(run_of(outside.wait_for(PATIENCE).unwrap()));
     store.verify().unwrap();
 }
 

@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use super::request::Request;
 use crate::error::{Error, ErrorKind};
-use crate::pending::{Bell, Ringer};
+use crate::pending::{Bell, Ringer, wake};
 use crate::sync::{Condvar, Instant, Mutex};
 
 /// How long what nobody waits for is kept from the disk at most.
@@ -180,7 +180,7 @@ impl Queue {
         let outside = std::mem::take(&mut state.outside);
         let shut = state.shut;
         drop(state);
-        outside.into_values().for_each(Waker::wake);
+        outside.into_values().for_each(wake);
         shut
     }
 
@@ -193,7 +193,7 @@ impl Queue {
         let outside = std::mem::take(&mut state.outside);
         drop(state);
         self.filled.notify_one();
-        outside.into_values().for_each(Waker::wake);
+        outside.into_values().for_each(wake);
     }
 
     /// Wakes `waker` when there may be room. Whoever waits already goes on under its number.

@@ -24,6 +24,7 @@ use super::retention::Retention;
 use super::tables::Tables;
 use crate::clock::Now;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pending::caught;
 use crate::record::transitions::has_lapsed;
 use crate::sync::{Instant, Ordering};
 
@@ -128,12 +129,12 @@ impl Writer {
     pub(super) fn run(mut self) {
         let mut taken = Taken::default();
         loop {
-            let turn = AssertUnwindSafe(|| {
+            let turn = || {
                 let patience = self.patience();
                 self.turn(&mut taken, patience)
-            });
+            };
             // Beside what `turn` catches itself, the server's clock may panic.
-            let goes_on = catch_unwind(turn).unwrap_or_else(|_| {
+            let goes_on = caught(turn).unwrap_or_else(|| {
                 self.shared.queue.shut(Shut::Failed);
                 false
             });
@@ -418,8 +419,7 @@ impl Writer {
         let backoff = self.full.take().map_or(BACKOFF_MIN, |full| (full.backoff * 2).min(BACKOFF_MAX));
         let began = Instant::now();
         let reopened = self.shared.log.reopen();
-        // Opening a large file takes its time: most of it goes to those who read meanwhile.
-        let backoff = backoff.max(began.elapsed() * REOPEN_SHARE);
+        let backoff = left_alone(backoff, began.elapsed());
         // What was not committed is not there; what was may be, and the tail tells where it can be read.
         let landed = match reopened {
             _ if !is_in_commit => Some(false),
@@ -519,6 +519,12 @@ fn unknown(error: &Error) -> Error {
     Error::new(ErrorKind::OutcomeUnknown, message)
 }
 
+/// How long a full disk is left alone that it took so long to try. Opening a large file takes its time: most of it goes
+/// to those who read meanwhile.
+fn left_alone(backoff: Duration, took: Duration) -> Duration {
+    backoff.max(took.saturating_mul(REOPEN_SHARE))
+}
+
 #[cfg(test)]
 mod tests {
     use std::io;
@@ -531,6 +537,13 @@ mod tests {
     use crate::store::Store;
 
     /// A full disk is waited out, and what landed on it is told: but not of a file that nobody finds again.
+    #[test]
+    fn a_full_disk_is_left_alone_for_most_of_the_time_however_long_it_takes_to_try_it() {
+        let seconds = Duration::from_secs;
+        assert_eq!(left_alone(BACKOFF_MIN, seconds(20)), seconds(80));
+        assert_eq!(left_alone(BACKOFF_MAX, Duration::from_millis(1)), BACKOFF_MAX);
+    }
+
     #[test]
     fn p10_nothing_is_acknowledged_into_a_file_that_was_moved_away_while_the_disk_was_full() {
         let mut met = [0, 0];
