@@ -272,6 +272,23 @@ impl Refused {
     }
 }
 
+/// The same where it is said by name, by who is no owner.
+#[test]
+fn p4_what_is_said_by_name_of_one_try_does_not_withdraw_the_next() {
+    let gate = Gate::new();
+    let store = Store::builder().clock(gate.clone()).queue_commands_max(1).in_memory().unwrap();
+    run(&store, &key("order")).step("charge").run_at_most_once(|_| lost()).unwrap_err();
+    gate.hold(&store);
+    let inside = store.revoke(&key("other"));
+    let resolved = store.resolve(&key("order"), "charge", Resolution::DidNotHappen, "nothing is in the ledger");
+    gate.open();
+    assert!(!inside.wait().unwrap());
+    let again = run(&store, &key("order")).step("charge").recheck(|_| Ok::<_, Error>(None)).run(|_| lost());
+    assert_eq!(kind(again), ErrorKind::EffectFailed);
+    assert_eq!(kind(resolved.wait()), ErrorKind::NotInDoubt);
+    assert_eq!(step_of(&store, &key("order"), "charge").unwrap().state(), StepState::InDoubt);
+}
+
 /// The same where both tries are of one run.
 #[test]
 fn p4_what_is_said_of_one_try_of_a_run_does_not_withdraw_its_next() {

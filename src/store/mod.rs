@@ -15,8 +15,9 @@ use crate::key::Key;
 use crate::payload::{Limits, Payload};
 use crate::pending::Pending;
 use crate::progress::{Operations, Progress, Unfinished};
+use crate::record::step::Try;
 use crate::record::transitions::{Ask, Command};
-use crate::record::{Checkpoint, Resolution, Revision};
+use crate::record::{Checkpoint, Resolution, Revision, Step};
 use crate::run::{advance_command, resolve_command};
 
 mod backup;
@@ -160,25 +161,26 @@ impl Store {
     ///
     /// [`ErrorKind::Busy`] where a run is at work, which may be at that very step: let it end or
     /// [`revoke`](Self::revoke) it first. [`ErrorKind::NotFound`] where no such operation or step is known,
-    /// [`ErrorKind::NotInDoubt`] where the step is not in doubt, [`ErrorKind::Finished`] where the operation has an
-    /// outcome; otherwise those of [`Run::advance`](crate::Run::advance).
+    /// [`ErrorKind::NotInDoubt`] where the step is not in doubt, or was begun anew since this was asked,
+    /// [`ErrorKind::Finished`] where the operation has an outcome; otherwise those of
+    /// [`Run::advance`](crate::Run::advance).
     pub fn resolve(&self, key: &Key, step: &str, resolution: Resolution, note: &str) -> Pending<()> {
-        match resolve_command(None, step, None, resolution, note, self.limits) {
+        // What is said is said of the try that stands there now (P4).
+        let of = self.engine.look(key).map(|found| found?.0.record.step(step).map(Step::last_try));
+        match of {
+            Ok(of) => self.resolve_try(key, step, of, resolution, note),
             Err(error) => Pending::ready(Err(error)),
-            Ok(command) => self.engine.step(key, Carried::default(), command, |_| Ok(())),
         }
     }
 
-    /// The same of the try that this step was seen in, and of no later one.
+    /// The same of the try in which this step was seen.
     #[cfg(feature = "admin")]
-    pub(crate) fn resolve_as_seen(
-        &self,
-        key: &Key,
-        step: &crate::record::Step,
-        resolution: Resolution,
-        note: &str,
-    ) -> Pending<()> {
-        match resolve_command(None, step.name(), Some(step.last_try()), resolution, note, self.limits) {
+    pub(crate) fn resolve_as_seen(&self, key: &Key, step: &Step, resolution: Resolution, note: &str) -> Pending<()> {
+        self.resolve_try(key, step.name(), Some(step.last_try()), resolution, note)
+    }
+
+    fn resolve_try(&self, key: &Key, step: &str, of: Option<Try>, resolution: Resolution, note: &str) -> Pending<()> {
+        match resolve_command(None, step, of, resolution, note, self.limits) {
             Err(error) => Pending::ready(Err(error)),
             Ok(command) => self.engine.step(key, Carried::default(), command, |_| Ok(())),
         }
