@@ -2,10 +2,11 @@
 
 mod support;
 
+use std::ops::ControlFlow;
 use std::time::Duration;
 
 use reentry::{Cursor, DiskCall, DiskFault, ErrorKind, ManualClock, Operations, Progress, SimulatedDisk, State, Store};
-use support::{START, does, key, run, times_out};
+use support::{START, broken, does, key, kind, run, times_out};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const MOMENT: Duration = Duration::from_millis(1);
@@ -244,7 +245,7 @@ fn p10_p11_a_list_tells_of_no_expiry_whose_time_the_disk_does_not_take() {
     for (fault, expected) in [
         (no_room.for_ever(), ErrorKind::Full),
         (no_room, ErrorKind::Full),
-        (support::broken(&[DiskCall::Sync]), ErrorKind::Failed),
+        (broken(&[DiskCall::Sync]), ErrorKind::Failed),
     ] {
         let (disk, clock) = (SimulatedDisk::new(), ManualClock::at(START));
         let open = |disk: &SimulatedDisk, clock: &ManualClock| {
@@ -379,4 +380,25 @@ fn p4_what_ended_with_a_step_in_doubt_is_not_among_what_somebody_must_look_into(
     assert_eq!(names(store.operations().in_doubt().oldest_first()), ["open"]);
     assert_eq!(names(store.operations().in_doubt().in_state(State::Succeeded).in_state(State::Failed)), [""; 0]);
     assert_eq!(store.stats().unwrap().in_doubt, 1);
+}
+
+/// Nobody knows what a failed sync left of its batch, and the failed store shows each operation as it was last told.
+#[test]
+fn p2_what_a_failed_sync_leaves_unknown_is_neither_listed_nor_exported() {
+    let disk = SimulatedDisk::new().with_journal(64);
+    let store = Store::builder().open_by_hand(&disk).unwrap();
+    let claim = store.claim(&key("order"), support::request());
+    store.work_by_hand();
+    let order = support::run_of(claim.wait().unwrap());
+    assert_eq!(names(store.operations()), ["order"]);
+    disk.fail([broken(&[DiskCall::Sync])]);
+    let ended = order.complete(&"a receipt".to_owned());
+    store.work_by_hand();
+    assert_eq!(kind(ended.wait()), ErrorKind::OutcomeUnknown);
+    let listed: Vec<_> = store.operations().map(|it| it.unwrap().outcome().is_some()).collect();
+    assert_eq!(listed, [false]);
+    let mut lines = Vec::new();
+    let exported = store.export(&mut lines, |_| ControlFlow::Continue(())).unwrap();
+    assert_eq!(exported.operations, 1);
+    assert!(!String::from_utf8(lines).unwrap().contains("a receipt"));
 }

@@ -158,6 +158,21 @@ fn p1_many_read_at_once_and_none_reads_what_is_open_for_writing() {
     drop(writer);
 }
 
+/// Under whoever writes, the pages change as they are read: rows would be told as damaged that are not.
+#[test]
+fn p1_what_is_left_of_a_file_is_read_beside_readers_and_never_beside_a_writer() {
+    let (_folder, path) = made(fill);
+    let readers = [builder().open_to_read(&path).unwrap(), builder().open_damaged(&path).unwrap()];
+    assert_eq!(readers.each_ref().map(|store| listed(store).len()), [2, 2]);
+    for reader in readers {
+        assert_eq!(kind(builder().open(&path)), ErrorKind::InUse);
+        drop(reader);
+    }
+    let writer = builder().open(&path).unwrap();
+    assert_eq!(kind(builder().open_damaged(&path)), ErrorKind::InUse);
+    drop(writer);
+}
+
 #[test]
 fn what_is_no_store_is_refused_and_nothing_is_created() {
     let folder = tempfile::tempdir().unwrap();

@@ -79,6 +79,8 @@ fn a_store_in_use_is_refused_with_the_name_of_who_has_it() {
         &["verify", STORE],
         &["backup", STORE, "copy.reentry"],
         &["export", STORE, "copy.jsonl"],
+        &["export", STORE, "copy.jsonl", "--skip-damaged"],
+        &["ls", STORE, "--skip-damaged"],
         &["forget", STORE, "scope", "fresh", "--yes"],
         &["compact", STORE],
     ] {
