@@ -242,3 +242,28 @@ fn p10_a_newest_commit_that_is_damaged_is_refused_though_no_entry_was_made_on_th
     }
     assert!(refused > 0, "no damage met the newest commit");
 }
+
+/// The engine may panic in such a page: that is an error like any other damage, and ends nobody's thread.
+#[test]
+fn p10_whoever_reads_the_servers_own_rows_from_a_damaged_page_is_told_so_and_the_store_goes_on() {
+    const ORDERS: Table = Table::new("orders");
+    let (_folder, path) = folder();
+    let store = builder(&ManualClock::at(START)).open(&path).unwrap();
+    let write = |tx: &Transaction<'_>| {
+        let mut rows = tx.open_table(ORDERS)?;
+        (0..200).try_for_each(|nth| rows.insert(format!("{nth:03}"), "an order of its own".repeat(5)).map(drop))?;
+        Ok(())
+    };
+    run(&store, &key("writes")).complete_with(&(), write).wait().unwrap();
+    let store = from_disk(&store, &path);
+    let (image, file) = (fs::read(&path).unwrap(), OpenOptions::new().write(true).open(&path).unwrap());
+    let holds = |page: &[u8]| page.windows(19).any(|window| window == b"an order of its own");
+    for (nth, _) in image.chunks(4096).enumerate().filter(|(_, page)| holds(page)) {
+        file.write_all_at(&[0x5A], nth as u64 * 4096).unwrap();
+    }
+    let got = store.read(|tx| tx.open_table(ORDERS)?.get("100")).unwrap();
+    assert_eq!(kind(got), ErrorKind::Corrupt);
+    let all = store.read(|tx| tx.open_table(ORDERS)?.range(..)?.try_for_each(|row| row.map(drop))).unwrap();
+    assert_eq!(kind(all), ErrorKind::Corrupt);
+    run(&store, &key("next")).complete(&()).wait().unwrap();
+}

@@ -1,10 +1,10 @@
 //! The file taken away or changed under an open store, by whoever may do so.
 
-use std::fs;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::Command;
+use std::{env, fs};
 
 use reentry::{Claim, ErrorKind, Store};
 
@@ -66,6 +66,24 @@ fn p10_nothing_is_acknowledged_into_a_file_that_its_name_no_longer_leads_to() {
     for (what, take_away) in ways {
         is_told_before_the_next_acknowledgement(what, take_away);
     }
+}
+
+/// In many a container nobody tells what an open file is called: an empty folder over `/proc`, in a mount namespace of
+/// its own. Then the store looks at what its name leads to.
+#[test]
+fn p10_where_the_system_does_not_tell_an_open_files_name_the_name_itself_is_looked_at() {
+    let script = "mount -t tmpfs none /proc && test ! -e /proc/self && echo covered && exec \"$0\" --exact \"$@\"";
+    let mut command = Command::new("unshare");
+    command.args(["-rm", "sh", "-c", script]).arg(env::current_exe().unwrap()).args([
+        "names::p10_nothing_is_acknowledged_into_a_file_that_its_name_no_longer_leads_to",
+        "names::p10_a_store_goes_on_where_its_name_still_leads_to_it",
+    ]);
+    let told = match command.output() {
+        Ok(output) if output.stdout.starts_with(b"covered") => output,
+        _ => return println!("skipped: nothing may be mounted here"),
+    };
+    let text = String::from_utf8_lossy(&told.stdout);
+    assert!(told.status.success() && text.contains("2 passed"), "{text}");
 }
 
 /// A deployment turns a link that stands in the path, to a folder with a copy of the file or with none.
