@@ -260,3 +260,41 @@ impl Drop for HandOver {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc::channel;
+    use std::thread;
+
+    use super::*;
+    use crate::engine::index::Index;
+    use crate::engine::request::{Carried, Reply};
+    use crate::key::Key;
+    use crate::record::transitions::{Command, Reporter};
+
+    /// Nobody waits for it.
+    fn report() -> Request {
+        let key = Key::new("scope", "key").unwrap();
+        let hash = Index::new(u64::MAX, 1).hash(&key);
+        let by = Reporter { token: 1, born: 1, attempt: 1, was_owner: true };
+        let command = Command::Report { by, name: "charge".into(), result: None };
+        Request { key, hash, command, carried: Carried::default(), rows: None, report: None, reply: Reply::Nobody }
+    }
+
+    #[test]
+    fn p3_what_nobody_waits_for_is_taken_soon_by_a_writer_that_would_sleep_for_long() {
+        let queue = Arc::new(Queue::new(QueueLimits { commands_max: 9, bytes_max: 9_999 }));
+        let (takes, has_taken) = channel();
+        let writer = Arc::clone(&queue);
+        thread::spawn(move || {
+            let mut all = Taken::default();
+            assert_eq!(writer.take(&mut all, Duration::from_secs(60 * 60)), None);
+            takes.send(all.requests.len()).unwrap();
+        });
+        while !queue.state.lock().sleeps_long {
+            thread::yield_now();
+        }
+        queue.readmit(report());
+        assert_eq!(has_taken.recv_timeout(Duration::from_secs(120)), Ok(1));
+    }
+}
