@@ -1,5 +1,6 @@
 //! What an import takes in beside what the store knows, whose clock is another, and of what is not whole.
 
+use std::sync::mpsc::channel;
 use std::time::Duration;
 
 use reentry::{
@@ -7,7 +8,7 @@ use reentry::{
     not_applied,
 };
 
-use super::support::{START, does, key, kind, request, run, run_of, step_of, times_out};
+use super::support::{PATIENCE, START, does, key, kind, request, run, run_of, step_of, times_out, until};
 use super::{GO_ON, HOUR, builder, exported, import};
 
 /// A step that was begun in the future would be in doubt until then.
@@ -225,4 +226,40 @@ fn p2_what_only_a_deferred_claim_tells_is_not_taken_for_known() {
     assert_eq!((imported.same, imported.differing), (0, 1));
     drop(owner);
     assert_eq!(import(&other, &lines).unwrap().new, 1);
+}
+
+/// Its answers are waited for when all lines are read. Whoever heard that all is well would serve without what is
+/// missing, and run it anew.
+#[test]
+fn p2_p10_an_import_that_a_full_disk_does_not_take_says_so_and_is_done_again_once_there_is_room() {
+    let clock = ManualClock::at(START);
+    let one = builder(&clock).in_memory().unwrap();
+    run(&one, &key("order")).complete(&vec![7_u8; 500_000]).wait().unwrap();
+    let lines = exported(&one);
+    let disk = SimulatedDisk::new().with_journal(0);
+    let other = builder(&clock).open_on(&disk).unwrap();
+    disk.set_room(Some(disk.image().len() as u64));
+    assert_eq!(kind(import(&other, &lines)), ErrorKind::Full);
+    disk.set_room(None);
+    let mut imported = None;
+    until("there is room again", || {
+        imported = import(&other, &lines).ok();
+        imported.is_some()
+    });
+    assert_eq!(imported.unwrap().new, 1);
+    assert_eq!(exported(&other), lines);
+}
+
+/// At most 32 MiB of payloads are on their way to the writer at once, however many there are in all.
+#[test]
+fn p3_an_import_of_more_payloads_than_may_be_under_way_takes_in_all_of_them() {
+    let clock = ManualClock::at(START);
+    let [one, other] = [0, 1].map(|_| builder(&clock).in_memory().unwrap());
+    for nth in 0..34 {
+        run(&one, &key(&nth.to_string())).complete(&vec![7_u8; 1_000_000]).wait().unwrap();
+    }
+    let lines = exported(&one);
+    let (tell, told) = channel();
+    std::thread::spawn(move || tell.send(import(&other, &lines).map(|imported| imported.new)));
+    assert_eq!(told.recv_timeout(PATIENCE).expect("it ends").unwrap(), 34);
 }

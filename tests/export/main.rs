@@ -437,6 +437,48 @@ fn an_export_shows_one_moment_while_the_store_serves() {
     assert!(before.lines().filter(|line| !line.contains("\"fresh\"")).take(4).all(|line| lines.contains(line)));
 }
 
+/// A writer that lets something be done to the store as the second line comes, which is behind the export's moment.
+struct Meanwhile<F>(Option<F>, Vec<u8>);
+
+impl<F: FnOnce()> Write for Meanwhile<F> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if !self.1.is_empty() {
+            self.0.take().into_iter().for_each(|change| change());
+        }
+        self.1.extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// It is written last, when all that has ended is written, and may long stand elsewhere by then: left out, its effects
+/// would happen again wherever this is imported.
+#[test]
+fn p3_p6_what_is_unfinished_is_exported_as_it_was_though_it_goes_on_or_ends_meanwhile() {
+    let changes: [(&str, fn(&Store)); 4] = [
+        ("is claimed", |store| drop(run(store, &key("stuck")))),
+        ("goes on", |store| assert!(run(store, &key("stuck")).advance("paid", &()).wait().is_ok())),
+        ("ends", |store| drop(run(store, &key("stuck")).complete(&()).wait().unwrap())),
+        ("is forgotten", |store| assert!(store.forget(&key("stuck")).wait().unwrap())),
+    ];
+    for (what, change) in changes {
+        let (one, _) = filled();
+        let before = exported(&one);
+        let change = || {
+            change(&one);
+            // Whoever looks at all rows has the engine told of what the journal says.
+            one.verify().unwrap();
+        };
+        let mut to = Meanwhile(Some(change), Vec::new());
+        assert_eq!(one.export(&mut to, |_| GO_ON).unwrap().operations, 6, "it {what}");
+        assert!(to.0.is_none() && exported(&one) != before, "it {what}");
+        assert_eq!(String::from_utf8(to.1).unwrap(), before, "it {what}");
+    }
+}
+
 /// A disk without room.
 struct Full;
 
