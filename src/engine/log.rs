@@ -529,3 +529,67 @@ pub(super) fn load_bodies(
 pub(super) fn at(place: Place, error: Error) -> Error {
     error.within(&format!("row {} of table {}", place.number(), place.table_name()))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::super::mishap::DiskCall;
+    use super::super::simulated::SimulatedDisk;
+    use super::*;
+    use crate::key::{Fingerprint, Key};
+    use crate::store::Store;
+    use crate::sync::plain::Mutex;
+
+    /// A disk, and how often it had been changed or synced when it was first let go of.
+    #[derive(Debug, Default)]
+    struct LetGo(SimulatedDisk, Mutex<Option<usize>>);
+
+    impl Disk for LetGo {
+        fn len(&self) -> io::Result<u64> {
+            self.0.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.0.read(offset, out)
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            self.0.write(offset, data)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.0.set_len(len)
+        }
+
+        fn sync(&self) -> io::Result<()> {
+            self.0.sync()
+        }
+
+        fn release(&self) -> io::Result<()> {
+            self.1.lock().get_or_insert(self.0.seen(DiskCall::CHANGES));
+            Ok(())
+        }
+    }
+
+    /// Another process that waits for the file opens it at that moment, and two would write to it.
+    #[test]
+    fn p1_a_file_is_let_go_of_when_all_that_closing_it_writes_is_written() {
+        for is_closed in [true, false] {
+            let disk = SimulatedDisk::new();
+            Store::builder().open_on(&disk).unwrap().close().unwrap();
+            let let_go = Arc::new(LetGo(disk.clone(), Mutex::default()));
+            let store = Store::builder().open_disk(Arc::<LetGo>::clone(&let_go)).unwrap();
+            drop(store.claim(&Key::new("scope", "order").unwrap(), Fingerprint::of("r")).wait().unwrap());
+            assert_eq!(*let_go.1.lock(), None);
+            let before = disk.seen(DiskCall::CHANGES);
+            if is_closed {
+                store.close().unwrap();
+            }
+            drop(store);
+            let after = disk.seen(DiskCall::CHANGES);
+            assert!(after > before, "closing writes what the journal has");
+            assert_eq!(*let_go.1.lock(), Some(after));
+        }
+    }
+}
