@@ -458,7 +458,8 @@ impl<F: FnOnce()> Write for Meanwhile<F> {
 /// would happen again wherever this is imported.
 #[test]
 fn p3_p6_what_is_unfinished_is_exported_as_it_was_though_it_goes_on_or_ends_meanwhile() {
-    let changes: [(&str, fn(&Store)); 4] = [
+    type Change = fn(&Store);
+    let changes: [(&str, Change); 4] = [
         ("is claimed", |store| drop(run(store, &key("stuck")))),
         ("goes on", |store| assert!(run(store, &key("stuck")).advance("paid", &()).wait().is_ok())),
         ("ends", |store| drop(run(store, &key("stuck")).complete(&()).wait().unwrap())),
