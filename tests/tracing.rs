@@ -189,6 +189,20 @@ fn p10_a_run_that_leaves_tells_of_it_under_no_lock_of_the_store() {
 }
 
 #[test]
+fn a_store_that_is_only_read_is_told_to_be_opened_and_closed_once_each() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("orders.reentry");
+    drop(run(&Store::open(&path).unwrap(), &key()));
+    let turn = Turn::take();
+    let store = Store::builder().open_to_read(&path).unwrap();
+    assert!(turn.tells_once("INFO opened").contains("operations=1 unfinished=1"));
+    store.close().unwrap();
+    store.close().unwrap();
+    drop(store);
+    turn.tells_once("INFO closed");
+}
+
+#[test]
 fn a_claim_a_step_and_a_commit_are_spans_and_their_answers_events() {
     let turn = Turn::take();
     let store = Store::builder().in_memory().unwrap();

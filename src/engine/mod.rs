@@ -461,7 +461,7 @@ impl Engine {
         // Held until the file is closed, so that nobody is told so before.
         let mut writer = self.writer.lock();
         match writer.take() {
-            None if self.shared.is_read_only => {}
+            None if self.shared.is_read_only && !self.shared.ended.swap(true, Ordering::AcqRel) => {}
             None => return Ok(()),
             Some(AtWork::OnItsThread(thread)) => thread.join().map_err(|_| Shut::Failed.error())?,
             #[cfg(any(test, feature = "testing"))]

@@ -50,6 +50,7 @@ impl Engine {
         // What it tells of an expiry is kept by nobody.
         shared.durable_time.store(u64::MAX, Ordering::Release);
         shared.queue.shut(Shut::ReadOnly);
+        shared.tell_opened();
         Ok(Arc::new(Self { shared, writer: Mutex::new(None) }))
     }
 

@@ -9,7 +9,6 @@ use super::disk::Disk;
 use super::file;
 use super::log::{Access, Log, OnProgress, Opening, share};
 use super::meta::FORMAT_VERSION;
-use super::request::harmless;
 use crate::error::{Error, Result};
 use crate::sync::plain::{AtomicU64, Ordering};
 
@@ -53,13 +52,10 @@ struct Moved {
 }
 
 impl Moved {
-    /// What is moved cannot be broken off, whatever is answered: redb is in the midst of writing, and a panic there
-    /// would look like its own.
+    /// What is moved cannot be broken off, whatever is answered: redb is in the midst of writing.
     fn tell(&self, bytes: u64) {
         let share = share(bytes, self.of.load(Ordering::Relaxed));
-        harmless(|| {
-            let _: ControlFlow<()> = (self.told)(SHARE_OF_OPENING + share * (1.0 - SHARE_OF_OPENING));
-        });
+        let _: ControlFlow<()> = (self.told)(SHARE_OF_OPENING + share * (1.0 - SHARE_OF_OPENING));
     }
 }
 

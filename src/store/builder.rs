@@ -11,6 +11,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::engine::{Access, Capacity, Engine, Most, OpenCheck, Opening, Options, QueueLimits};
 use crate::error::{Error, ErrorKind, Result};
 use crate::payload::{Limits, PAYLOAD_BYTES_LIMIT};
+use crate::pending::caught;
 use crate::record::room::Room;
 use crate::record::transitions::Policy;
 use crate::trace::Trace;
@@ -249,7 +250,8 @@ impl Builder {
         self
     }
 
-    /// What is told, from time to time while a large file is opened, which share of the work is done: 0.0 to 1.0.
+    /// What is told, from time to time while a large file is opened, which share of the work is done: 0.0 to 1.0. Where
+    /// it panics the work goes on.
     ///
     /// ```
     /// let store = reentry::Store::builder()
@@ -259,7 +261,8 @@ impl Builder {
     /// ```
     pub fn on_open_progress(mut self, tell: impl Fn(f64) + Send + Sync + 'static) -> Self {
         self.opening.progress = Arc::new(move |share| {
-            tell(share);
+            // It is called within redb, whose panics are taken for damage.
+            caught(|| tell(share));
             CONTINUE
         });
         self
