@@ -11,8 +11,8 @@ use reentry::{
     SimulatedDisk, State, StepState, Store, not_applied,
 };
 use support::{
-    Gate, MODES, Mode, PATIENCE, START, Wakes, after_a_cut, does, guard, key, kind, never, poll, poll_at_most, request,
-    run, run_of, settle, stand_in_line, step_of, times_out,
+    Gate, LULL, MODES, Mode, PATIENCE, START, Wakes, after_a_cut, does, guard, key, kind, lull, never, poll,
+    poll_at_most, request, run, run_of, settle, stand_in_line, step_of, times_out,
 };
 
 const LEASE: Duration = Duration::from_secs(10);
@@ -489,10 +489,10 @@ fn p4_p7_a_task_that_was_overtaken_between_its_intent_and_its_effect_does_not_be
 
 #[test]
 fn p7_a_waiter_gets_its_turn_when_the_lease_lapses() {
-    // Where tombstones are kept no retention wakes the writer for an hour.
     let clock = ManualClock::at(START);
-    let builder = Store::builder().clock(clock.clone()).lease(LEASE).tombstones(Duration::from_secs(86_400));
+    let builder = Store::builder().clock(clock.clone()).lease(LEASE).retention(LULL).tombstones(LULL * 99);
     let store = builder.in_memory().unwrap();
+    lull(&store, &clock);
     let order = key("order");
     let hung = run(&store, &order);
     drop(stand_in_line(&store, &order));

@@ -4,7 +4,6 @@
 mod support;
 
 use std::cell::Cell;
-use std::time::Duration;
 
 use reentry::{
     Bincode, DiskCall, ErrorKind, Failure, Json, Loss, Payload, Resolution, Run, SimulatedDisk, State, Step, StepState,
@@ -133,8 +132,7 @@ fn p3_p7_no_call_waits_for_a_result_and_a_dropped_run_loses_none() {
 #[test]
 fn p3_a_result_that_nothing_follows_gets_to_the_disk_by_itself_and_by_closing() {
     let disk = SimulatedDisk::new();
-    // Where tombstones are kept no retention wakes the writer for an hour.
-    let store = Store::builder().tombstones(Duration::from_secs(86_400)).open_on(&disk).unwrap();
+    let store = Store::builder().open_on(&disk).unwrap();
     let mut order = run(&store, &key("order"));
     does(&mut order, "charge", "paid");
     // Nobody calls anything any more; the run lives on, at an effect that takes its time.
@@ -411,7 +409,7 @@ fn p3_p10_a_result_that_a_full_disk_refused_is_on_disk_before_what_follows_from_
 #[test]
 fn p3_steps_tell_when_they_began_and_settled_and_by_which_attempt() {
     let clock = reentry::ManualClock::at(START);
-    let second = Duration::from_secs(1);
+    let second = std::time::Duration::from_secs(1);
     let store = Store::builder().clock(clock.clone()).in_memory().unwrap();
     let mut first = run(&store, &key("order"));
     clock.advance(second);

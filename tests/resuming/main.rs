@@ -19,7 +19,7 @@ use reentry::{
     Claim, DiskCall, DiskFault, Error, ErrorKind, Key, Loss, ManualClock, Request, Resumer, ResumerBuilder, Run,
     SimulatedDisk, State, Store,
 };
-use support::{PATIENCE, START, database, key, request, run, run_of, until};
+use support::{LULL, PATIENCE, START, database, key, lull, request, run, run_of, until};
 
 /// Never: so that nothing is looked at but for a reason that the test names.
 const NEVER: Duration = Duration::MAX;
@@ -86,8 +86,10 @@ fn look(store: &Store, resumer: &Resumer, name: &str) {
 #[test]
 fn p6_what_a_full_disk_hid_from_a_look_is_finished_all_the_same() {
     let disk = SimulatedDisk::new().with_journal(0);
-    // Where tombstones are kept no retention wakes the writer for an hour.
-    let store = Store::builder().cache_bytes(0).tombstones(Duration::from_secs(86_400)).open_on(&disk).unwrap();
+    let clock = ManualClock::at(START);
+    let kept = Store::builder().cache_bytes(0).clock(clock.clone()).retention(LULL).tombstones(LULL * 99);
+    let store = kept.open_on(&disk).unwrap();
+    lull(&store, &clock);
     (0..3).for_each(|nth| leave(&store, &key(&nth.to_string())));
     // There is no room even for opening the file anew.
     disk.fail([DiskFault::kind(io::ErrorKind::StorageFull).on(DiskCall::ALL).for_ever()]);

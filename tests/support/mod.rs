@@ -143,6 +143,18 @@ pub(crate) fn damage_wherever_it_stands(path: &Path, what: &[u8]) {
     }
 }
 
+/// How long a store is to keep outcomes, and then tombstones, that comes to a [`lull`].
+pub(crate) const LULL: Duration = Duration::from_secs(3_600);
+
+/// Leaves an outcome and a tombstone that stay: no retention wakes the writer for an hour from here on.
+pub(crate) fn lull(store: &Store, clock: &ManualClock) {
+    for (nth, span) in [LULL, Duration::from_secs(60), Duration::ZERO].into_iter().enumerate() {
+        run(store, &key(&format!("lull {nth}"))).complete(&()).wait().unwrap();
+        settle(store);
+        clock.advance(span);
+    }
+}
+
 /// Claims a key that must be free.
 #[track_caller]
 pub(crate) fn run(store: &Store, key: &Key) -> Run {
